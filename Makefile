@@ -1,0 +1,46 @@
+# Two commands matter: `make run` and `make test`. Both start from nothing and do no work twice.
+#
+# HOST, PORT, DATABASE_URL, PUBLIC_URL, TLS … come from the environment or from make's own command
+# line: `make run PORT=9000 TLS=1`. README.md lists them.
+
+.DEFAULT_GOAL := help
+export
+# Make's own variables must not leak into programs that read the environment.
+unexport MAKEFLAGS MFLAGS MAKELEVEL
+
+PYTHON := .venv/bin/python
+
+.PHONY: help run staff test test-unit test-postgres check lock screenshot clean
+
+help:
+	@echo 'make run     serve the platform on http://127.0.0.1:8000 (PORT=, HOST=, TLS=1)'
+	@echo 'make staff   make a staff account (asks, or takes EMAIL= and PASSWORD=)'
+	@echo 'make test    run every test: units, PostgreSQL, browser'
+	@echo 'make check   lint, types, architecture, deployment checks'
+	@echo 'make lock    resolve requirements/*.txt anew'
+
+run:
+	@scripts/install runtime
+	@exec $(PYTHON) -m config.serve
+
+staff:
+	@scripts/install runtime
+	@$(PYTHON) manage.py migrate --verbosity 0
+	@$(PYTHON) manage.py make_staff
+
+test:
+	@scripts/install test
+	@mkdir -p var
+	@CHROMIUM=$$(scripts/chromium) && export CHROMIUM && $(PYTHON) -m pytest
+	@$(PYTHON) -m tests.postgres $(PYTHON) -m pytest -m 'not browser'
+
+check:
+	@scripts/install test
+	@scripts/check
+
+lock:
+	@scripts/install test
+	@scripts/lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

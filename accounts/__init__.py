@@ -1,0 +1,1 @@
+"""People: accounts, and how one signs in to them."""

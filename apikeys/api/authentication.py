@@ -1,0 +1,78 @@
+"""Who asks: the holder of a key, or a person signed in to our pages."""
+
+from typing import Any
+
+from django.conf import settings
+from django.utils.translation import gettext_lazy as _
+from rest_framework import status
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication
+from rest_framework.request import Request
+
+from accounts.models import User
+from apikeys import services
+from apikeys.api.credentials import presented_key
+from apikeys.api.errors import Refused
+from apikeys.models import APIKey
+from apikeys.services import Code
+
+CHALLENGE = 'Bearer realm="ComfyUI keys"'
+
+# Read by people, in ComfyUI's own dialogs: each says what to do.
+WORDS = {
+    Code.VALID: _("This API key is good."),
+    Code.MALFORMED: _(
+        "This is not an API key of ours: it is mistyped or incomplete. "
+        "A key is comfyui- and 64 digits; copy it whole."
+    ),
+    Code.NOT_FOUND: _("This API key is not known here. Generate a new one and use that."),
+    Code.REVOKED: _("This API key was deleted. Generate a new one and use that."),
+    Code.EXPIRED: _("This API key has expired. Generate a new one and use that."),
+    Code.ACCOUNT_DISABLED: _(
+        "The account of this API key is disabled. Ask whoever runs this site."
+    ),
+}
+
+
+class KeyRefused(Refused):
+    """A key was presented, and it is not good."""
+
+    def __init__(self, code: Code) -> None:
+        super().__init__(code, WORDS[code], status.HTTP_401_UNAUTHORIZED)
+        self.auth_header = f'{CHALLENGE}, error="invalid_token"'
+
+
+class KeyAuthentication(BaseAuthentication):
+    """`X-API-Key: comfyui-…` or `Authorization: Bearer comfyui-…`.
+
+    patient: whether to wait long, for Argon2's line and for a store that does not answer.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self._patient = patient
+
+    def authenticate(self, request: Request) -> tuple[User, APIKey] | None:
+        presented = presented_key(request)
+        if presented is None:
+            return None
+        if self._patient:
+            verdict = services.validate(
+                presented,
+                hash_wait=settings.ARGON2_PATIENT_WAIT,
+                store_wait=settings.STORE_PATIENT_WAIT,
+            )
+        else:
+            verdict = services.validate(presented)
+        if verdict.code is not Code.VALID or verdict.key is None:
+            raise KeyRefused(verdict.code)
+        return verdict.key.owner, verdict.key
+
+    def authenticate_header(self, request: Request) -> str:
+        return CHALLENGE
+
+
+class PageSession(SessionAuthentication):
+    """A person signed in to our pages. Changes need the page's CSRF token."""
+
+    def authenticate(self, request: Request) -> tuple[Any, None] | None:
+        # A key in the request speaks for it, even where a cookie came along.
+        return None if presented_key(request) is not None else super().authenticate(request)

@@ -1,0 +1,45 @@
+"""How the OpenAPI document names our ways to authenticate, and what every endpoint may answer."""
+
+from typing import Any
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.utils import OpenApiResponse
+
+from apikeys.api.serializers import ErrorSerializer
+
+
+class KeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "apikeys.api.authentication.KeyAuthentication"
+    match_subclasses = True
+    name = ["key", "bearer"]
+
+    def get_security_definition(self, auto_schema: Any) -> list[dict[str, str]]:
+        return [
+            {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            {"type": "http", "scheme": "bearer", "bearerFormat": "comfyui-…"},
+        ]
+
+    def get_security_requirement(self, auto_schema: Any) -> Any:
+        return [{"key": []}, {"bearer": []}]
+
+
+class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "apikeys.api.authentication.PageSession"
+    name = "session"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": "session",
+            "description": "Signed in to the pages; changes need the X-CSRFToken header.",
+        }
+
+
+BAD_REQUEST = OpenApiResponse(ErrorSerializer, "The request can't be understood, or says twice.")
+UNAUTHORIZED = OpenApiResponse(ErrorSerializer, "No key, or one that is not good.")
+FORBIDDEN = OpenApiResponse(ErrorSerializer, "Not with this way of signing in.")
+NOT_FOUND = OpenApiResponse(ErrorSerializer, "No such key of yours.")
+UNAVAILABLE = OpenApiResponse(
+    ErrorSerializer, "We can't know just now. Try again after `Retry-After` seconds."
+)

@@ -1,0 +1,27 @@
+"""Lists an account's keys, never their secrets."""
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from accounts.models import User
+from apikeys.models import APIKey
+
+
+class Command(BaseCommand):
+    help = "Lists an account's keys, revoked ones too: public id, state, times, name."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("email", help="whose keys")
+
+    def handle(self, *args: Any, email: str, **options: Any) -> None:
+        owner = User.objects.filter(email=email.strip().lower()).first()
+        if owner is None:
+            raise CommandError(f"No account has the address {email}.")
+        for key in APIKey.objects.filter(owner=owner):
+            state = "revoked" if key.revoked_at else "expired" if key.is_expired else "live"
+            used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
+            self.stdout.write(
+                f"{key.public_id}  {state:7}  created {key.created_at:%Y-%m-%d %H:%M}  "
+                f"used {used:16}  {key.name}"
+            )

@@ -1,0 +1,254 @@
+"""What is kept of keys: the rows, what must always hold of them, and what happened to them.
+
+No plaintext, ever. What one may do with a row is in services.py.
+"""
+
+import uuid
+from typing import Any, NoReturn
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from apikeys import names, tokens
+
+
+class Reason(models.TextChoices):
+    """Why a key was revoked."""
+
+    DELETED_BY_OWNER = "owner", _("deleted by its owner")
+    REVOKED_BY_STAFF = "staff", _("revoked by staff")
+
+
+class APIKeyQuerySet(models.QuerySet["APIKey"]):
+    def kept(self) -> "APIKeyQuerySet":
+        """Keys in their owners' lists: not revoked, though some may have expired."""
+        return self.filter(revoked_at__isnull=True)
+
+    def live(self) -> "APIKeyQuerySet":
+        """Keys that can be used, as far as the row alone can tell."""
+        return self.kept().filter(
+            models.Q(expires_at__isnull=True) | models.Q(expires_at__gt=timezone.now())
+        )
+
+    def matching(self, words: str) -> "APIKeyQuerySet":
+        """Keys with `words` in the name, the description or the visible part of the key."""
+        return self.filter(
+            models.Q(folded_name__contains=names.fold(words))
+            | models.Q(description__icontains=words)
+            | models.Q(public_id__startswith=words.lower().removeprefix(tokens.PREFIX))
+        )
+
+
+def validate_name(name: str) -> None:
+    if names.has_controls(name):
+        raise ValidationError(
+            _("This name has a line break or another invisible control character. Remove it."),
+            code="controls",
+        )
+    if not names.is_visible(name):
+        raise ValidationError(
+            _("This name would be invisible. Use at least one letter, digit or symbol."),
+            code="invisible",
+        )
+
+
+def validate_description(description: str) -> None:
+    if names.has_controls(description, allow="\r\n\t"):
+        raise ValidationError(
+            _("This description has an invisible control character. Remove it."), code="controls"
+        )
+
+
+class APIKey(models.Model):
+    """A key: who owns it, what it is called, and how a token is proved to be it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        # An account with keys is disabled, not deleted: the audit trail needs its keys.
+        on_delete=models.PROTECT,
+        related_name="api_keys",
+        verbose_name=_("owner"),
+    )
+    name = models.CharField(_("name"), max_length=names.MAX_NAME, validators=[validate_name])
+    # The name as it counts for uniqueness (names.fold): databases disagree on what a case is.
+    folded_name = models.CharField(max_length=names.MAX_FOLDED, editable=False)
+    description = models.CharField(
+        _("description"),
+        max_length=names.MAX_DESCRIPTION,
+        blank=True,
+        validators=[validate_description],
+    )
+    public_id = models.CharField(
+        _("public id"),
+        max_length=12,
+        unique=True,
+        editable=False,
+        validators=[RegexValidator(r"\A[0-9a-f]{12}\Z")],
+    )
+    encoded = models.CharField(max_length=255, editable=False)
+    # Which showing of the form this key was made from: one form makes one key.
+    nonce = models.UUIDField(default=uuid.uuid4, editable=False)
+    created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
+    last_used_at = models.DateTimeField(_("last used"), null=True, editable=False)
+    revoked_at = models.DateTimeField(_("revoked"), null=True, editable=False)
+    revoked_reason = models.CharField(
+        _("reason"), max_length=16, choices=Reason, blank=True, editable=False
+    )
+
+    objects = APIKeyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("API key")
+        verbose_name_plural = _("API keys")
+        ordering = ["-created_at", "-id"]
+        permissions = [("revoke_apikey", _("Can revoke API keys"))]
+        indexes = [
+            models.Index(
+                fields=["owner", "-created_at"],
+                condition=models.Q(revoked_at__isnull=True),
+                name="apikeys_apikey_kept",
+            ),
+            models.Index(fields=["-created_at", "-id"], name="apikeys_apikey_newest"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner", "folded_name"],
+                condition=models.Q(revoked_at__isnull=True),
+                name="apikeys_apikey_name",
+                violation_error_message=_(
+                    "You have a key with this name already. "
+                    "Choose another name, or delete that key first."
+                ),
+            ),
+            models.UniqueConstraint(fields=["owner", "nonce"], name="apikeys_apikey_nonce"),
+            models.CheckConstraint(
+                condition=models.Q(revoked_at__isnull=True, revoked_reason="")
+                | (models.Q(revoked_at__isnull=False) & ~models.Q(revoked_reason="")),
+                name="apikeys_apikey_revoked_with_reason",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.masked})"
+
+    def clean_fields(self, exclude: Any = None) -> None:
+        self.name = names.tidy(self.name)
+        self.description = names.tidy(self.description)
+        self.folded_name = names.fold(self.name)
+        super().clean_fields(exclude=exclude)
+
+    @property
+    def masked(self) -> str:
+        """What may be shown of the key: `comfyui-87d01e28d3f4…`."""
+        return tokens.mask(self.public_id)
+
+    @property
+    def is_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= timezone.now()
+
+
+class Action(models.TextChoices):
+    """What an event tells of."""
+
+    KEY_ISSUED = "key.issued", _("key generated")
+    KEY_REVOKED = "key.revoked", _("key revoked")
+
+
+class Via(models.TextChoices):
+    """Through which door somebody came."""
+
+    PAGE = "page", _("keys page")
+    API = "api", _("REST API")
+    ADMIN = "admin", _("staff pages")
+    COMMAND = "command", _("command line")
+
+
+class EventQuerySet(models.QuerySet["Event"]):
+    def update(self, **kwargs: Any) -> NoReturn:
+        raise TypeError("Events are append-only.")
+
+    def delete(self) -> NoReturn:
+        raise TypeError("Events are append-only.")
+
+
+class Event(models.Model):
+    """Something that happened to a key: who, what, when, from where. Never changed, no secrets.
+
+    Accounts and keys are named by id without a constraint, so that the trail outlives them and
+    nothing has to rewrite it.
+    """
+
+    at = models.DateTimeField(_("when"), default=timezone.now, db_index=True)
+    action = models.CharField(_("what"), max_length=32, choices=Action)
+    account = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        related_name="+",
+        verbose_name=_("account"),
+        help_text=_("Whose key it is."),
+    )
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        related_name="+",
+        verbose_name=_("by"),
+        help_text=_("Who did it; nobody for a command on the server."),
+    )
+    key = models.ForeignKey(
+        APIKey,
+        null=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        related_name="events",
+        verbose_name=_("key"),
+    )
+    public_id = models.CharField(_("public id"), max_length=12, db_index=True)
+    via = models.CharField(_("through"), max_length=16, choices=Via)
+    address = models.GenericIPAddressField(_("from"), null=True)
+    detail = models.JSONField(_("detail"), default=dict)
+
+    objects = EventQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
+        ordering = ["-at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.action} {self.public_id}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError("Events are append-only.")
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("Events are append-only.")
+
+
+class DailyUse(models.Model):
+    """How many calls a key answered for on one day (UTC)."""
+
+    key = models.ForeignKey(APIKey, on_delete=models.CASCADE, related_name="daily_uses")
+    day = models.DateField(_("day"))
+    calls = models.PositiveBigIntegerField(_("calls"), default=0)
+
+    class Meta:
+        verbose_name = _("daily use")
+        verbose_name_plural = _("daily uses")
+        constraints = [
+            models.UniqueConstraint(fields=["key", "day"], name="apikeys_dailyuse_key_day"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key_id} {self.day}: {self.calls}"

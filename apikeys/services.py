@@ -1,0 +1,285 @@
+"""What one can do with a key: issue, revoke, validate.
+
+Pages, the REST API, the admin and the commands all come here. Nothing in here knows of requests,
+forms or serializers.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import cache
+from threading import Lock
+from uuid import UUID
+
+from cachetools import LRUCache
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
+from django.core.signals import setting_changed
+from django.db import Error, InterfaceError, OperationalError, connection, transaction
+from django.dispatch import receiver
+from django.utils import timezone
+from django.utils.translation import ngettext
+
+from accounts.models import User
+from apikeys import tokens, usage
+from apikeys.hashing import Cost, Hasher, UnknownPepper
+from apikeys.models import Action, APIKey, Event, Reason, Via
+from apikeys.tokens import Refusal, Token
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something, through which door, from which address."""
+
+    user: User | None = None
+    via: Via = Via.COMMAND
+    address: str | None = None
+
+
+class AlreadyIssued(Exception):  # noqa: N818 (it says what happened, not that something broke)
+    """This form has made its key. The plaintext was in that answer, and is nowhere now."""
+
+    def __init__(self, key: APIKey) -> None:
+        super().__init__(key.public_id)
+        self.key = key
+
+
+def issue(
+    *,
+    owner: User,
+    name: str,
+    description: str = "",
+    expires_at: datetime | None = None,
+    nonce: UUID | None = None,
+    by: Actor | None = None,
+) -> tuple[APIKey, Token]:
+    """Makes a key for `owner`. The token's plaintext exists in what is returned, and only there.
+
+    nonce: says which showing of a form this is for. A form makes one key, however often and
+    however simultaneously it arrives: the others raise AlreadyIssued.
+    Raises ValidationError with words for the person (a bad or taken name, too many keys), and
+    hashing.Busy.
+    """
+    key = APIKey(owner=owner, name=name, description=description, expires_at=expires_at)
+    # What can be refused without Argon2 is: the name's shape, before it costs anything.
+    key.clean_fields(exclude={"public_id", "encoded"})
+    if nonce is not None:
+        key.nonce = nonce
+        _refuse_second(key)
+    token = _new_token()
+    key.public_id = token.public_id
+    key.encoded = _hasher().hash(token, wait=settings.ARGON2_PATIENT_WAIT)
+    with transaction.atomic():
+        # One issue at a time for an account: the limit and the name are checked, then they hold.
+        get_user_model().objects.select_for_update().get(pk=owner.pk)
+        _refuse_second(key)
+        _refuse_beyond_limit(owner)
+        key.full_clean()
+        key.save(force_insert=True)
+        _record(Action.KEY_ISSUED, key, by or Actor(), {"name": key.name})
+    return key, token
+
+
+def revoke(key: APIKey, *, reason: Reason, by: Actor | None = None) -> bool:
+    """Ends a key, at once and for good. Returns False, and changes nothing, if it had ended."""
+    with transaction.atomic():
+        ended = (
+            APIKey.objects.kept()
+            .filter(pk=key.pk)
+            .update(revoked_at=timezone.now(), revoked_reason=reason)
+        )
+        if ended:
+            _record(Action.KEY_REVOKED, key, by or Actor(), {"name": key.name, "reason": reason})
+    if ended:
+        key.refresh_from_db(fields=["revoked_at", "revoked_reason"])
+    return bool(ended)
+
+
+class Code(StrEnum):
+    """What a validation comes to. All but the first three are told to the key's holder alone."""
+
+    VALID = "VALID"
+    MALFORMED = "MALFORMED"
+    NOT_FOUND = "NOT_FOUND"
+    REVOKED = "REVOKED"
+    EXPIRED = "EXPIRED"
+    ACCOUNT_DISABLED = "ACCOUNT_DISABLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The value of a validation. `key` is there once the secret was proved."""
+
+    code: Code
+    key: APIKey | None = None
+
+
+def validate(presented: str, *, hash_wait: float | None = None, store_wait: float = 0.0) -> Verdict:
+    """Whether `presented` is a key that may be used now, and whose.
+
+    hash_wait: seconds to stand in Argon2's line (default: ARGON2_WAIT).
+    store_wait: seconds to wait for a store that does not answer.
+    Raises hashing.Busy, and django.db.Error when the store can't answer. Never guesses.
+    """
+    token = tokens.parse(presented, tag_keys=_hasher().tag_keys)
+    if token is Refusal.MALFORMED:
+        return Verdict(Code.MALFORMED)
+    if token is Refusal.FORGED:
+        return Verdict(Code.NOT_FOUND)
+
+    def find() -> APIKey | None:
+        return _patiently(
+            lambda: (
+                APIKey.objects.select_related("owner").filter(public_id=token.public_id).first()
+            ),
+            seconds=store_wait,
+        )
+
+    key = find()
+    if key is None or not _remembers(token, key):
+        wait = settings.ARGON2_WAIT if hash_wait is None else hash_wait
+        if not _prove(token, key, wait=wait):
+            return Verdict(Code.NOT_FOUND)
+        # Argon2 and its line took a while: what the row said before then may be over.
+        key = find()
+    if key is None:
+        return Verdict(Code.NOT_FOUND)
+    code = _state(key)
+    if code is Code.VALID:
+        usage.count(key.pk)
+    return Verdict(code, key)
+
+
+def _state(key: APIKey) -> Code:
+    if key.revoked_at is not None:
+        return Code.REVOKED
+    if not key.owner.is_active:
+        return Code.ACCOUNT_DISABLED
+    if key.is_expired:
+        return Code.EXPIRED
+    return Code.VALID
+
+
+# Which tokens this process has seen proved: digest → the hash that Argon2 proved it against. A
+# row whose hash has changed since has to be proved anew. docs/security.md says what it gives away.
+_proofs: LRUCache[bytes, str] = LRUCache(maxsize=settings.PROOFS_REMEMBERED)
+_proofs_lock = Lock()
+
+
+def _remembers(token: Token, key: APIKey) -> bool:
+    with _proofs_lock:
+        return _proofs.get(_hasher().digest(token)) == key.encoded
+
+
+def _prove(token: Token, key: APIKey | None, *, wait: float) -> bool:
+    """One Argon2 pass, whether there is a row or not: the time must not tell which."""
+    hasher = _hasher()
+    encoded = hasher.decoy if key is None else key.encoded
+    try:
+        proved = hasher.verify(token, encoded, wait=wait)
+    except UnknownPepper as error:
+        logger.error("Key %s was hashed with a pepper (%s) that is not configured.", token, error)
+        return False
+    if key is None or not proved:
+        return False
+    if hasher.needs_rehash(encoded):
+        _rehash(token, key, wait=wait)
+    with _proofs_lock:
+        _proofs[hasher.digest(token)] = key.encoded
+    return True
+
+
+def _rehash(token: Token, key: APIKey, *, wait: float) -> None:
+    """Brings a hash up to today's pepper and cost, now that its token is at hand."""
+    encoded = _hasher().hash(token, wait=wait)
+    try:
+        APIKey.objects.filter(pk=key.pk, encoded=key.encoded).update(encoded=encoded)
+    except Error:
+        # The key is good all the same; its next use tries again.
+        logger.warning("The hash of key %s could not be renewed.", token)
+    else:
+        key.encoded = encoded
+
+
+def _patiently[T](read: Callable[[], T], *, seconds: float) -> T:
+    """`read()`, again and again for `seconds` while the store can't answer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return read()
+        except (OperationalError, InterfaceError):
+            # A connection that broke stays broken: the next try needs a new one.
+            if not connection.in_atomic_block:
+                connection.close()
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.25)
+
+
+def _new_token() -> Token:
+    while True:
+        token = tokens.make(tag_key=_hasher().tag_keys[0])
+        if not APIKey.objects.filter(public_id=token.public_id).exists():
+            return token
+
+
+def _refuse_second(key: APIKey) -> None:
+    made = APIKey.objects.filter(owner=key.owner, nonce=key.nonce).first()
+    if made is not None:
+        raise AlreadyIssued(made)
+
+
+def _refuse_beyond_limit(owner: User) -> None:
+    limit = settings.KEYS_PER_ACCOUNT
+    if APIKey.objects.live().filter(owner=owner).count() >= limit:
+        raise ValidationError(
+            ngettext(
+                "You have %(limit)d key, the most an account may have. "
+                "Delete it if you no longer use it, then generate again.",
+                "You have %(limit)d keys, the most an account may have. "
+                "Delete one that you no longer use, then generate again.",
+                limit,
+            )
+            % {"limit": limit},
+            code="limit",
+        )
+
+
+def _record(action: Action, key: APIKey, by: Actor, detail: dict[str, str]) -> None:
+    Event.objects.create(
+        action=action,
+        account=key.owner,
+        actor=by.user,
+        key=key,
+        public_id=key.public_id,
+        via=by.via,
+        address=by.address,
+        detail=detail,
+    )
+
+
+@cache
+def _hasher() -> Hasher:
+    return Hasher(
+        peppers=[settings.KEY_PEPPER, *settings.KEY_PEPPER_FALLBACKS],
+        cost=Cost(
+            memory_kib=settings.ARGON2_MEMORY_KIB,
+            passes=settings.ARGON2_PASSES,
+            lanes=settings.ARGON2_LANES,
+        ),
+        concurrency=settings.ARGON2_CONCURRENCY,
+    )
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **_: object) -> None:
+    if setting.startswith(("ARGON2", "KEY_PEPPER")):
+        _hasher.cache_clear()
+        with _proofs_lock:
+            _proofs.clear()

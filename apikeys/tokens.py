@@ -1,0 +1,106 @@
+"""The shape of an API key: how one is made, read, checked and shown.
+
+Pure Python: no Django, no database, no clock.
+
+A token is `comfyui-` and 64 lower-case hexadecimal digits, 72 characters in all, because
+unmodified ComfyUI frontends accept that prefix and that length and nothing else:
+
+    comfyui- 87d01e28d3f4 9f0c…(36)… 5e1f9a02 0b7c44d1
+             public id    secret     tag      CRC32
+
+public id   48 bits   finds the row; may be shown and logged
+secret     144 bits   what only the holder knows
+tag         32 bits   truncated HMAC-SHA-256 of all before it: an invented token is refused with
+                      no I/O and no Argon2, so nobody can burn our CPU with guesses
+CRC32       32 bits   of all before it: anybody, offline, can tell a typo from a key
+"""
+
+import hmac
+import re
+import secrets
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from hashlib import sha256
+from typing import Final
+
+PREFIX: Final = "comfyui-"
+LENGTH: Final = 72
+
+_PUBLIC_ID = slice(len(PREFIX), len(PREFIX) + 12)
+_UP_TO_TAG = slice(0, LENGTH - 16)
+_TAG = slice(LENGTH - 16, LENGTH - 8)
+_UP_TO_CRC = slice(0, LENGTH - 8)
+_CRC = slice(LENGTH - 8, LENGTH)
+
+_SHAPE = re.compile(r"comfyui-[0-9a-f]{64}")
+_IN_TEXT = re.compile(r"(comfyui-[0-9a-f]{12})[0-9a-f]+", re.IGNORECASE)
+
+
+class Refusal(Enum):
+    """Why a text is no token of ours."""
+
+    MALFORMED = "malformed"
+    """Wrong prefix, length or digits, or a CRC that doesn't match: a typo, or not a key at all."""
+
+    FORGED = "forged"
+    """Well formed, but its tag was made with no key of ours."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Token:
+    """A well-formed token. Its text is had from `reveal()` alone; repr and str show it masked."""
+
+    public_id: str
+    _text: str = field(repr=False)
+
+    def reveal(self) -> str:
+        """The plaintext, 72 ASCII characters. Whoever calls this answers for where it goes."""
+        return self._text
+
+    def __str__(self) -> str:
+        return mask(self.public_id)
+
+
+def make(*, tag_key: bytes) -> Token:
+    """A new token from the operating system's random source, tagged with `tag_key`."""
+    body = PREFIX + secrets.token_hex(6) + secrets.token_hex(18)
+    tagged = body + _tag(body, tag_key)
+    text = tagged + _crc(tagged)
+    return Token(text[_PUBLIC_ID], text)
+
+
+def parse(text: str, *, tag_keys: Sequence[bytes]) -> Token | Refusal:
+    """Reads what a client presented. Any text is answered, none raises.
+
+    text: trimmed here, because a key travels by copy and paste.
+    tag_keys: the keys whose tags are honoured, the likeliest first.
+    """
+    text = text.strip()
+    if len(text) != LENGTH or not _SHAPE.fullmatch(text):
+        return Refusal.MALFORMED
+    # The CRC is no secret: an ordinary comparison tells nobody anything.
+    if _crc(text[_UP_TO_CRC]) != text[_CRC]:
+        return Refusal.MALFORMED
+    if not any(hmac.compare_digest(_tag(text[_UP_TO_TAG], key), text[_TAG]) for key in tag_keys):
+        return Refusal.FORGED
+    return Token(text[_PUBLIC_ID], text)
+
+
+def mask(public_id: str) -> str:
+    """How a key is shown to people: `comfyui-87d01e28d3f4…`."""
+    return f"{PREFIX}{public_id}…"
+
+
+def redact(text: str) -> str:
+    """`text` with every key in it cut down to its public part, whole keys and broken ones alike."""
+    return _IN_TEXT.sub(r"\1…", text)
+
+
+def _tag(body: str, key: bytes) -> str:
+    return hmac.digest(key, body.encode("ascii"), sha256)[:4].hex()
+
+
+def _crc(tagged: str) -> str:
+    return f"{zlib.crc32(tagged.encode('ascii')):08x}"

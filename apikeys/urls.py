@@ -1,0 +1,15 @@
+"""Addresses of the dashboard."""
+
+from django.urls import path
+from django.views.generic import RedirectView
+
+from apikeys import views
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="keys"), name="home"),
+    path("keys", RedirectView.as_view(pattern_name="keys", query_string=True)),
+    path("keys/", views.keys, name="keys"),
+    path("keys/generate", views.generate, name="generate_key"),
+    path("keys/<uuid:key_id>/delete", views.delete, name="delete_key"),
+    path("usage/", views.usage, name="usage"),
+]

@@ -1,0 +1,127 @@
+"""The dashboard: a person's keys, and what they were used for."""
+
+import uuid
+from datetime import timedelta
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import ValidationError
+from django.core.paginator import Paginator
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_safe
+
+from accounts.services import may_hold_keys
+from apikeys import services
+from apikeys.forms import NewKeyForm
+from apikeys.models import APIKey, DailyUse, Reason, Via
+from apikeys.requests import account, actor
+
+PER_PAGE = 20
+USAGE_DAYS = 7
+
+
+@login_required
+@never_cache
+@require_safe
+def keys(request: HttpRequest) -> HttpResponse:
+    """The list. With `?new=1` the dialog is open from the start, for browsers without scripts."""
+    return _keys_page(
+        request, form=NewKeyForm(initial={"nonce": uuid.uuid4()}), is_open="new" in request.GET
+    )
+
+
+@login_required
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def generate(request: HttpRequest) -> HttpResponse:
+    if request.method != "POST":
+        # Whoever had to sign in on the way comes here with GET: to the form, then.
+        return redirect(reverse("keys") + "?new=1")
+    form = NewKeyForm(request.POST)
+    if not may_hold_keys(account(request)):
+        messages.error(request, _("Confirm your e-mail address before you generate a key."))
+        return redirect("account_email")
+    if not form.is_valid():
+        return _keys_page(request, form=form, is_open=True, status=400)
+    try:
+        key, token = services.issue(
+            owner=account(request), by=actor(request, via=Via.PAGE), **form.cleaned_data
+        )
+    except services.AlreadyIssued as already:
+        return _keys_page(
+            request, form=NewKeyForm(), status=409, already_issued=already.key, is_open=False
+        )
+    except ValidationError as error:
+        form.add_error(None, error)
+        return _keys_page(request, form=form, is_open=True, status=400)
+    # Not a redirect: the plaintext lives in this one response, nowhere else.
+    return _keys_page(request, form=NewKeyForm(), issued=key, plaintext=token.reveal())
+
+
+@login_required
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def delete(request: HttpRequest, key_id: UUID) -> HttpResponse:
+    """Asks, naming the key; then deletes it."""
+    key = get_object_or_404(APIKey.objects.kept(), pk=key_id, owner=account(request))
+    if request.method != "POST":
+        return render(request, "apikeys/delete.html", {"key": key, "section": "keys"})
+    by = actor(request, via=Via.PAGE)
+    if not services.revoke(key, reason=Reason.DELETED_BY_OWNER, by=by):
+        raise Http404
+    messages.success(request, _("“%(name)s” was deleted. It works no more.") % {"name": key.name})
+    return redirect("keys")
+
+
+@login_required
+@never_cache
+@require_safe
+def usage(request: HttpRequest) -> HttpResponse:
+    """Calls per key and day (UTC), the last week as plain numbers."""
+    today = timezone.now().date()
+    days = [today - timedelta(days=back) for back in reversed(range(USAGE_DAYS))]
+    counted = DailyUse.objects.filter(key__owner=account(request), day__gte=days[0])
+    calls = {(use.key_id, use.day): use.calls for use in counted}
+    # A key deleted this week was used all the same: it stays in the week's numbers.
+    shown = APIKey.objects.filter(owner=account(request)).filter(
+        pk__in={key_id for key_id, _day in calls}
+    ) | APIKey.objects.kept().filter(owner=account(request))
+    rows = [(key, [calls.get((key.pk, day), 0) for day in days]) for key in shown.order_by("name")]
+    return render(
+        request,
+        "apikeys/usage.html",
+        {
+            "days": days,
+            "rows": [(key, numbers, sum(numbers)) for key, numbers in rows],
+            "total": sum(calls.values()),
+            "section": "usage",
+        },
+    )
+
+
+def _keys_page(
+    request: HttpRequest, *, form: NewKeyForm, status: int = 200, **context: object
+) -> HttpResponse:
+    words = request.GET.get("q", "").strip()
+    mine = APIKey.objects.kept().filter(owner=account(request))
+    found = mine.matching(words) if words else mine
+    page = Paginator(found, PER_PAGE).get_page(request.GET.get("page"))
+    return render(
+        request,
+        "apikeys/keys.html",
+        {
+            "form": form,
+            "page": page,
+            "query": words,
+            "has_keys": bool(page.paginator.count) or mine.exists(),
+            "section": "keys",
+            **context,
+        },
+        status=status,
+    )

@@ -1,0 +1,83 @@
+"""The environment, read by one reader that reports every fault at once.
+
+Knows nothing of Django's settings: settings.py says which variables there are and what they mean.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from environs import EnvValidationError, FileAwareEnv
+
+
+class Environment(FileAwareEnv):
+    """environs' reader, with `_FILE` variants, gathering faults until `report_faults` is called."""
+
+    def __init__(self) -> None:
+        super().__init__(eager=False, strip_whitespace=True)
+
+    def _get_value(self, env_key: str, default: Any) -> Any:
+        try:
+            value = super()._get_value(env_key, default)
+        except (ValueError, OSError) as error:
+            # environs raises at once for a `_FILE` that can't be read, even when it isn't eager.
+            self.fault(env_key, str(error))
+            return default
+        # `PORT= make run` means "as if it were not set".
+        return default if value == "" else value
+
+    def fault(self, name: str, message: str) -> None:
+        """Adds a fault that only settings.py can see, such as two variables at odds."""
+        self._errors[name].append(message)
+
+    def report_faults(self) -> None:
+        """Ends the process with one report of every variable that is missing or not understood.
+
+        SystemExit, not an error: a traceback would bury what the operator has to read.
+        """
+        faults = sorted(self._errors.items())
+        try:
+            self.seal()
+        except EnvValidationError:
+            lines = [f"  {name}: {' '.join(map(str, messages))}" for name, messages in faults]
+            raise SystemExit(
+                "The platform can't start. These environment variables need attention:\n"
+                + "\n".join(lines)
+                + "\nREADME.md says what each of them means."
+            ) from None
+
+
+def made_once(path: Path) -> str:
+    """A secret made at first use and kept in `path`, readable by its owner alone (mode 0600).
+
+    Two processes that start together agree: the file appears whole, or not at all, and whoever
+    comes second reads what the first one wrote.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(48))
+        try:
+            path.hardlink_to(draft)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_text().strip()
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Splits an origin such as `https://keys.example:8443` into scheme, host and port.
+
+    Raises ValueError, with words for the operator, for anything that is not one (RFC 6454 §4).
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an address such as https://keys.example.org")
+    if parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username:
+        raise ValueError("must be scheme, host and port alone, without a path")
+    return parts.scheme, parts.hostname, parts.port

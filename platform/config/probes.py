@@ -1,0 +1,42 @@
+"""What load balancers and monitors ask: is it up, and is it of use?"""
+
+from django.db import Error, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+# Applied migrations stay applied: once they all were, that needs no second look.
+_migrated = False
+
+
+@never_cache
+@require_safe
+def health(request: HttpRequest) -> JsonResponse:
+    """The process is up. Looks at nothing else, so that a slow store does not get it restarted."""
+    return JsonResponse({"status": "ok"})
+
+
+@never_cache
+@require_safe
+def ready(request: HttpRequest) -> JsonResponse:
+    """The database answers, and all migrations are applied."""
+    global _migrated
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        if not _migrated:
+            executor = MigrationExecutor(connection)
+            _migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes())
+    except Error:
+        connection.close()
+        return _not_ready("The database does not answer.")
+    if not _migrated:
+        return _not_ready("Migrations are missing: run `manage.py migrate`.")
+    return JsonResponse({"status": "ok"})
+
+
+def _not_ready(why: str) -> JsonResponse:
+    return JsonResponse(
+        {"error": "SERVICE_UNAVAILABLE", "message": why}, status=503, headers={"Retry-After": "5"}
+    )

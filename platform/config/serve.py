@@ -1,0 +1,159 @@
+"""`make run`: gets everything ready, says where it is, and serves with the production server."""
+
+import fcntl
+import hashlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import django
+from django.conf import settings
+from django.contrib.staticfiles.finders import get_finders
+from django.core.management import call_command
+from django.db import Error, connection
+from django.db.migrations.executor import MigrationExecutor
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
+from granian.log import LogLevels
+from granian.server.mp import MPServer as Granian
+
+from config import tls
+
+# A request that waits (for Argon2, for a store) holds a thread: enough of them that the others
+# go on meanwhile, few enough that each finds a database connection.
+THREADS = 24
+
+
+def main() -> int:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    django.setup()
+    if trouble := _port_trouble():
+        return _fail(trouble)
+    try:
+        with _alone():
+            _migrate()
+            _collect_static()
+            certificate = _certificate() if settings.TLS else None
+    except Error as error:
+        return _fail(f"The database can't be reached: {error}")
+    connection.close()
+    # Before the server's own first words: its workers may already print a mail.
+    print(_welcome(certificate), flush=True)
+    _server(certificate).serve()
+    return 0
+
+
+def _server(certificate: tls.Certificate | None) -> Granian:
+    return Granian(
+        "config.wsgi:application",
+        address=settings.HOST,
+        port=settings.PORT,
+        interface=Interfaces.WSGI,
+        http=HTTPModes.auto,
+        websockets=False,
+        workers=settings.WORKERS,
+        blocking_threads=THREADS,
+        respawn_failed_workers=True,
+        # A worker that hangs in a request must not keep the others' end waiting, in seconds.
+        workers_kill_timeout=10,
+        # Its own log tells of threads and process ids; what matters of it are errors.
+        log_level=LogLevels.error,
+        ssl_cert=certificate.chain if certificate else None,
+        ssl_key=certificate.key if certificate else None,
+        ssl_protocol_min=SSLProtocols.tls12,
+    )
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One at a time gets things ready: two platforms may start from one clone at once."""
+    settings.VAR.mkdir(parents=True, exist_ok=True)
+    with (settings.VAR / ".prepare.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _migrate() -> None:
+    executor = MigrationExecutor(connection)
+    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        call_command("migrate", verbosity=0, interactive=False)
+    call_command("createcachetable", verbosity=0)
+
+
+def _collect_static() -> None:
+    """Collects static files when any has changed since: hashing and compressing takes seconds."""
+    seen = hashlib.sha256()
+    for finder in get_finders():
+        for path, storage in finder.list(ignore_patterns=[]):
+            stat = Path(storage.path(path)).stat()
+            seen.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    stamp = settings.STATIC_ROOT.parent / ".static-stamp"
+    if stamp.exists() and stamp.read_text() == seen.hexdigest():
+        return
+    call_command("collectstatic", verbosity=0, interactive=False, clear=False)
+    stamp.write_text(seen.hexdigest())
+
+
+def _certificate() -> tls.Certificate:
+    if settings.TLS_CERT and settings.TLS_KEY:
+        return tls.Certificate(
+            chain=settings.TLS_CERT,
+            key=settings.TLS_KEY,
+            authority=settings.TLS_CERT,
+            bundle=settings.TLS_CERT,
+        )
+    names = {settings.PUBLIC_HOST, "localhost", "127.0.0.1", "::1"}
+    if settings.HOST not in {"0.0.0.0", "::"}:  # noqa: S104 (compared with, not bound to)
+        names.add(settings.HOST)
+    return tls.certificate(settings.VAR / "tls", names=names)
+
+
+def _port_trouble() -> str | None:
+    family = socket.AF_INET6 if ":" in settings.HOST else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.HOST, settings.PORT))
+        except OSError as error:
+            return (
+                f"Can't listen on {settings.HOST}, port {settings.PORT}: {error.strerror}. "
+                "Is a platform running there already? Choose another port: make run PORT=8001"
+            )
+    return None
+
+
+def _welcome(certificate: tls.Certificate | None) -> str:
+    lines = [
+        "",
+        f"  ComfyUI keys:  {settings.PUBLIC_URL}",
+        "",
+        "  Sign up there, press + New, and paste the key into ComfyUI.",
+        "  Staff account: make staff.  Stop: Ctrl-C.",
+    ]
+    loopback = settings.PUBLIC_HOST in settings.LOOPBACK
+    if settings.HOST not in settings.LOOPBACK and loopback:
+        lines += [
+            "",
+            f"  Listening on {settings.HOST}, but PUBLIC_URL says {settings.PUBLIC_URL}: other",
+            "  machines are refused. Set PUBLIC_URL to the address that they use.",
+        ]
+    if certificate and not settings.TLS_CERT:
+        lines += [
+            "",
+            "  The certificate is from an authority of this machine alone. Trust it once:",
+            f"    browser  import {certificate.authority} as an authority",
+            f"    ComfyUI  SSL_CERT_FILE={certificate.bundle} \\",
+            f"             REQUESTS_CA_BUNDLE={certificate.bundle} python main.py …",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _fail(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

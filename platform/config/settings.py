@@ -1,0 +1,427 @@
+"""Django's settings, twelve-factor: everything that differs between deployments is a variable.
+
+Without any variable this is the embedded platform of `make run`: SQLite, secrets made once into
+var/, mail printed in the terminal. With PRODUCTION=1 nothing is made up: what is missing is
+reported, all of it, in one go.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dj_email_url
+import django_stubs_ext
+from corsheaders.defaults import default_headers
+from django.utils.csp import CSP
+
+from config.environment import Environment, made_once, origin
+
+# Django's generic classes can't be subscripted at run time; the type checker wants them to be.
+django_stubs_ext.monkeypatch()
+
+BASE_DIR = Path(__file__).resolve().parents[2]
+
+env = Environment()
+
+PRODUCTION: bool = env.bool("PRODUCTION", default=False)
+DEBUG: bool = env.bool("DEBUG", default=False)
+if PRODUCTION and DEBUG:
+    env.fault("DEBUG", "must be off when PRODUCTION is on.")
+
+# Where the embedded platform keeps its database, secrets and certificates.
+VAR: Path = env.path("VAR_DIR", default=BASE_DIR / "var")
+
+# --- Secrets ---------------------------------------------------------------------------------
+
+
+def secret(name: str) -> str:
+    if PRODUCTION or env.str(name, default=None):
+        value: str = env.str(name) or ""
+        if value and len(value) < 32:
+            env.fault(name, "must be at least 32 characters of random text.")
+        return value
+    return made_once(VAR / name.lower())
+
+
+SECRET_KEY = secret("SECRET_KEY")
+SECRET_KEY_FALLBACKS: list[str] = env.list("SECRET_KEY_FALLBACKS", default=[])
+# The pepper of the keys' hashes, and what their tags are made with (docs/security.md).
+KEY_PEPPER = secret("KEY_PEPPER")
+KEY_PEPPER_FALLBACKS: list[str] = env.list("KEY_PEPPER_FALLBACKS", default=[])
+
+# --- Addresses -------------------------------------------------------------------------------
+
+HOST: str = env.str("HOST", default="127.0.0.1")
+PORT: int = env.int("PORT", default=8000)
+TLS: bool = env.bool("TLS", default=False)
+TLS_CERT: Path | None = env.path("TLS_CERT", default=None)
+TLS_KEY: Path | None = env.path("TLS_KEY", default=None)
+if bool(TLS_CERT) != bool(TLS_KEY):
+    env.fault("TLS_CERT", "and TLS_KEY go together: set both or neither.")
+TLS = TLS or TLS_CERT is not None
+
+WORKERS: int = env.int("WORKERS", default=2)
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_scheme = "https" if TLS else "http"
+PUBLIC_URL: str = (
+    env.str("PUBLIC_URL")
+    if PRODUCTION
+    else env.str("PUBLIC_URL", default=f"{_scheme}://127.0.0.1:{PORT}")
+) or "http://missing.invalid"
+PUBLIC_URL = PUBLIC_URL.rstrip("/")
+try:
+    _scheme, PUBLIC_HOST, _port = origin(PUBLIC_URL)
+except ValueError as error:
+    env.fault("PUBLIC_URL", str(error))
+    PUBLIC_HOST, _port = "missing.invalid", None
+if TLS and _scheme != "https":
+    env.fault("PUBLIC_URL", "must begin with https:// when TLS is on.")
+
+HTTPS = _scheme == "https"
+_is_loopback = PUBLIC_HOST in LOOPBACK
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"] if _is_loopback else [PUBLIC_HOST]
+# Behind a proxy that ends TLS, Django sees http where the browser's Origin says https.
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", default=[])
+
+# --- Applications ----------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "accounts",
+    "apikeys",
+    "config.apps.AdminConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.humanize",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "django.forms",
+    "allauth",
+    "allauth.account",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.github",
+    "allauth.socialaccount.providers.google",
+    "corsheaders",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "rest_framework",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    # Above everything that can answer with an error: ComfyUI's page must be able to read those.
+    "corsheaders.middleware.CorsMiddleware",
+    "django.middleware.csp.ContentSecurityPolicyMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+]
+
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+# A client that posts to a path with one slash too few must get an answer, never a redirect: a
+# redirected POST loses its body, and comfy-cli follows none.
+APPEND_SLASH = False
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "django.template.context_processors.csp",
+                "config.context.platform",
+            ],
+        },
+    },
+]
+FORM_RENDERER = "config.forms.Renderer"
+
+# --- Stores ----------------------------------------------------------------------------------
+
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": (
+        env.dj_db_url("DATABASE_URL")
+        if PRODUCTION
+        else env.dj_db_url("DATABASE_URL", default=f"sqlite:///{VAR / 'platform.sqlite3'}")
+    )
+    # Only while faults are being gathered: Django must have something to look at.
+    or {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
+}
+_database = DATABASES["default"]
+_options = _database.setdefault("OPTIONS", {})
+if _database["ENGINE"].endswith("sqlite3"):
+    _database["CONN_MAX_AGE"] = None
+    _options.update(
+        # Readers go on while somebody writes; a writer waits its turn instead of failing at once.
+        init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        transaction_mode="IMMEDIATE",
+        timeout=5,
+    )
+elif _database["ENGINE"].endswith("postgresql"):
+    _options.setdefault("connect_timeout", 3)
+    # A request waits this long for a connection, in seconds, and is then told to come back.
+    _options["pool"] = {"min_size": 1, "max_size": 16, "timeout": 4}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CACHE_URL: str | None = env.str("CACHE_URL", default=None)
+if CACHE_URL and not CACHE_URL.startswith(("redis://", "rediss://", "unix://")):
+    env.fault("CACHE_URL", "must look like redis://127.0.0.1:6379/0 (Redis or Valkey).")
+CACHES: dict[str, dict[str, Any]] = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": CACHE_URL,
+        "KEY_PREFIX": "comfyui-keys",
+    }
+    if CACHE_URL
+    else {
+        # Shared by every process, as rate limits must be, and there without another server.
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "cache",
+        "OPTIONS": {"MAX_ENTRIES": 100_000},
+    }
+}
+
+# --- People ----------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "allauth.account.auth_backends.AuthenticationBackend",
+]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+_validation = "django.contrib.auth.password_validation"
+AUTH_PASSWORD_VALIDATORS = [
+    {
+        "NAME": f"{_validation}.UserAttributeSimilarityValidator",
+        "OPTIONS": {"user_attributes": ["email", "name"]},
+    },
+    {"NAME": f"{_validation}.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": f"{_validation}.CommonPasswordValidator"},
+    {"NAME": f"{_validation}.NumericPasswordValidator"},
+]
+
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "keys"
+ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
+ACCOUNT_ADAPTER = "accounts.adapters.AccountAdapter"
+ACCOUNT_FORMS = {
+    "login": "accounts.forms.LoginForm",
+    "signup": "accounts.forms.SignupForm",
+}
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_CHANGE_EMAIL = True
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_PREVENT_ENUMERATION = True
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
+ACCOUNT_USER_DISPLAY = "accounts.services.display_name"
+SOCIALACCOUNT_LOGIN_ON_GET = False
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = False
+SOCIALACCOUNT_STORE_TOKENS = False
+
+# --- Mail ------------------------------------------------------------------------------------
+
+# Without a mail server an address can't be proved, so nobody is kept waiting for it.
+HAS_MAIL_SERVER: bool = PRODUCTION or env.str("EMAIL_URL", default=None) is not None
+ACCOUNT_EMAIL_VERIFICATION = "mandatory" if HAS_MAIL_SERVER else "optional"
+ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = HAS_MAIL_SERVER
+ACCOUNT_EMAIL_VERIFICATION_SUPPORTS_RESEND = HAS_MAIL_SERVER
+
+MAILERS: dict[str, dict[str, Any]] = {"default": {"BACKEND": "config.mail.TerminalBackend"}}
+if HAS_MAIL_SERVER:
+    _url: str = env.str("EMAIL_URL") or ""
+    _mail: dict[str, Any] = {}
+    if _url:
+        try:
+            _mail = dj_email_url.parse(_url)
+        except Exception:
+            env.fault("EMAIL_URL", "must look like smtp+tls://user:password@mail.example.org:587")
+    MAILERS["default"] = {
+        "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+        "OPTIONS": {
+            "host": _mail.get("EMAIL_HOST"),
+            "port": _mail.get("EMAIL_PORT"),
+            "username": _mail.get("EMAIL_HOST_USER") or "",
+            "password": _mail.get("EMAIL_HOST_PASSWORD") or "",
+            "use_tls": _mail.get("EMAIL_USE_TLS", False),
+            "use_ssl": _mail.get("EMAIL_USE_SSL", False),
+            # Seconds. A person waits for this at sign-up.
+            "timeout": 10,
+        },
+    }
+DEFAULT_FROM_EMAIL: str = env.str(
+    "DEFAULT_FROM_EMAIL", default=f"ComfyUI keys <no-reply@{PUBLIC_HOST}>"
+)
+SERVER_EMAIL = DEFAULT_FROM_EMAIL
+
+# --- Keys ------------------------------------------------------------------------------------
+
+KEYS_PER_ACCOUNT: int = env.int("KEYS_PER_ACCOUNT", default=50)
+# Off, so that a leaked key can't breed.
+KEYS_MAY_CREATE_KEYS: bool = env.bool("KEYS_MAY_CREATE_KEYS", default=False)
+
+# Argon2id at the OWASP minimum: memory in KiB, passes, lanes. The secret is random, so this cost
+# is depth of defence, not the defence.
+ARGON2_MEMORY_KIB: int = env.int("ARGON2_MEMORY_KIB", default=19456)
+ARGON2_PASSES: int = env.int("ARGON2_PASSES", default=2)
+ARGON2_LANES: int = env.int("ARGON2_LANES", default=1)
+# How many passes may run at once in a process, so that memory is bounded whatever the load, and
+# how long a caller waits in line, in seconds, before it is told to come back.
+ARGON2_CONCURRENCY: int = env.int("ARGON2_CONCURRENCY", default=2)
+ARGON2_WAIT: float = env.float("ARGON2_WAIT", default=2.0)
+# ComfyUI forgets a person's key at any failure of POST /customers: there we wait far longer, both
+# in Argon2's line and for a store that does not answer. In seconds.
+ARGON2_PATIENT_WAIT: float = env.float("ARGON2_PATIENT_WAIT", default=20.0)
+STORE_PATIENT_WAIT: float = env.float("STORE_PATIENT_WAIT", default=8.0)
+# How many keys' proofs a process remembers, so that Argon2 runs once a key and not once a call.
+PROOFS_REMEMBERED: int = env.int("PROOFS_REMEMBERED", default=10_000)
+# Uses are counted in memory and written this often, in seconds.
+USAGE_FLUSH_INTERVAL: float = env.float("USAGE_FLUSH_INTERVAL", default=5.0)
+
+# --- REST ------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": [],
+    "DEFAULT_PARSER_CLASSES": ["apikeys.api.parsers.BoundedJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "apikeys.api.errors.exception_handler",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "ComfyUI key platform",
+    "DESCRIPTION": "Signs ComfyUI in with a key, and tells services whose key it is.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PUBLIC": True,
+    "SCHEMA_PATH_PREFIX": "",
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False},
+    "ENUM_NAME_OVERRIDES": {"VerdictCode": "apikeys.services.Code"},
+    "TAGS": [
+        {"name": "ComfyUI", "description": "What an unmodified ComfyUI calls."},
+        {"name": "Keys", "description": "A person's keys."},
+        {"name": "Validation", "description": "What a service in front of ComfyUI asks."},
+        {"name": "Probes", "description": "For load balancers and monitors."},
+    ],
+}
+
+# ComfyUI's pages call us from whatever origin they are served on, always with a key and never
+# with cookies: any origin, no credentials.
+CORS_ALLOW_ALL_ORIGINS = True
+CORS_ALLOW_CREDENTIALS = False
+CORS_URLS_REGEX = r"^/(customers|api|health|ready)(/|$)"
+CORS_ALLOW_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+CORS_ALLOW_HEADERS = [
+    *default_headers,
+    "comfy-core-version",
+    "comfy-env",
+    "comfy-job-id",
+    "comfy-usage-source",
+    "x-api-key",
+    "x-comfy-client",
+    "x-comfy-workspace-id",
+    "x-csrf-token",
+]
+CORS_EXPOSE_HEADERS = ["Retry-After"]
+CORS_PREFLIGHT_MAX_AGE = 7200
+
+# --- Browsers --------------------------------------------------------------------------------
+
+SECURE_CSP: dict[str, list[str]] = {
+    "default-src": [CSP.NONE],
+    "script-src": [CSP.SELF],
+    "style-src": [CSP.SELF],
+    "img-src": [CSP.SELF, "data:"],
+    "font-src": [CSP.SELF],
+    "connect-src": [CSP.SELF],
+    "form-action": [CSP.SELF],
+    "frame-ancestors": [CSP.NONE],
+    "base-uri": [CSP.NONE],
+}
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+# Cookies know no ports: two platforms on one machine would log each other's people out. `__Host-`
+# keeps sibling subdomains from planting them.
+_suffix = f"_{_port}" if _port else ""
+_prefix = "__Host-" if HTTPS else ""
+SESSION_COOKIE_NAME = f"{_prefix}session{_suffix}"
+CSRF_COOKIE_NAME = f"{_prefix}csrf{_suffix}"
+CSRF_FAILURE_VIEW = "config.errors.csrf_failure"
+# A browser remembers this per host, not per port: never say it for one's own machine.
+SECURE_HSTS_SECONDS = int(timedelta(days=365).total_seconds()) if HTTPS and PRODUCTION else 0
+SILENCED_SYSTEM_CHECKS = [
+    # HSTS for subdomains and preloading are the owner of the domain's decision, not ours.
+    "security.W005",
+    "security.W021",
+    # SECURE_SSL_REDIRECT: an API path never redirects. A key sent in plain text has already
+    # travelled; docs/deployment.md says how to close port 80 or redirect pages at the proxy.
+    "security.W008",
+]
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
+
+# --- Static files ----------------------------------------------------------------------------
+
+STATIC_URL = "/static/"
+STATIC_ROOT = VAR / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+
+# --- Language and time -----------------------------------------------------------------------
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+# --- What is written down --------------------------------------------------------------------
+
+DEFAULT_EXCEPTION_REPORTER = "config.redaction.ExceptionReporter"
+LOG_LEVEL: str = env.str("LOG_LEVEL", default="INFO").upper()
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "redacting": {
+            "()": "config.redaction.Formatter",
+            "format": "{asctime} {levelname} {name}: {message}",
+            "style": "{",
+        },
+    },
+    "handlers": {
+        "terminal": {"class": "logging.StreamHandler", "formatter": "redacting"},
+    },
+    "root": {"handlers": ["terminal"], "level": LOG_LEVEL},
+    # Django's own handlers would write a second copy, unredacted.
+    "loggers": {
+        "django": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
+        # A line for each 401 and 404 would let anybody fill the disk.
+        "django.request": {"level": "ERROR"},
+    },
+}
+
+env.report_faults()

@@ -1,0 +1,58 @@
+// The one showing of a new key: copy it, and leave nothing of it behind.
+
+export function revealOnce(dialog) {
+  if (!dialog) return;
+  const field = dialog.querySelector("#plaintext");
+  const button = dialog.querySelector("#copy");
+  const state = dialog.querySelector("#copy-state");
+  let copied = false;
+
+  // A reload now asks for the list, not for the form to be sent once more.
+  history.replaceState(null, "", dialog.dataset.home);
+
+  // Escape would close the dialog with the key still in the page, out of sight.
+  dialog.addEventListener("cancel", (event) => event.preventDefault());
+
+  const done = () => {
+    copied = true;
+    state.textContent = button.dataset.copied;
+  };
+
+  button.hidden = false;
+  button.focus();
+  button.addEventListener("click", async () => {
+    field.select();
+    if (await copy(field.value)) done();
+    else state.textContent = button.dataset.failed;
+  });
+  // By hand counts as well.
+  field.addEventListener("copy", done);
+  field.addEventListener("focus", () => field.select());
+
+  addEventListener("beforeunload", (event) => {
+    if (!copied) event.preventDefault();
+  });
+
+  // Browsers keep whole pages for Back, no-store or not: this one must not have the key in it.
+  const scrub = () => {
+    field.value = "";
+    field.removeAttribute("value");
+  };
+  addEventListener("pagehide", scrub);
+  addEventListener("pageshow", (event) => {
+    if (!event.persisted) return;
+    scrub();
+    location.replace(dialog.dataset.home);
+  });
+}
+
+async function copy(text) {
+  try {
+    // There on https and on one's own machine only.
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // On a plain-http LAN the old way is the only one. It copies what is selected.
+    return document.execCommand("copy");
+  }
+}

@@ -1,0 +1,84 @@
+// What scripts add to the pages. Everything works without them; with them it works in place.
+
+import { revealOnce } from "./reveal.js";
+
+// --- Dialogs: in place instead of on a page of their own ----------------------------------------
+
+for (const dialog of document.querySelectorAll("dialog[open]")) {
+  // The server opened it for browsers without scripts. Modal is better: it holds the focus.
+  dialog.removeAttribute("open");
+  dialog.showModal();
+}
+
+for (const button of document.querySelectorAll("[data-opens]")) {
+  const dialog = document.getElementById(button.dataset.opens);
+  if (!dialog) continue;
+  button.addEventListener("click", (event) => {
+    event.preventDefault();
+    dialog.showModal();
+  });
+}
+
+const deletion = document.getElementById("delete-key");
+for (const button of document.querySelectorAll("[data-deletes]")) {
+  button.addEventListener("click", (event) => {
+    event.preventDefault();
+    deletion.querySelector("form").action = button.form.action;
+    deletion.querySelector("h2").textContent = button.dataset.deletes;
+    deletion.showModal();
+  });
+}
+
+// --- Two presses of Generate send one form ------------------------------------------------------
+
+for (const form of document.querySelectorAll("form[data-once]")) {
+  let sent = false;
+  form.addEventListener("submit", (event) => {
+    if (event.submitter?.formMethod === "dialog") return;
+    if (sent) event.preventDefault();
+    sent = true;
+    event.submitter?.setAttribute("aria-disabled", "true");
+  });
+  // Back from the next page: the form may be sent again (and the server knows it by its nonce).
+  addEventListener("pageshow", () => {
+    sent = false;
+    form.querySelector("[aria-disabled]")?.removeAttribute("aria-disabled");
+  });
+}
+
+// --- Passwords: show and hide -------------------------------------------------------------------
+
+const words = document.documentElement.dataset;
+for (const input of document.querySelectorAll('input[type="password"]')) {
+  const box = document.createElement("div");
+  box.className = "password";
+  const button = document.createElement("button");
+  button.type = "button";
+  const update = () => {
+    const hidden = input.type === "password";
+    button.textContent = hidden ? words.show : words.hide;
+    button.setAttribute("aria-pressed", String(!hidden));
+  };
+  button.setAttribute("aria-controls", input.id);
+  button.addEventListener("click", () => {
+    input.type = input.type === "password" ? "text" : "password";
+    update();
+  });
+  // A password manager, or a person looking on, must not find it in the clear.
+  input.form?.addEventListener("submit", () => {
+    input.type = "password";
+    update();
+  });
+  input.replaceWith(box);
+  box.append(input, button);
+  update();
+}
+
+// --- Exact times, in the reader's own zone ------------------------------------------------------
+
+const exact = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "full", timeStyle: "long" });
+for (const time of document.querySelectorAll("time[datetime][title]")) {
+  time.title = exact.format(new Date(time.dateTime));
+}
+
+revealOnce(document.getElementById("reveal"));
