@@ -32,7 +32,7 @@ test:
 	@scripts/install test
 	@mkdir -p var
 	@CHROMIUM=$$(scripts/chromium) && export CHROMIUM && $(PYTHON) -m pytest
-	@$(PYTHON) -m tests.postgres $(PYTHON) -m pytest -m 'not browser'
+	@$(PYTHON) -m tests.postgres $(PYTHON) -m pytest -m 'not browser and not server'
 
 check:
 	@scripts/install test

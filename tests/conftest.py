@@ -1,0 +1,82 @@
+"""The cast: alice owns, mallory must not, sam is staff. And how they come to their keys."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.core.cache import cache
+from django.test import Client
+
+from accounts.models import User
+from accounts.services import make_staff
+from apikeys import services, usage
+from apikeys.models import APIKey
+from apikeys.tokens import Token
+from tests import postgres
+
+PASSWORD = "correct horse battery staple"
+
+Issue = Callable[..., tuple[APIKey, Token]]
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    return User.objects.create_user("alice@example.org", PASSWORD, name="Alice")
+
+
+@pytest.fixture
+def mallory(db: None) -> User:
+    return User.objects.create_user("mallory@example.org", PASSWORD, name="Mallory")
+
+
+@pytest.fixture
+def sam(db: None) -> User:
+    return make_staff("sam@example.org", PASSWORD)[0]
+
+
+@pytest.fixture
+def issue(alice: User) -> Issue:
+    """Makes a key, alice's unless somebody else's is asked for."""
+
+    def make(name: str = "studio", **given: Any) -> tuple[APIKey, Token]:
+        return services.issue(**{"owner": alice, "name": name, **given})
+
+    return make
+
+
+@pytest.fixture
+def signed_in(client: Client) -> Callable[[User], Client]:
+    def sign_in(user: User) -> Client:
+        client.force_login(user)
+        return client
+
+    return sign_in
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_over(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Rate limits, proofs and counts of one test are none of the next one's business."""
+    services._proofs.clear()
+    usage._pending = usage._Pending()
+    if {"db", "transactional_db", "client"} & set(request.fixturenames):
+        request.getfixturevalue(
+            "transactional_db" if "transactional_db" in request.fixturenames else "db"
+        )
+        cache.clear()
+    yield
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
+    """pytest-django's database, and the cache table that `make run` makes."""
+    from django.core.management import call_command
+
+    with django_db_blocker.unblock():
+        call_command("createcachetable", verbosity=0)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The address of a real PostgreSQL of the tests' own."""
+    with postgres.running() as url:
+        yield url

@@ -1,0 +1,34 @@
+"""The platform's own settings, on stores of the tests' own, with cheap hashes.
+
+Whatever the person who runs the tests has in the environment stays out of them.
+"""
+
+import os
+import tempfile
+
+_OURS = (
+    "ARGON2_", "CACHE_", "DATABASE_", "DEBUG", "DEFAULT_FROM", "EMAIL", "HOST", "KEY", "LOG_LEVEL",
+    "PASSWORD", "PORT", "PRODUCTION", "PUBLIC_", "SECRET_KEY", "TLS", "TRUSTED_", "USAGE_", "VAR_",
+    "WORKERS",
+)  # fmt: skip
+for _name in [name for name in os.environ if name.startswith(_OURS)]:
+    del os.environ[_name]
+
+os.environ.update(
+    VAR_DIR=tempfile.mkdtemp(prefix="comfyui-keys-tests-"),
+    # One Argon2id pass in microseconds: what is tested is the logic around it.
+    ARGON2_MEMORY_KIB="8",
+    ARGON2_PASSES="1",
+    # Uses are written when a test says so, not from a thread of their own.
+    USAGE_FLUSH_INTERVAL="0",
+)
+if _url := os.environ.get("TEST_DATABASE_URL"):
+    os.environ["DATABASE_URL"] = _url
+
+from config.settings import *  # noqa: E402, F403
+from config.settings import DATABASES, STORAGES  # noqa: E402
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# Names as they are: no files have been collected, and none need be.
+STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+DATABASES["default"]["OPTIONS"].pop("pool", None)
