@@ -54,7 +54,7 @@ def signed_in(client: Client) -> Callable[[User], Client]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_over(request: pytest.FixtureRequest) -> Iterator[None]:
+def _nothing_left_over(request: pytest.FixtureRequest) -> None:
     """Rate limits, proofs and counts of one test are none of the next one's business."""
     services._proofs.clear()
     usage._pending = usage._Pending()
@@ -63,7 +63,6 @@ def _nothing_left_over(request: pytest.FixtureRequest) -> Iterator[None]:
             "transactional_db" if "transactional_db" in request.fixturenames else "db"
         )
         cache.clear()
-    yield
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ _OURS = (
 for _name in [name for name in os.environ if name.startswith(_OURS)]:
     del os.environ[_name]
 
+_var = tempfile.TemporaryDirectory(prefix="comfyui-keys-tests-")
 os.environ.update(
-    VAR_DIR=tempfile.mkdtemp(prefix="comfyui-keys-tests-"),
+    VAR_DIR=_var.name,
     # One Argon2id pass in microseconds: what is tested is the logic around it.
     ARGON2_MEMORY_KIB="8",
     ARGON2_PASSES="1",
@@ -26,9 +27,13 @@ if _url := os.environ.get("TEST_DATABASE_URL"):
     os.environ["DATABASE_URL"] = _url
 
 from config.settings import *  # noqa: E402, F403
-from config.settings import DATABASES, STORAGES  # noqa: E402
+from config.settings import DATABASES, STATIC_ROOT, STORAGES, VAR  # noqa: E402
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # Names as they are: no files have been collected, and none need be.
 STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+STATIC_ROOT.mkdir()
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    # A file, as in use: threads share it, and its journal is the real one.
+    DATABASES["default"]["TEST"] = {"NAME": str(VAR / "test.sqlite3")}
 DATABASES["default"]["OPTIONS"].pop("pool", None)

@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import UnsupportedMediaType
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.renderers import BaseRenderer
@@ -252,7 +253,7 @@ class ValidateEndpoint(Endpoint):
     def post(self, request: Request) -> Response:
         in_header = presented_key(request)
         if in_header is not None:
-            if request.data:
+            if _has_json(request):
                 raise BadRequest(
                     "AMBIGUOUS_KEY", _("Send the key in a header or in the body, not in both.")
                 )
@@ -277,6 +278,14 @@ def _answer(verdict: services.Verdict) -> dict[str, object]:
         "key": verdict.key,
         "customer": verdict.key.owner,
     }
+
+
+def _has_json(request: Request) -> bool:
+    """Whether the body says something. One that is no JSON came along with a client's headers."""
+    try:
+        return bool(request.data)
+    except UnsupportedMediaType:
+        return False
 
 
 def _no_key() -> Refused:

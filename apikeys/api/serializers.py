@@ -75,22 +75,22 @@ class IssuedAPIKeySerializer(serializers.Serializer[dict[str, APIKey]]):
     api_key = APIKeyWithPlaintextSerializer()
 
 
-class NewAPIKeySerializer(serializers.Serializer[dict[str, str]]):
-    """What one sends to make a key. Bounds and uniqueness are the service's to judge."""
-
-    name = serializers.CharField(trim_whitespace=False)
-    description = serializers.CharField(
-        required=False, allow_blank=True, allow_null=True, trim_whitespace=False
-    )
-
-
 class StrictStringField(serializers.CharField):
-    """A JSON string. DRF's own field takes numbers for strings; a number is no key."""
+    """A JSON string. DRF's own field takes numbers for strings; a number is no name and no key."""
 
     def to_internal_value(self, data: object) -> str:
         if not isinstance(data, str):
             self.fail("invalid")
         return super().to_internal_value(data)
+
+
+class NewAPIKeySerializer(serializers.Serializer[dict[str, str]]):
+    """What one sends to make a key. Bounds and uniqueness are the service's to judge."""
+
+    name = StrictStringField(trim_whitespace=False)
+    description = StrictStringField(
+        required=False, allow_blank=True, allow_null=True, trim_whitespace=False
+    )
 
 
 class PresentedKeySerializer(serializers.Serializer[dict[str, str]]):
