@@ -248,12 +248,15 @@ ACCOUNT_EMAIL_VERIFICATION_SUPPORTS_RESEND = HAS_MAIL_SERVER
 MAILERS: dict[str, dict[str, Any]] = {"default": {"BACKEND": "config.mail.TerminalBackend"}}
 if HAS_MAIL_SERVER:
     _url: str = env.str("EMAIL_URL") or ""
-    _mail: dict[str, Any] = {}
-    if _url:
-        try:
-            _mail = dj_email_url.parse(_url)
-        except Exception:
-            env.fault("EMAIL_URL", "must look like smtp+tls://user:password@mail.example.org:587")
+    # The library takes any scheme for a mail server, and would send without TLS for smtp+tls.
+    _is_smtp = _url.startswith(("smtp://", "submission://"))
+    _mail: dict[str, Any] = dj_email_url.parse(_url) if _is_smtp else {}
+    if _url and not _mail.get("EMAIL_HOST"):
+        env.fault(
+            "EMAIL_URL",
+            "must look like submission://user:password@mail.example.org (STARTTLS, port 587) "
+            "or smtp://user:password@mail.example.org:465?ssl=on.",
+        )
     MAILERS["default"] = {
         "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
         "OPTIONS": {

@@ -1,0 +1,29 @@
+"""What may be a name, in any script."""
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from apikeys import names
+
+
+@given(st.text())
+def test_tidying_twice_is_tidying_once(text):
+    assert names.tidy(names.tidy(text)) == names.tidy(text)
+
+
+@given(st.text(max_size=names.MAX_NAME))
+@example("\ufb03" * names.MAX_NAME)
+@example("\u0390" * names.MAX_NAME)
+@example("\U0001d160" * names.MAX_NAME)
+def test_a_folded_name_fits_its_column(text):
+    assert len(names.fold(text)) <= names.MAX_FOLDED
+
+
+@given(st.text())
+def test_names_that_differ_in_case_alone_fold_the_same(text):
+    assert names.fold(text) == names.fold(text.casefold())
+
+
+def test_an_emoji_made_of_several_characters_is_a_name():
+    assert names.is_visible("👩‍💻")
+    assert not names.has_controls("👩‍💻")

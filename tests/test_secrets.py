@@ -1,0 +1,154 @@
+"""Where a key's plaintext must not be: anywhere but in the one answer that shows it."""
+
+import logging
+import pickle
+from uuid import uuid4
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.sessions.models import Session
+from django.core import mail, serializers
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from accounts.models import User
+from apikeys import services, tokens, usage
+from apikeys.models import APIKey, DailyUse, Event, Reason
+from config.redaction import Formatter
+
+SECRET = slice(20, 56)
+
+
+@pytest.fixture
+def lived(alice, sam, client, caplog):
+    """A key that was made on the page, used, looked at by staff, and deleted; and what it left."""
+    for name in ["", "django", "django.request"]:
+        caplog.set_level(logging.DEBUG, name)
+    with CaptureQueriesContext(connection):
+        return live_through(alice, sam, client)
+
+
+def live_through(alice, sam, client):
+    client.force_login(alice)
+    answer = client.post("/keys/generate", {"name": "studio", "nonce": uuid4()})
+    start = answer.text.index('value="comfyui-') + len('value="')
+    plaintext = answer.text[start : start + tokens.LENGTH]
+    key = APIKey.objects.get()
+    pages = [
+        client.get(path)
+        for path in ["/keys/", "/keys/?new=1", f"/keys/{key.pk}/delete", "/usage/", "/account/"]
+    ]
+    caller = Client()
+    for headers in [{"X-API-Key": plaintext}, {"Authorization": f"Bearer {plaintext}"}]:
+        pages += [
+            caller.post("/customers", headers=headers),
+            caller.get("/customers/me", headers=headers),
+            caller.get("/customers/api-keys", headers=headers),
+            caller.get(f"/customers/me?key={plaintext}", headers=headers),
+            caller.post("/api/v1/keys/validate", headers=headers),
+            caller.get("/nothing", headers=headers),
+        ]
+    usage.flush()
+    staff = Client()
+    staff.force_login(sam)
+    pages += [
+        staff.get(path)
+        for path in [
+            "/admin/",
+            "/admin/apikeys/apikey/",
+            f"/admin/apikeys/apikey/{key.pk}/change/",
+            f"/admin/apikeys/apikey/{key.pk}/history/",
+            "/admin/apikeys/event/",
+            f"/admin/apikeys/event/{Event.objects.get().pk}/change/",
+            "/admin/accounts/user/",
+            f"/admin/accounts/user/{alice.pk}/change/",
+        ]
+    ]
+    services.revoke(key, reason=Reason.DELETED_BY_OWNER)
+    pages.append(caller.post("/customers", headers={"X-API-Key": plaintext}))
+    return plaintext, pages
+
+
+def test_the_plaintext_is_on_no_other_page(lived):
+    plaintext, pages = lived
+    for page in pages:
+        assert plaintext[SECRET] not in page.text
+        assert plaintext[SECRET] not in str(page.headers)
+
+
+def test_the_plaintext_is_in_no_table(lived):
+    plaintext, _pages = lived
+    rows = [
+        row
+        for model in [User, APIKey, Event, DailyUse, Session, LogEntry]
+        for row in model.objects.all()
+    ]
+    assert len(rows) >= 6
+    assert plaintext[SECRET] not in serializers.serialize("json", rows)
+    for session in Session.objects.all():
+        assert plaintext[SECRET] not in str(session.get_decoded())
+
+
+def test_the_plaintext_is_in_no_log_line_at_debug_and_in_no_mail(lived, caplog):
+    plaintext, _pages = lived
+    # As they are, before our handler masks them: not even that should be needed.
+    lines = [record.getMessage() for record in caplog.get_records("setup")]
+    assert any("INSERT INTO" in line for line in lines)
+    assert any("Unauthorized: /customers" in line for line in lines)
+    assert plaintext[SECRET] not in "".join(lines)
+    assert plaintext[SECRET] not in str([vars(message) for message in mail.outbox])
+
+
+def test_the_error_page_with_debug_on_shows_no_key(client, issue, settings, monkeypatch):
+    settings.DEBUG = True
+    client.raise_request_exception = False
+    _key, token = issue()
+    presented = token.reveal()
+
+    def broken(*args, **kwargs):
+        a_local_variable = presented
+        raise RuntimeError(f"while looking at {a_local_variable}")
+
+    monkeypatch.setattr(services, "_state", broken)
+    for headers in [{"X-API-Key": presented}, {"Authorization": f"Bearer {presented}"}]:
+        page = client.post("/customers?a=b", headers=headers)
+        assert page.status_code == 500
+        assert "a_local_variable" in page.text
+        assert "while looking at comfyui-" in page.text
+        assert presented[SECRET] not in page.text
+
+
+def test_a_log_line_with_a_key_in_it_is_masked_traceback_and_all(issue):
+    _key, token = issue()
+    try:
+        raise ValueError(token.reveal())
+    except ValueError as error:
+        record = logging.LogRecord(
+            "x", logging.ERROR, "x", 1, "%s", (token.reveal(),), (type(error), error, None)
+        )
+    line = Formatter().format(record)
+    assert token.public_id in line
+    assert token.reveal()[SECRET] not in line
+
+
+def test_every_log_handler_of_ours_masks(settings):
+    formats = {handler["formatter"] for handler in settings.LOGGING["handlers"].values()}
+    for name in formats:
+        assert settings.LOGGING["formatters"][name]["()"] == "config.redaction.Formatter"
+    assert settings.LOGGING["loggers"]["django"]["handlers"] == []
+
+
+def test_no_repr_shows_a_secret(issue):
+    key, token = issue()
+    verdict = services.validate(token.reveal())
+    for thing in [key, token, verdict, vars(key), [token], {"token": token}]:
+        assert token.reveal()[SECRET] not in repr(thing)
+        assert token.reveal()[SECRET] not in str(thing)
+
+
+def test_the_proofs_in_memory_hold_no_plaintext(issue):
+    _key, token = issue()
+    services.validate(token.reveal())
+    assert len(services._proofs) == 1
+    assert token.reveal()[SECRET].encode() not in pickle.dumps(dict(services._proofs))
