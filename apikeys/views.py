@@ -31,9 +31,7 @@ USAGE_DAYS = 7
 @require_safe
 def keys(request: HttpRequest) -> HttpResponse:
     """The list. With `?new=1` the dialog is open from the start, for browsers without scripts."""
-    return _keys_page(
-        request, form=NewKeyForm(initial={"nonce": uuid.uuid4()}), is_open="new" in request.GET
-    )
+    return _keys_page(request, form=_blank_form(), is_open="new" in request.GET)
 
 
 @login_required
@@ -55,13 +53,13 @@ def generate(request: HttpRequest) -> HttpResponse:
         )
     except services.AlreadyIssued as already:
         return _keys_page(
-            request, form=NewKeyForm(), status=409, already_issued=already.key, is_open=False
+            request, form=_blank_form(), status=409, already_issued=already.key, is_open=False
         )
     except ValidationError as error:
         form.add_error(None, error)
         return _keys_page(request, form=form, is_open=True, status=400)
     # Not a redirect: the plaintext lives in this one response, nowhere else.
-    return _keys_page(request, form=NewKeyForm(), issued=key, plaintext=token.reveal())
+    return _keys_page(request, form=_blank_form(), issued=key, plaintext=token.reveal())
 
 
 @login_required
@@ -103,6 +101,10 @@ def usage(request: HttpRequest) -> HttpResponse:
             "section": "usage",
         },
     )
+
+
+def _blank_form() -> NewKeyForm:
+    return NewKeyForm(initial={"nonce": uuid.uuid4()})
 
 
 def _keys_page(
