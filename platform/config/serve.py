@@ -38,11 +38,18 @@ def main() -> int:
             certificate = _certificate() if settings.TLS else None
     except Error as error:
         return _fail(f"The database can't be reached: {error}")
-    connection.close()
+    _let_go_of_the_database()
     # Before the server's own first words: its workers may already print a mail.
     print(_welcome(certificate), flush=True)
     _server(certificate).serve()
     return 0
+
+
+def _let_go_of_the_database() -> None:
+    """Nothing of the database may be open when the workers fork off: they would share a socket."""
+    connection.close()
+    if connection.vendor == "postgresql":
+        connection.close_pool()  # type: ignore[attr-defined]  # PostgreSQL's wrapper has it
 
 
 def _server(certificate: tls.Certificate | None) -> Granian:
