@@ -1,12 +1,15 @@
 """Where django-allauth asks us: which addresses are ours, and how mails name them."""
 
+from types import SimpleNamespace
 from typing import Any
 
+from allauth.account import app_settings
 from allauth.account.adapter import DefaultAccountAdapter
-from allauth.account.models import EmailConfirmation
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from allauth.socialaccount.models import SocialApp
 from django.conf import settings
-from django.http import HttpRequest
-from django.urls import reverse
+from django.core.exceptions import ValidationError
+from django.http import Http404, HttpRequest
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext_lazy as _
 
@@ -33,22 +36,40 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             url, allowed_hosts={self.request.get_host()}, require_https=self.request.is_secure()
         )
 
-    def get_email_confirmation_url(
-        self, request: HttpRequest, emailconfirmation: EmailConfirmation
-    ) -> str:
-        return _public(reverse("account_confirm_email", args=[emailconfirmation.key]))
+    def clean_email(self, email: str) -> str:
+        if len(email) > app_settings.EMAIL_MAX_LENGTH:
+            raise ValidationError(_("This address is too long to be kept."), code="max_length")
+        return email
 
-    def get_reset_password_from_key_url(self, key: str) -> str:
-        uid, _dash, token = key.partition("-")
-        return _public(
-            reverse("account_reset_password_from_key", kwargs={"uidb36": uid, "key": token})
-        )
+    def _get_login_attempts_cache_key(self, request: HttpRequest, **credentials: Any) -> str:
+        # allauth counts per host name; another port in the Host header would start anew.
+        return str(credentials.get("email", "")).lower()
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
-        # Mails say where they come from by PUBLIC_URL, not by what a request's Host header says.
-        super().send_mail(template_prefix, email, {**context, "public_url": settings.PUBLIC_URL})
+        """Sends a mail whose every address is by PUBLIC_URL: a forged Host must not steer it."""
+        asked = self.request.build_absolute_uri("/").rstrip("/")
+        ours = {
+            name: f"{settings.PUBLIC_URL}{value.removeprefix(asked)}"
+            if isinstance(value, str) and value.startswith(asked)
+            else value
+            for name, value in context.items()
+        }
+        site = SimpleNamespace(
+            name=settings.PUBLIC_URL, domain=settings.PUBLIC_URL.partition("://")[2]
+        )
+        super().send_mail(
+            template_prefix,
+            email,
+            {**ours, "current_site": site, "public_url": settings.PUBLIC_URL},
+        )
 
 
-def _public(path: str) -> str:
-    """An address for a mail, by PUBLIC_URL: a forged Host header must not steer it."""
-    return f"{settings.PUBLIC_URL}{path}"
+class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
+    def get_app(
+        self, request: HttpRequest, provider: str, client_id: str | None = None
+    ) -> SocialApp:
+        try:
+            return super().get_app(request, provider, client_id=client_id)
+        except SocialApp.DoesNotExist:
+            # Nobody is led there while it is not set up; whoever comes all the same finds nothing.
+            raise Http404 from None

@@ -1,14 +1,18 @@
 """Accounts, for staff."""
 
+from typing import Any
+
 from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
+from accounts import services
 from accounts.models import User
 
 
@@ -49,6 +53,30 @@ class UserAdmin(DjangoUserAdmin[User]):
     def keys(self, user: User) -> str:
         listed = reverse("admin:apikeys_apikey_changelist", query={"owner__id__exact": user.pk})
         return format_html('<a href="{}">{}</a>', listed, _("Keys of this account"))
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[User], search_term: str
+    ) -> tuple[QuerySet[User], bool]:
+        # A key is pasted as it is shown: `comfyui-87d01e28d3f4…`.
+        words = search_term.strip().removeprefix("comfyui-").rstrip("…")
+        return super().get_search_results(request, queryset, words)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
+        fields = super().get_readonly_fields(request, obj)
+        if request.user.is_superuser:
+            return fields
+        # Who may change accounts must not be able to make themselves more than they are.
+        return [*fields, "is_staff", "is_superuser", "groups"]
+
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        if obj is not None and obj.is_staff and not request.user.is_superuser:
+            return False
+        return super().has_change_permission(request, obj)
+
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if "email" in form.changed_data:
+            services.replace_email(obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         # Disabled, not deleted: the audit trail and the keys keep their owner.

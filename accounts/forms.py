@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
+from config import text
 
 
 class LoginForm(allauth_forms.LoginForm):  # type: ignore[misc]
@@ -43,8 +44,8 @@ class ProfileForm(forms.ModelForm[User]):
         widgets = {"name": forms.TextInput(attrs={"autocomplete": "name"})}
 
     def clean_name(self) -> str:
-        name: str = self.cleaned_data["name"]
-        if not name.isprintable():
+        name = text.tidy(self.cleaned_data["name"])
+        if text.has_controls(name):
             raise forms.ValidationError(
                 _("This name has an invisible control character. Remove it."), code="controls"
             )

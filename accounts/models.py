@@ -15,6 +15,8 @@ class UserManager(BaseUserManager["User"]):
     """Makes accounts. Addresses are kept in lower case: people don't tell them apart by case."""
 
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":
+        if not email or not email.strip():
+            raise ValueError("An account needs an e-mail address.")
         user = self.model(email=email, **fields)
         user.set_password(password)
         user.clean()

@@ -18,6 +18,14 @@ def may_hold_keys(user: User) -> bool:
     return bool(EmailAddress.objects.filter(user=user, verified=True).exists())
 
 
+def replace_email(user: User) -> None:
+    """Makes `user.email` the one address of the account: the former ones open it no more."""
+    EmailAddress.objects.filter(user=user).exclude(email=user.email).delete()
+    EmailAddress.objects.get_or_create(
+        user=user, email=user.email, defaults={"primary": True, "verified": False}
+    )
+
+
 def make_staff(email: str, password: str | None) -> tuple[User, bool]:
     """Makes `email` a staff account that may do everything. Returns it, and whether it is new.
 

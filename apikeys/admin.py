@@ -16,6 +16,9 @@ from apikeys import services
 from apikeys.models import APIKey, Event, Reason, Via
 from apikeys.requests import actor
 
+# How many keys the page that asks before revoking names one by one.
+SHOWN = 100
+
 
 class ReadOnlyAdmin(admin.ModelAdmin[Any]):
     """Rows that nobody makes, changes or removes by hand."""
@@ -96,7 +99,8 @@ class APIKeyAdmin(ReadOnlyAdmin):
         if request.POST.get("confirmed"):
             self._revoke(request, keys)
             return None
-        return self._ask(request, keys, {"action_name": "revoke_selected"})
+        across = {"select_across": "1"} if request.POST.get("select_across") == "1" else {}
+        return self._ask(request, keys, {"action_name": "revoke_selected", **across})
 
     def get_urls(self) -> list[URLPattern]:
         revoke = path(
@@ -113,7 +117,7 @@ class APIKeyAdmin(ReadOnlyAdmin):
         if request.method == "POST":
             self._revoke(request, [key])
             return redirect(reverse("admin:apikeys_apikey_change", args=[key.pk]))
-        return self._ask(request, [key], {})
+        return self._ask(request, [key] if key.revoked_at is None else [], {})
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
@@ -142,7 +146,8 @@ class APIKeyAdmin(ReadOnlyAdmin):
             {
                 **self.admin_site.each_context(request),
                 "title": _("Revoke keys"),
-                "keys": keys,
+                "keys": keys[:SHOWN],
+                "more": max(len(keys) - SHOWN, 0),
                 "opts": self.opts,
                 **context,
             },

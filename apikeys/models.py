@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from apikeys import names, tokens
+from config import text
 
 
 class Reason(models.TextChoices):
@@ -44,12 +45,12 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
 
 
 def validate_name(name: str) -> None:
-    if names.has_controls(name):
+    if text.has_controls(name):
         raise ValidationError(
             _("This name has a line break or another invisible control character. Remove it."),
             code="controls",
         )
-    if not names.is_visible(name):
+    if not text.is_visible(name):
         raise ValidationError(
             _("This name would be invisible. Use at least one letter, digit or symbol."),
             code="invisible",
@@ -57,7 +58,7 @@ def validate_name(name: str) -> None:
 
 
 def validate_description(description: str) -> None:
-    if names.has_controls(description, allow="\r\n\t"):
+    if text.has_controls(description, allow="\r\n\t"):
         raise ValidationError(
             _("This description has an invisible control character. Remove it."), code="controls"
         )
@@ -138,8 +139,8 @@ class APIKey(models.Model):
         return f"{self.name} ({self.masked})"
 
     def clean_fields(self, exclude: Any = None) -> None:
-        self.name = names.tidy(self.name)
-        self.description = names.tidy(self.description)
+        self.name = text.tidy(self.name)
+        self.description = text.tidy(self.description)
         self.folded_name = names.fold(self.name)
         super().clean_fields(exclude=exclude)
 
@@ -230,7 +231,8 @@ class Event(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self._state.adding:
             raise TypeError("Events are append-only.")
-        super().save(*args, **kwargs)
+        # Not even by the primary key of an event that is there.
+        super().save(*args, **{**kwargs, "force_insert": True})
 
     def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError("Events are append-only.")

@@ -110,7 +110,8 @@ def _blank_form() -> NewKeyForm:
 def _keys_page(
     request: HttpRequest, *, form: NewKeyForm, status: int = 200, **context: object
 ) -> HttpResponse:
-    words = request.GET.get("q", "").strip()
+    # PostgreSQL has no text with a NUL in it.
+    words = request.GET.get("q", "").replace("\0", "").strip()
     mine = APIKey.objects.kept().filter(owner=account(request))
     found = mine.matching(words) if words else mine
     page = Paginator(found, PER_PAGE).get_page(request.GET.get("page"))

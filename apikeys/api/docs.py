@@ -1,21 +1,47 @@
 """The OpenAPI document, and a page to read it with. Every asset is served by us."""
 
+from typing import Any
+
 from django.conf import settings
 from django.utils.csp import CSP
 from django.utils.decorators import method_decorator
 from django.views.decorators.csp import csp_override
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from rest_framework.exceptions import NotAcceptable
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+
+from config.errors import safe_methods_only
 
 # Swagger UI sets styles from its script. Scripts stay our own; styles can't run anything.
 _CSP: dict[str, list[str]] = {**settings.SECURE_CSP, "style-src": [CSP.SELF, CSP.UNSAFE_INLINE]}
 
 
+class _AnyAccept(DefaultContentNegotiation):
+    """The first form we have, where the Accept header names none that we have."""
+
+    def select_renderer(
+        self, request: Request, renderers: Any, format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        try:
+            chosen: tuple[BaseRenderer, str]
+            chosen = super().select_renderer(request, renderers, format_suffix)
+            return chosen
+        except NotAcceptable:
+            return renderers[0], renderers[0].media_type
+
+
+@method_decorator(safe_methods_only, name="dispatch")
 class Schema(SpectacularAPIView):
     authentication_classes = []
     permission_classes = []
+    content_negotiation_class = _AnyAccept
 
 
+@method_decorator(safe_methods_only, name="dispatch")
 @method_decorator(csp_override(_CSP), name="dispatch")
 class Docs(SpectacularSwaggerSplitView):
     authentication_classes = []
     permission_classes = []
+    content_negotiation_class = _AnyAccept

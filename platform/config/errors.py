@@ -1,17 +1,21 @@
 """What is said when there is no page to show: to people as pages, to clients as the contract."""
 
 import sys
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.db import Error as StoreError
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 
 _CLIENTS = ("/customers", "/api/", "/health", "/ready")
 RETRY_AFTER = "5"
+
+type View = Callable[..., HttpResponseBase]
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -52,6 +56,35 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
         "NOT_FOUND",
         _("There is nothing at this address. It may have been deleted, or mistyped."),
     )
+
+
+def too_many_requests(request: HttpRequest) -> HttpResponse:
+    """What django-allauth's rate limits say."""
+    response = _say(
+        request,
+        429,
+        "TOO_MANY_REQUESTS",
+        _("That was tried too often. Wait some minutes, then try again."),
+    )
+    response["Retry-After"] = "60"
+    return response
+
+
+def safe_methods_only(view: View) -> View:
+    """Django's require_safe, with a refusal in the shape that clients read."""
+
+    @wraps(view)
+    def only_safe(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if request.method in {"GET", "HEAD"}:
+            return view(request, *args, **kwargs)
+        message = _("This address is for reading: GET or HEAD.")
+        return JsonResponse(
+            {"error": "METHOD_NOT_ALLOWED", "message": message},
+            status=405,
+            headers={"Allow": "GET, HEAD"},
+        )
+
+    return only_safe
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

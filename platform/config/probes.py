@@ -4,21 +4,22 @@ from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+
+from config.errors import safe_methods_only
 
 # Applied migrations stay applied: once they all were, that needs no second look.
 _migrated = False
 
 
 @never_cache
-@require_safe
+@safe_methods_only
 def health(request: HttpRequest) -> JsonResponse:
     """The process is up. Looks at nothing else, so that a slow store does not get it restarted."""
     return JsonResponse({"status": "ok"})
 
 
 @never_cache
-@require_safe
+@safe_methods_only
 def ready(request: HttpRequest) -> JsonResponse:
     """The database answers, and all migrations are applied."""
     global _migrated

@@ -4,11 +4,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from apikeys import names
+from config.text import has_controls, is_visible, tidy
 
 
 @given(st.text())
 def test_tidying_twice_is_tidying_once(text):
-    assert names.tidy(names.tidy(text)) == names.tidy(text)
+    assert tidy(tidy(text)) == tidy(text)
 
 
 @given(st.text(max_size=names.MAX_NAME))
@@ -25,5 +26,5 @@ def test_names_that_differ_in_case_alone_fold_the_same(text):
 
 
 def test_an_emoji_made_of_several_characters_is_a_name():
-    assert names.is_visible("👩‍💻")
-    assert not names.has_controls("👩‍💻")
+    assert is_visible("👩‍💻")
+    assert not has_controls("👩‍💻")
