@@ -18,7 +18,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     error_messages = {
         **DefaultAccountAdapter.error_messages,
         "email_password_mismatch": _(
-            "The e-mail address or the password is not right. "
+            "The email address or the password is not right. "
             "If you have no account yet, sign up first."
         ),
         # Reached only where no mail server can prove an address (docs/security.md).

@@ -31,7 +31,7 @@ class UserAdmin(DjangoUserAdmin[User]):
     list_filter = ["is_active", "is_staff", "date_joined"]
     # Staff often know an account by a key only: by its name, or by what a log shows of it.
     search_fields = ["email", "name", "api_keys__name", "api_keys__public_id"]
-    search_help_text = _("E-mail address, name, or a key: its name or the digits after comfyui-.")
+    search_help_text = _("Email address, name, or a key: its name or the digits after comfyui-.")
     readonly_fields = ["id", "date_joined", "last_login", "keys"]
     fieldsets = [
         (None, {"fields": ["email", "name", "password"]}),

@@ -1,4 +1,4 @@
-"""Who people are: one account each, known by e-mail address."""
+"""Who people are: one account each, known by email address."""
 
 import uuid
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ class UserManager(BaseUserManager["User"]):
 
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":
         if not email or not email.strip():
-            raise ValueError("An account needs an e-mail address.")
+            raise ValueError("An account needs an email address.")
         user = self.model(email=email, **fields)
         user.set_password(password)
         user.clean()
@@ -31,14 +31,14 @@ class UserManager(BaseUserManager["User"]):
 
 
 class User(AbstractBaseUser, PermissionsMixin):
-    """An account. The e-mail address is the login name; there is no other."""
+    """An account. The email address is the login name; there is no other."""
 
     # Not a counter: clients see this id, and must not learn from it how many accounts there are.
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     email = models.EmailField(
-        _("e-mail address"),
+        _("email address"),
         unique=True,
-        error_messages={"unique": _("An account with this e-mail address exists already.")},
+        error_messages={"unique": _("An account with this email address exists already.")},
     )
     name = models.CharField(
         _("name"), max_length=80, blank=True, help_text=_("How ComfyUI and this site greet you.")
@@ -69,7 +69,7 @@ class User(AbstractBaseUser, PermissionsMixin):
             models.CheckConstraint(
                 condition=models.Q(email=Lower("email")),
                 name="accounts_user_email_lower",
-                violation_error_message=_("Write the e-mail address in lower case."),
+                violation_error_message=_("Write the email address in lower case."),
             ),
         ]
 

@@ -12,7 +12,7 @@ def display_name(user: User) -> str:
 
 
 def may_hold_keys(user: User) -> bool:
-    """Whether `user` has proved their e-mail address, where this platform can ask for that."""
+    """Whether `user` has proved their email address, where this platform can ask for that."""
     if app_settings.EMAIL_VERIFICATION != app_settings.EmailVerificationMethod.MANDATORY:
         return True
     return bool(EmailAddress.objects.filter(user=user, verified=True).exists())
@@ -21,9 +21,7 @@ def may_hold_keys(user: User) -> bool:
 def replace_email(user: User) -> None:
     """Makes `user.email` the one address of the account: the former ones open it no more."""
     EmailAddress.objects.filter(user=user).exclude(email=user.email).delete()
-    EmailAddress.objects.get_or_create(
-        user=user, email=user.email, defaults={"primary": True, "verified": False}
-    )
+    EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"primary": True})
 
 
 def make_staff(email: str, password: str | None) -> tuple[User, bool]:

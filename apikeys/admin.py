@@ -58,7 +58,7 @@ class APIKeyAdmin(ReadOnlyAdmin):
     list_filter = [StateFilter, "created_at"]
     list_select_related = ["owner"]
     search_fields = ["owner__email", "name", "public_id"]
-    search_help_text = _("E-mail address, name of the key, or the digits after comfyui-.")
+    search_help_text = _("Email address, name of the key, or the digits after comfyui-.")
     fields = [
         "masked_key",
         "name",
@@ -160,6 +160,6 @@ class EventAdmin(ReadOnlyAdmin):
     list_filter = ["action", "via", "at"]
     list_select_related = ["account", "actor"]
     search_fields = ["account__email", "actor__email", "public_id"]
-    search_help_text = _("E-mail address of the account or of who did it, or a key's digits.")
+    search_help_text = _("Email address of the account or of who did it, or a key's digits.")
     fields = ["at", "action", "public_id", "account", "actor", "via", "address", "detail"]
     date_hierarchy = "at"

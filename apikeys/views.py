@@ -13,7 +13,6 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts.services import may_hold_keys
@@ -27,7 +26,6 @@ USAGE_DAYS = 7
 
 
 @login_required
-@never_cache
 @require_safe
 def keys(request: HttpRequest) -> HttpResponse:
     """The list. With `?new=1` the dialog is open from the start, for browsers without scripts."""
@@ -35,7 +33,6 @@ def keys(request: HttpRequest) -> HttpResponse:
 
 
 @login_required
-@never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def generate(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
@@ -43,7 +40,7 @@ def generate(request: HttpRequest) -> HttpResponse:
         return redirect(reverse("keys") + "?new=1")
     form = NewKeyForm(request.POST)
     if not may_hold_keys(account(request)):
-        messages.error(request, _("Confirm your e-mail address before you generate a key."))
+        messages.error(request, _("Confirm your email address before you generate a key."))
         return redirect("account_email")
     if not form.is_valid():
         return _keys_page(request, form=form, is_open=True, status=400)
@@ -63,7 +60,6 @@ def generate(request: HttpRequest) -> HttpResponse:
 
 
 @login_required
-@never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def delete(request: HttpRequest, key_id: UUID) -> HttpResponse:
     """Asks, naming the key; then deletes it."""
@@ -78,13 +74,12 @@ def delete(request: HttpRequest, key_id: UUID) -> HttpResponse:
 
 
 @login_required
-@never_cache
 @require_safe
 def usage(request: HttpRequest) -> HttpResponse:
     """Calls per key and day (UTC), the last week as plain numbers."""
     today = timezone.now().date()
-    days = [today - timedelta(days=back) for back in reversed(range(USAGE_DAYS))]
-    counted = DailyUse.objects.filter(key__owner=account(request), day__gte=days[0])
+    days = [today - timedelta(days=back) for back in range(USAGE_DAYS)]
+    counted = DailyUse.objects.filter(key__owner=account(request), day__gte=days[-1])
     calls = {(use.key_id, use.day): use.calls for use in counted}
     # A key deleted this week was used all the same: it stays in the week's numbers.
     shown = APIKey.objects.filter(owner=account(request)).filter(

@@ -169,7 +169,7 @@ class APIKeysEndpoint(Endpoint):
         if not may_hold_keys(account(request)):
             raise Refused(
                 "EMAIL_NOT_VERIFIED",
-                _("Confirm your e-mail address first: sign in to the keys page and follow it."),
+                _("Confirm your email address first: sign in to the keys page and follow it."),
                 status.HTTP_403_FORBIDDEN,
             )
         wanted = serializers.NewAPIKeySerializer(data=request.data)

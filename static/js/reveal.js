@@ -13,20 +13,29 @@ export function revealOnce(dialog) {
   // Escape would close the dialog with the key still in the page, out of sight.
   dialog.addEventListener("cancel", (event) => event.preventDefault());
 
+  // Browsers that don't know closedby let a second Escape through all the same.
+  dialog.addEventListener("close", () => dialog.showModal());
+
   const done = () => {
     copied = true;
     state.textContent = button.dataset.copied;
+    state.classList.add("done");
   };
 
   button.hidden = false;
   button.focus();
   button.addEventListener("click", async () => {
     field.select();
-    if (await copy(field.value)) done();
-    else state.textContent = button.dataset.failed;
+    if (await copy(field.value)) {
+      done();
+      // Selecting moved the focus; the next Tab should lead to Close.
+      button.focus();
+    } else state.textContent = button.dataset.failed;
   });
   // By hand counts as well.
-  field.addEventListener("copy", done);
+  field.addEventListener("copy", () => {
+    if (field.selectionEnd - field.selectionStart === field.value.length) done();
+  });
   field.addEventListener("focus", () => field.select());
 
   addEventListener("beforeunload", (event) => {
@@ -36,7 +45,7 @@ export function revealOnce(dialog) {
   // Browsers keep whole pages for Back, no-store or not: this one must not have the key in it.
   const scrub = () => {
     field.value = "";
-    field.removeAttribute("value");
+    field.textContent = "";
   };
   addEventListener("pagehide", scrub);
   addEventListener("pageshow", (event) => {

@@ -8,6 +8,8 @@ for (const dialog of document.querySelectorAll("dialog[open]")) {
   // The server opened it for browsers without scripts. Modal is better: it holds the focus.
   dialog.removeAttribute("open");
   dialog.showModal();
+  // Nothing had the focus before: where it goes to is the button that would have opened it.
+  dialog.addEventListener("close", () => document.querySelector(`[data-opens="${dialog.id}"]`)?.focus());
 }
 
 for (const button of document.querySelectorAll("[data-opens]")) {

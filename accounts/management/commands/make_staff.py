@@ -19,11 +19,11 @@ class Command(BaseCommand):
     help = "Makes a staff account. Takes EMAIL and PASSWORD from the environment, or asks."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        email = os.environ.get("EMAIL") or self._ask("E-mail address: ", input)
+        email = os.environ.get("EMAIL") or self._ask("Email address: ", input)
         try:
             validate_email(email)
         except ValidationError:
-            raise CommandError(f"{email!r} is not an e-mail address.") from None
+            raise CommandError(f"{email!r} is not an email address.") from None
         exists = User.objects.filter(email=email.strip().lower()).exists()
         # In the environment or typed unseen, never an argument: those show in lists of processes.
         password = os.environ.get("PASSWORD") or (

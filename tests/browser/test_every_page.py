@@ -1,0 +1,136 @@
+"""A walk over all pages: nothing in the console, nothing against the policy, nothing from afar."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+pytestmark = pytest.mark.browser
+
+FOR_ANYBODY = [
+    "/login",
+    "/signup",
+    "/account/password/reset",
+    "/account/password/reset/sent",
+    "/account/confirm-email",
+    "/api/docs/",
+    "/api/docs",
+]
+FOR_ALICE = [
+    "/keys/",
+    "/keys/?new=1",
+    "/keys/?q=nothing",
+    "/usage/",
+    "/account/",
+    "/account/email",
+    "/account/password/change",
+    "/account/logins",
+    "/account/reauthenticate",
+    "/logout",
+    "/api/docs/",
+]
+FOR_SAM = [
+    "/admin/",
+    "/admin/accounts/user/",
+    "/admin/accounts/user/add/",
+    "/admin/apikeys/apikey/",
+    "/admin/apikeys/event/",
+    "/admin/password_change/",
+]
+
+
+class Walk:
+    """What the browser complains of, and what it asks of others, on the way."""
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.strangers: list[str] = []
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.complaints.append(f"{page.url}: {error}"))
+        page.on("response", self._response)
+        page.on("request", lambda request: self._request(request.url, origin))
+
+    def visit(self, path: str) -> None:
+        self.page.goto(path)
+        if path.startswith("/api/docs"):
+            # It draws itself from a document that it fetches.
+            expect(self.page.get_by_text("/customers/api-keys").first).to_be_visible()
+
+    def _console(self, message: Any) -> None:
+        if message.type in {"error", "warning"}:
+            where = message.location.get("url", "")
+            self.complaints.append(f"{self.page.url}: {message.text} ({where})")
+
+    def _response(self, response: Any) -> None:
+        if response.status >= 400:
+            self.complaints.append(f"{self.page.url}: {response.url}: {response.status}")
+
+    def _request(self, url: str, origin: str) -> None:
+        if not url.startswith((f"{origin}/", "data:")):
+            self.strangers.append(url)
+
+
+def test_pages_for_anybody_are_clean(
+    new_context: Callable[..., BrowserContext], base_url: str
+) -> None:
+    walk = Walk(new_context().new_page(), base_url)
+    for path in FOR_ANYBODY:
+        walk.visit(path)
+    assert walk.complaints == []
+    assert walk.strangers == []
+
+
+def test_alices_pages_are_clean(
+    enter: Callable[..., Page], base_url: str, generate: Callable[..., str]
+) -> None:
+    page = enter()
+    page.on("dialog", lambda dialog: dialog.accept())
+    walk = Walk(page, base_url)
+    for path in ("/usage/", "/keys/"):
+        walk.visit(path)
+    generate(page)
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("status")).to_have_text("Copied")
+    page.get_by_role("link", name="Close").click()
+    asks = page.locator(".key-actions form").get_attribute("action")
+    assert asks is not None
+    for path in (*FOR_ALICE, asks):
+        walk.visit(path)
+    assert walk.complaints == []
+    assert walk.strangers == []
+
+
+def test_sams_pages_are_clean(
+    enter: Callable[..., Page], sam: Any, base_url: str, generate: Callable[..., str]
+) -> None:
+    page = enter(sam)
+    page.on("dialog", lambda dialog: dialog.accept())
+    walk = Walk(page, base_url)
+    generate(page, "sams")
+    for path in FOR_SAM:
+        walk.visit(path)
+    walk.visit("/admin/apikeys/apikey/")
+    page.locator("#result_list tbody a").first.click()
+    expect(page.locator("#content h1, #content h2").first).to_be_visible()
+    assert walk.complaints == []
+    assert walk.strangers == []
+
+
+def test_the_api_docs_draw_themselves_with_all_that_is_ours(page: Page, base_url: str) -> None:
+    walk = Walk(page, base_url)
+    walk.visit("/api/docs/")
+    expect(page.get_by_role("heading", name=re.compile("ComfyUI key platform"))).to_be_visible()
+    assert walk.strangers == []
+    assert walk.complaints == []
+
+
+def test_a_page_that_is_not_there_says_so_in_our_words(page: Page, base_url: str) -> None:
+    response = page.goto("/nowhere")
+    assert response is not None
+    assert response.status == 404
+    expect(page.get_by_role("heading", name="Nothing here")).to_be_visible()
+    page.get_by_role("link", name="To your keys").click()
+    expect(page).to_have_url(f"{base_url}/login?next=/keys/")

@@ -1,0 +1,141 @@
+"""The main job with the keyboard alone. The focus always is somewhere one would look for it."""
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+pytestmark = pytest.mark.browser
+
+
+def tab_to(page: Page, target: Locator, *, at_most: int = 40) -> None:
+    """Presses Tab until `target` has the focus."""
+    for _press in range(at_most):
+        page.keyboard.press("Tab")
+        if target.evaluate("element => element === document.activeElement"):
+            return
+    pytest.fail(f"Tab does not lead to {target}")
+
+
+def test_alice_makes_copies_and_deletes_a_key(enter: Callable[..., Page]) -> None:
+    page = enter(permissions=["clipboard-read", "clipboard-write"])
+    new = page.get_by_role("button", name="+ New")
+    tab_to(page, new)
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("API Key name")).to_be_focused()
+    page.keyboard.type("studio")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Description")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Generate")).to_be_focused()
+    page.keyboard.press("Enter")
+
+    copy = page.get_by_role("button", name="Copy")
+    expect(copy).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text("Copied")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.locator("#plaintext").input_value()
+    # Copying may leave the focus on the button or on the key, selected. Close is near both.
+    tab_to(page, page.get_by_role("link", name="Close"), at_most=2)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+    delete = page.get_by_role("row", name="studio").get_by_role("button", name="Delete")
+    tab_to(page, delete)
+    page.keyboard.press("Enter")
+    ask = page.get_by_role("dialog", name="Delete “studio”?")
+    # The harmless answer is the one that a hasty Enter gives.
+    expect(ask.get_by_role("button", name="Keep it")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(ask).to_be_hidden()
+    expect(delete).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Shift+Tab")
+    expect(ask.get_by_role("button", name="Delete")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("“studio” was deleted. It works no more.")).to_be_visible()
+    expect(page.get_by_role("heading", name="No keys yet")).to_be_visible()
+
+
+def test_enter_in_the_name_field_generates(enter: Callable[..., Page]) -> None:
+    page = enter()
+    tab_to(page, page.get_by_role("button", name="+ New"))
+    page.keyboard.press("Enter")
+    page.keyboard.type("studio")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Copy")).to_be_focused()
+
+
+@pytest.mark.parametrize("way_out", ["Escape", "Close"])
+def test_leaving_the_dialog_leads_back_to_new(way_out: str, enter: Callable[..., Page]) -> None:
+    page = enter()
+    new = page.get_by_role("button", name="+ New")
+    tab_to(page, new)
+    page.keyboard.press("Enter")
+    page.keyboard.type("half a na")
+    if way_out == "Close":
+        tab_to(page, page.get_by_role("button", name="Close"))
+        page.keyboard.press("Enter")
+    else:
+        page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(new).to_be_focused()
+    # And once more: what was opened and left can be opened again.
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("API Key name")).to_be_focused()
+
+
+def test_escape_from_delete_leads_back_to_it(
+    enter: Callable[..., Page], keep: Callable[..., str]
+) -> None:
+    page = enter()
+    keep(page)
+    delete = page.get_by_role("row", name="studio").get_by_role("button", name="Delete")
+    tab_to(page, delete)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(delete).to_be_focused()
+
+
+def test_after_a_refused_name_the_field_has_the_focus_and_escape_leads_to_new(
+    enter: Callable[..., Page], keep: Callable[..., str]
+) -> None:
+    page = enter()
+    keep(page)
+    tab_to(page, page.get_by_role("button", name="+ New"))
+    page.keyboard.press("Enter")
+    page.keyboard.type("studio")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("You have a key with this name already.")).to_be_visible()
+    expect(page.get_by_label("API Key name")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.get_by_role("button", name="+ New")).to_be_focused()
+
+
+def test_the_focus_stays_in_the_reveal(
+    enter: Callable[..., Page], generate: Callable[..., str]
+) -> None:
+    page = enter()
+    generate(page)
+    for _press in range(8):
+        page.keyboard.press("Tab")
+        outside = page.evaluate(
+            "document.activeElement !== document.body"
+            " && !document.getElementById('reveal').contains(document.activeElement)"
+        )
+        assert not outside
+
+
+def test_the_first_tab_skips_to_the_content(enter: Callable[..., Page]) -> None:
+    page = enter()
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("link", name="Skip to the content")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="+ New")).to_be_focused()

@@ -1,0 +1,127 @@
+"""Names in any script, with anything in them, on any width."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Dialog, Page, expect
+
+pytestmark = pytest.mark.browser
+
+NAMES = [
+    "工作室的电脑",
+    "スタジオのパソコン",
+    "작업실 컴퓨터",
+    "حاسوب الاستوديو",
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror=alert(1)>'",
+    "{{ 7 * 7 }} {% now %} &amp;",
+]
+PAGES = ["/keys/", "/usage/", "/account/", "/account/email"]
+
+
+def test_names_show_as_the_text_they_are(
+    enter: Callable[..., Page], generate: Callable[..., str]
+) -> None:
+    page = enter()
+    alerts: list[str] = []
+
+    def note(dialog: Dialog) -> None:
+        if dialog.type != "beforeunload":
+            alerts.append(dialog.message)
+        dialog.accept()
+
+    page.on("dialog", note)
+    for name in NAMES:
+        generate(page, name, f"about {name}")
+        expect(page.get_by_label(f"Your key “{name}”", exact=True)).to_be_visible()
+        page.reload()
+    newest_first = NAMES[::-1]
+    expect(page.locator(".key-name bdi")).to_have_text(newest_first)
+    expect(page.locator(".key-description bdi")).to_have_text([f"about {n}" for n in newest_first])
+    for name, delete in zip(
+        newest_first, page.get_by_role("button", name="Delete", exact=True).all(), strict=False
+    ):
+        delete.click()
+        expect(page.get_by_role("heading", name=f"Delete “{name}”?", exact=True)).to_be_visible()
+        page.get_by_role("button", name="Keep it").click()
+    page.goto("/usage/")
+    assert set(page.get_by_role("rowheader").locator("bdi").all_inner_texts()) == set(NAMES)
+    assert alerts == []
+
+
+@pytest.mark.parametrize(("letter", "width"), [("W", 390), ("W", 320), ("界", 320)])
+def test_long_names_do_not_make_a_phone_scroll_sideways(
+    letter: str,
+    width: int,
+    enter: Callable[..., Page],
+    generate: Callable[..., str],
+    shoot: Callable[[Page, str], None],
+) -> None:
+    page = enter(viewport={"width": width, "height": 844}, is_mobile=True, has_touch=True)
+    picture = f"long-{width}-{'latin' if letter == 'W' else 'cjk'}"
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.goto("/account/")
+    page.get_by_label("Name").fill(letter * 80)
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("Your name was saved.")).to_be_visible()
+    page.goto("/keys/")
+    generate(page, letter * 80, letter * 100)
+    reveal = page.get_by_role("dialog")
+    too_wide = {
+        "reveal": sideways(page),
+        "in the reveal": reveal.evaluate("dialog => dialog.scrollWidth - dialog.clientWidth"),
+    }
+    shoot(page, f"{picture}-reveal")
+    page.reload()
+    for path in PAGES:
+        page.goto(path)
+        too_wide[path] = sideways(page)
+        shoot(page, picture + path.replace("/", "-").rstrip("-"))
+    assert {place: pixels for place, pixels in too_wide.items() if pixels > 0} == {}
+    page.goto("/keys/")
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert sideways(page) <= 0
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_an_ordinary_key_fits_on_a_phone(
+    width: int, enter: Callable[..., Page], keep: Callable[..., str]
+) -> None:
+    page = enter(viewport={"width": width, "height": 844}, is_mobile=True, has_touch=True)
+    empty = sideways(page)
+    keep(page, "studio-pc", "The render box under the stairs")
+    assert (empty, sideways(page)) == (0, 0)
+
+
+def test_all_columns_of_the_usage_table_fit_on_a_desktop(
+    enter: Callable[..., Page], keep: Callable[..., str]
+) -> None:
+    page = enter(viewport={"width": 1280, "height": 800})
+    keep(page, "studio-pc")
+    page.goto("/usage/")
+    hidden = page.locator(".scroll").evaluate("box => box.scrollWidth - box.clientWidth")
+    assert hidden == 0
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_the_pages_of_signing_in_fit_on_a_phone(
+    width: int, new_context: Callable[..., Any]
+) -> None:
+    size = {"width": width, "height": 844}
+    page = new_context(viewport=size, is_mobile=True, has_touch=True).new_page()
+    too_wide = {}
+    for path in ("/login", "/signup", "/account/password/reset", "/nowhere"):
+        page.goto(path)
+        too_wide[path] = sideways(page)
+    assert {place: pixels for place, pixels in too_wide.items() if pixels > 0} == {}
+
+
+def sideways(page: Page) -> int:
+    """By how many CSS pixels the page is wider than the screen."""
+    # innerWidth would grow with the page: a phone zooms out to show all of it.
+    width = page.viewport_size
+    assert width is not None
+    scroll: int = page.evaluate("document.scrollingElement.scrollWidth")
+    return scroll - width["width"]

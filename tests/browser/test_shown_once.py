@@ -1,0 +1,342 @@
+"""The one showing of a key: how it is copied, and that nothing of it stays in the browser."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from playwright.sync_api import Dialog, Page, Route, expect
+
+pytestmark = pytest.mark.browser
+
+HEADING = "Your ComfyUI API Keys"
+
+# What the cached page holds when it comes back, seen before any listener of the page's own.
+WITNESS = """
+addEventListener("pageshow", (event) => {
+    if (!event.persisted) return;
+    const fields = [...document.querySelectorAll("input")].map((field) => field.value);
+    sawAgain(document.documentElement.outerHTML + fields.join("\\n"));
+}, {capture: true});
+"""
+
+# The page without its precaution, and without its way out when it comes back all the same.
+CARELESS = """
+const listen = window.addEventListener;
+window.addEventListener = function (name, ...rest) {
+    if (name !== "pagehide" && name !== "pageshow") listen.call(this, name, ...rest);
+};
+"""
+
+
+def answer_questions(page: Page, *, stay: bool = False) -> list[str]:
+    """Leaves when asked whether to, or stays; returns what was asked, as it is asked."""
+    asked: list[str] = []
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        if stay:
+            dialog.dismiss()
+        else:
+            dialog.accept()
+
+    page.on("dialog", answer)
+    return asked
+
+
+def watch_for_the_cache(page: Page) -> list[str]:
+    """Returns what each page holds at the moment it comes back whole, as they come."""
+    seen: list[str] = []
+
+    def note(held: str) -> None:
+        seen.append(held)
+
+    page.expose_function("sawAgain", note)
+    page.add_init_script(WITNESS)
+    return seen
+
+
+def keep_pages_whole(page: Page) -> None:
+    """Makes the browser keep the page with the key for Back, as those do that mind no no-store.
+
+    Chromium minds it here: it keeps such a page only until a cookie changes, and every page of
+    ours renews one. That is luck, and the page must not live by it.
+    """
+
+    def storable(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, headers={"Content-Type": answer.headers["content-type"]})
+
+    page.route("**/keys/generate", storable)
+
+
+def click_close(page: Page, _elsewhere: str) -> None:
+    page.get_by_role("link", name="Close").click()
+
+
+def click_usage(page: Page, _elsewhere: str) -> None:
+    # The dialog holds the mouse; a screen reader's list of links may still offer this one.
+    page.get_by_role("link", name="Usage", include_hidden=True).evaluate("link => link.click()")
+
+
+def go_elsewhere(page: Page, elsewhere: str) -> None:
+    page.goto(elsewhere)
+
+
+@pytest.mark.parametrize("leave", [click_close, click_usage, go_elsewhere])
+def test_back_and_forward_never_bring_the_key_back(
+    leave: Callable[[Page, str], None],
+    enter: Callable[..., Page],
+    generate: Callable[..., str],
+    remains: Callable[[Page], str],
+    elsewhere: str,
+) -> None:
+    page = enter()
+    answer_questions(page)
+    seen = watch_for_the_cache(page)
+    key = generate(page)
+    leave(page, elsewhere)
+    expect(page.locator("#plaintext")).to_have_count(0)
+    for go in (page.go_back, page.go_forward, page.go_back):
+        go(wait_until="commit")
+        expect(page.locator("#plaintext")).to_have_count(0)
+        assert key not in remains(page)
+    assert key not in "".join(seen)
+
+
+def test_a_page_that_the_browser_kept_whole_comes_back_without_the_key(
+    enter: Callable[..., Page], generate: Callable[..., str], elsewhere: str
+) -> None:
+    page = enter()
+    answer_questions(page)
+    seen = watch_for_the_cache(page)
+    keep_pages_whole(page)
+    key = generate(page)
+    page.goto(elsewhere)
+    page.go_back(wait_until="commit")
+    # It leaves by itself for a fresh list.
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_role("row", name="studio")).to_be_visible()
+    (kept,) = seen
+    assert 'id="plaintext"' in kept
+    assert key not in kept
+
+
+def test_without_its_precaution_the_page_would_come_back_with_the_key(
+    enter: Callable[..., Page], generate: Callable[..., str], elsewhere: str
+) -> None:
+    # The control of the test above, which proves nothing if the browser keeps no pages.
+    page = enter()
+    answer_questions(page)
+    seen = watch_for_the_cache(page)
+    page.add_init_script(CARELESS)
+    keep_pages_whole(page)
+    key = generate(page)
+    page.goto(elsewhere)
+    page.go_back(wait_until="commit")
+    expect(page.locator("#plaintext")).to_have_value(key)
+    (kept,) = seen
+    assert key in kept
+
+
+def test_reload_shows_the_list_and_sends_no_form_again(
+    enter: Callable[..., Page], generate: Callable[..., str], remains: Callable[[Page], str]
+) -> None:
+    page = enter()
+    answer_questions(page)
+    key = generate(page)
+    posts: list[str] = []
+    page.on("request", lambda request: posts.append(request.method))
+    response = page.reload()
+    assert response is not None
+    assert response.request.method == "GET"
+    assert response.status == 200
+    assert "POST" not in posts
+    expect(page.locator("table.keys tbody tr")).to_have_count(1)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert key not in remains(page)
+
+
+def test_a_double_click_on_generate_makes_one_key_and_shows_it(enter: Callable[..., Page]) -> None:
+    page = enter()
+    answer_questions(page)
+    page.get_by_role("button", name="+ New").click()
+    page.get_by_label("API Key name").fill("studio")
+    page.get_by_role("button", name="Generate").dblclick()
+    expect(page.locator("#plaintext")).to_have_value(re.compile("^comfyui-[0-9a-f]{64}$"))
+    page.reload()
+    expect(page.locator("table.keys tbody tr")).to_have_count(1)
+
+
+def test_two_submissions_of_one_form_make_one_key(
+    enter: Callable[..., Page], base_url: str
+) -> None:
+    page = enter()
+    answer_questions(page)
+    page.get_by_role("button", name="+ New").click()
+    page.get_by_label("API Key name").fill("studio")
+    # Past every listener of the page's: what an impatient network or extension could do.
+    with page.expect_navigation(wait_until="load"):
+        page.locator("#new-key form").evaluate("form => { form.submit(); form.submit(); }")
+    page.goto("/keys/")
+    expect(page.locator("table.keys tbody tr")).to_have_count(1)
+
+
+def test_the_same_form_sent_twice_at_once_makes_one_key_and_says_so(
+    enter: Callable[..., Page],
+) -> None:
+    page = enter()
+    page.get_by_role("button", name="+ New").click()
+    page.get_by_label("API Key name").fill("studio")
+    statuses = page.locator("#new-key form").evaluate(
+        """async (form) => {
+            const body = new URLSearchParams(new FormData(form));
+            const send = () => fetch(form.action, {method: "POST", body});
+            return (await Promise.all([send(), send(), send()])).map((answer) => answer.status);
+        }"""
+    )
+    assert sorted(statuses) == [200, 409, 409]
+    page.reload()
+    expect(page.locator("table.keys tbody tr")).to_have_count(1)
+
+
+def test_back_to_the_form_and_generate_makes_another_key(
+    enter: Callable[..., Page], keep: Callable[..., str], generate: Callable[..., str]
+) -> None:
+    page = enter()
+    answer_questions(page)
+    first = keep(page, "one")
+    page.go_back(wait_until="commit")
+    second = generate(page, "two")
+    assert first != second
+    page.reload()
+    expect(page.locator("table.keys tbody tr")).to_have_count(2)
+
+
+def test_leaving_before_copying_asks_and_staying_keeps_the_key(
+    enter: Callable[..., Page], generate: Callable[..., str]
+) -> None:
+    page = enter()
+    asked = answer_questions(page, stay=True)
+    key = generate(page)
+    page.get_by_role("link", name="Close").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert asked == ["beforeunload"]
+    expect(page.locator("#plaintext")).to_have_value(key)
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("status")).to_have_text("Copied")
+
+
+def test_leaving_after_copy_asks_nothing_and_the_clipboard_has_the_key(
+    enter: Callable[..., Page], generate: Callable[..., str]
+) -> None:
+    page = enter(permissions=["clipboard-read", "clipboard-write"])
+    asked = answer_questions(page)
+    key = generate(page)
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("status")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == key
+    page.get_by_role("link", name="Close").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_role("row", name="studio")).to_be_visible()
+    assert asked == []
+
+
+def test_copying_by_hand_counts_as_well(
+    enter: Callable[..., Page], generate: Callable[..., str]
+) -> None:
+    page = enter(permissions=["clipboard-read", "clipboard-write"])
+    asked = answer_questions(page)
+    key = generate(page)
+    page.locator("#plaintext").focus()
+    page.keyboard.press("Control+C")
+    expect(page.get_by_role("status")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == key
+    page.get_by_role("link", name="Close").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert asked == []
+
+
+def test_copying_a_part_of_the_key_does_not_count(
+    enter: Callable[..., Page], generate: Callable[..., str]
+) -> None:
+    page = enter()
+    asked = answer_questions(page)
+    generate(page)
+    page.locator("#plaintext").focus()
+    page.locator("#plaintext").evaluate("field => field.setSelectionRange(0, 20)")
+    page.keyboard.press("Control+C")
+    page.get_by_role("link", name="Close").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert asked == ["beforeunload"]
+
+
+def test_escape_never_hides_a_key_that_is_still_in_the_page(
+    enter: Callable[..., Page], generate: Callable[..., str]
+) -> None:
+    page = enter()
+    answer_questions(page)
+    generate(page)
+    # A browser lets a page refuse one Escape; the next one closes the dialog whatever it says.
+    for _press in range(4):
+        page.keyboard.press("Escape")
+    # In sight or gone: the page may choose, and may take a moment for it.
+    page.wait_for_function(
+        """() => {
+            const field = document.getElementById("plaintext");
+            return !field?.value || field.closest("dialog").open;
+        }""",
+        timeout=5_000,
+    )
+
+
+def on_the_lan(page: Page, lan: str) -> None:
+    page.goto(f"{lan}/signup")
+    page.get_by_label(re.compile("e-?mail", re.IGNORECASE)).fill(f"{uuid4().hex[:12]}@example.org")
+    page.get_by_label("Password").fill("correct horse battery staple")
+    page.get_by_role("button", name="Sign up").click()
+    expect(page.get_by_role("heading", name=HEADING)).to_be_visible()
+    assert page.evaluate("[isSecureContext, 'clipboard' in navigator]") == [False, False]
+
+
+def test_copy_works_on_a_plain_http_lan(
+    new_context: Callable[..., Any], lan: str, base_url: str, generate: Callable[..., str]
+) -> None:
+    context = new_context()
+    page = context.new_page()
+    asked = answer_questions(page)
+    on_the_lan(page, lan)
+    key = generate(page)
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("status")).to_have_text("Copied")
+    page.get_by_role("link", name="Close").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert asked == []
+    # Only a secure page may read the clipboard: this one takes what the other one left there.
+    context.grant_permissions(["clipboard-read"], origin=base_url)
+    reader = context.new_page()
+    reader.goto(f"{base_url}/login")
+    assert reader.evaluate("navigator.clipboard.readText()") == key
+
+
+def test_where_nothing_copies_the_key_is_selected_and_the_keys_to_press_are_named(
+    new_context: Callable[..., Any], lan: str, generate: Callable[..., str]
+) -> None:
+    page = new_context().new_page()
+    asked = answer_questions(page)
+    page.add_init_script("document.execCommand = () => false")
+    on_the_lan(page, lan)
+    key = generate(page)
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("status")).to_contain_text("Ctrl+C")
+    selected = page.locator("#plaintext").evaluate(
+        "field => field.value.slice(field.selectionStart, field.selectionEnd)"
+    )
+    assert selected == key
+    # What the words tell people to do has to work from where they are.
+    page.keyboard.press("Control+C")
+    expect(page.get_by_role("status")).to_have_text("Copied")
+    page.get_by_role("link", name="Close").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert asked == []
