@@ -1,10 +1,14 @@
 """Where django-allauth asks us: which addresses are ours, and how mails name them."""
 
+import logging
+from contextlib import suppress
+from smtplib import SMTPException
 from types import SimpleNamespace
 from typing import Any
 
 from allauth.account import app_settings
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from allauth.socialaccount.models import SocialApp
 from django.conf import settings
@@ -12,6 +16,10 @@ from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext_lazy as _
+
+from config import errors
+
+logger = logging.getLogger(__name__)
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -57,11 +65,20 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         site = SimpleNamespace(
             name=settings.PUBLIC_URL, domain=settings.PUBLIC_URL.partition("://")[2]
         )
-        super().send_mail(
-            template_prefix,
-            email,
-            {**ours, "current_site": site, "public_url": settings.PUBLIC_URL},
-        )
+        try:
+            super().send_mail(
+                template_prefix,
+                email,
+                {**ours, "current_site": site, "public_url": settings.PUBLIC_URL},
+            )
+        except (OSError, SMTPException):
+            logger.exception("A mail could not be sent (%s).", template_prefix)
+            raise ImmediateHttpResponse(errors.no_mail(self.request)) from None
+
+    def send_notification_mail(self, *args: Any, **kwargs: Any) -> None:
+        # What it tells of has been done: a mail server that is down does not undo it.
+        with suppress(ImmediateHttpResponse):
+            super().send_notification_mail(*args, **kwargs)
 
 
 class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]

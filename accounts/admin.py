@@ -1,7 +1,9 @@
 """Accounts, for staff."""
 
+import re
 from typing import Any
 
+from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
@@ -14,6 +16,11 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import services
 from accounts.models import User
+
+# allauth's own pages for these show providers' secrets, and let staff attach anybody's Google or
+# GitHub identity to an account.
+for model in [SocialAccount, SocialApp, SocialToken]:
+    admin.site.unregister(model)
 
 
 class NewAccountForm(AdminUserCreationForm[User]):
@@ -57,9 +64,11 @@ class UserAdmin(DjangoUserAdmin[User]):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[User], search_term: str
     ) -> tuple[QuerySet[User], bool]:
-        # A key is pasted as it is shown: `comfyui-87d01e28d3f4…`.
-        words = search_term.strip().removeprefix("comfyui-").rstrip("…")
-        return super().get_search_results(request, queryset, words)
+        # A key is pasted as it is shown (`comfyui-87d01e28d3f4…`), or whole.
+        shown = re.match(r"comfyui-([0-9a-f]{1,12})", search_term.strip().lower())
+        return super().get_search_results(
+            request, queryset, shown.group(1) if shown else search_term
+        )
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
         fields = super().get_readonly_fields(request, obj)

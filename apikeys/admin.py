@@ -1,5 +1,6 @@
 """Keys and what happened to them, for staff. Revoking is all that staff do to a key."""
 
+import re
 from typing import Any
 
 from django.contrib import admin, messages
@@ -86,9 +87,11 @@ class APIKeyAdmin(ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        # Staff paste what they see in a list: `comfyui-87d01e28d3f4…`.
-        words = search_term.strip().removeprefix("comfyui-").rstrip("…")
-        return super().get_search_results(request, queryset, words)
+        # A key is pasted as it is shown (`comfyui-87d01e28d3f4…`), or whole.
+        shown = re.match(r"comfyui-([0-9a-f]{1,12})", search_term.strip().lower())
+        return super().get_search_results(
+            request, queryset, shown.group(1) if shown else search_term
+        )
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("apikeys.revoke_apikey")
@@ -128,6 +131,9 @@ class APIKeyAdmin(ReadOnlyAdmin):
     def _revoke(self, request: HttpRequest, keys: Any) -> None:
         by = actor(request, via=Via.ADMIN)
         ended = sum(services.revoke(key, reason=Reason.REVOKED_BY_STAFF, by=by) for key in keys)
+        if not ended:
+            self.message_user(request, _("These keys had ended already."), messages.WARNING)
+            return
         self.message_user(
             request,
             ngettext(
@@ -136,7 +142,7 @@ class APIKeyAdmin(ReadOnlyAdmin):
                 ended,
             )
             % {"count": ended},
-            messages.SUCCESS if ended else messages.WARNING,
+            messages.SUCCESS,
         )
 
     def _ask(self, request: HttpRequest, keys: Any, context: dict[str, str]) -> HttpResponse:

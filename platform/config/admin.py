@@ -29,5 +29,7 @@ class AdminSite(admin.AdminSite):
         if request.user.is_authenticated:
             raise PermissionDenied
         wanted = request.GET.get(REDIRECT_FIELD_NAME)
-        is_ours = url_has_allowed_host_and_scheme(wanted, allowed_hosts={request.get_host()})
+        is_ours = url_has_allowed_host_and_scheme(
+            wanted, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+        )
         return redirect_to_login(wanted if wanted and is_ours else reverse("admin:index"))

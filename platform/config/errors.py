@@ -89,20 +89,33 @@ def safe_methods_only(view: View) -> View:
 
 def server_error(request: HttpRequest) -> HttpResponse:
     if isinstance(sys.exc_info()[1], StoreError):
-        response = _say(
+        return _unavailable(
             request,
-            503,
-            "SERVICE_UNAVAILABLE",
             _("Our records can't be read just now. Nothing was changed. Try again in a moment."),
         )
-        response["Retry-After"] = RETRY_AFTER
-        return response
     return _say(
         request,
         500,
         "SERVER_ERROR",
         _("Something broke on our side. It was written down. Try again in a moment."),
     )
+
+
+def no_mail(request: HttpRequest) -> HttpResponse:
+    """A mail that somebody waits for can't be sent."""
+    return _unavailable(
+        request,
+        _(
+            "We can't send mail just now. Your account is safe: log in a little later, and the "
+            "mail is sent then."
+        ),
+    )
+
+
+def _unavailable(request: HttpRequest, message: str) -> HttpResponse:
+    response = _say(request, 503, "SERVICE_UNAVAILABLE", message)
+    response["Retry-After"] = RETRY_AFTER
+    return response
 
 
 def _say(request: HttpRequest, status: int, code: str, message: str) -> HttpResponse:

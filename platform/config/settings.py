@@ -88,8 +88,6 @@ TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", default=[])
 # --- Applications ----------------------------------------------------------------------------
 
 INSTALLED_APPS = [
-    "accounts",
-    "apikeys",
     "config.apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -107,6 +105,9 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "rest_framework",
+    # Last, so that they can put right what the others registered with the admin.
+    "accounts",
+    "apikeys",
 ]
 
 MIDDLEWARE = [

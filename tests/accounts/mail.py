@@ -1,0 +1,8 @@
+"""A mail server that is down."""
+
+from django.core.mail.backends.base import BaseEmailBackend
+
+
+class DownBackend(BaseEmailBackend):
+    def send_messages(self, email_messages):
+        raise ConnectionRefusedError("no mail server here")
