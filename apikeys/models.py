@@ -40,7 +40,8 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
         return self.filter(
             models.Q(folded_name__contains=names.fold(words))
             | models.Q(description__icontains=words)
-            | models.Q(public_id__startswith=words.lower().removeprefix(tokens.PREFIX))
+            # Whoever pastes a whole key means its visible part: the rest goes into no query.
+            | models.Q(public_id__startswith=words.lower().removeprefix(tokens.PREFIX)[:12])
         )
 
 

@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts.services import may_hold_keys
-from apikeys import services
+from apikeys import services, tokens
 from apikeys.forms import NewKeyForm
 from apikeys.models import APIKey, DailyUse, Reason, Via
 from apikeys.requests import account, actor
@@ -105,8 +105,8 @@ def _blank_form() -> NewKeyForm:
 def _keys_page(
     request: HttpRequest, *, form: NewKeyForm, status: int = 200, **context: object
 ) -> HttpResponse:
-    # PostgreSQL has no text with a NUL in it.
-    words = request.GET.get("q", "").replace("\0", "").strip()
+    # PostgreSQL has no text with a NUL in it. A pasted key is cut down to what may be shown.
+    words = tokens.redact(request.GET.get("q", "")).replace("\0", "").strip().rstrip("…")
     mine = APIKey.objects.kept().filter(owner=account(request))
     found = mine.matching(words) if words else mine
     page = Paginator(found, PER_PAGE).get_page(request.GET.get("page"))

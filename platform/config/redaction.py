@@ -5,6 +5,7 @@ no secret. What arrives here is text that others made of a request: headers, loc
 """
 
 import logging
+import re
 
 from django.utils.safestring import SafeString
 from django.views import debug
@@ -17,6 +18,16 @@ class Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return tokens.redact(super().format(record))
+
+
+class ExceptionReporterFilter(debug.SafeExceptionReporterFilter):
+    """Django's list of settings that are not shown, and those of ours that hold passwords."""
+
+    hidden_settings = re.compile(
+        debug.SafeExceptionReporterFilter.hidden_settings.pattern
+        + "|CACHE|DATABASE|MAILER|PEPPER|_URL|^env$",
+        flags=re.IGNORECASE,
+    )
 
 
 class ExceptionReporter(debug.ExceptionReporter):

@@ -5,6 +5,7 @@ import hashlib
 import os
 import socket
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,11 +83,27 @@ def _alone() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _alone_in_the_fleet() -> Iterator[None]:
+    """One machine at a time changes a shared database; the others wait, and find it done."""
+    if connection.vendor != "postgresql":
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = 0")
+        # Held by this connection, so gone with it, whatever happens. The number is ours alone.
+        cursor.execute("SELECT pg_advisory_lock(%s)", [zlib.crc32(b"comfyui-keys migrations")])
+        yield
+        cursor.execute("SELECT pg_advisory_unlock_all()")
+        cursor.execute("RESET lock_timeout")
+
+
 def _migrate() -> None:
-    executor = MigrationExecutor(connection)
-    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        call_command("migrate", verbosity=0, interactive=False)
-    call_command("createcachetable", verbosity=0)
+    with _alone_in_the_fleet():
+        executor = MigrationExecutor(connection)
+        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            call_command("migrate", verbosity=0, interactive=False)
+        call_command("createcachetable", verbosity=0)
 
 
 def _collect_static() -> None:

@@ -13,6 +13,7 @@ import dj_email_url
 import django_stubs_ext
 from corsheaders.defaults import default_headers
 from django.utils.csp import CSP
+from environs import validate
 
 from config.environment import Environment, made_once, origin
 
@@ -52,7 +53,7 @@ KEY_PEPPER_FALLBACKS: list[str] = env.list("KEY_PEPPER_FALLBACKS", default=[])
 # --- Addresses -------------------------------------------------------------------------------
 
 HOST: str = env.str("HOST", default="127.0.0.1")
-PORT: int = env.int("PORT", default=8000)
+PORT: int = env.int("PORT", default=8000, validate=validate.Range(1, 65535)) or 8000
 TLS: bool = env.bool("TLS", default=False)
 TLS_CERT: Path | None = env.path("TLS_CERT", default=None)
 TLS_KEY: Path | None = env.path("TLS_KEY", default=None)
@@ -60,7 +61,7 @@ if bool(TLS_CERT) != bool(TLS_KEY):
     env.fault("TLS_CERT", "and TLS_KEY go together: set both or neither.")
 TLS = TLS or TLS_CERT is not None
 
-WORKERS: int = env.int("WORKERS", default=2)
+WORKERS: int = env.int("WORKERS", default=2, validate=validate.Range(1, 256))
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _scheme = "https" if TLS else "http"
@@ -174,8 +175,19 @@ if _database["ENGINE"].endswith("sqlite3"):
     )
 elif _database["ENGINE"].endswith("postgresql"):
     _options.setdefault("connect_timeout", 3)
+    # After the server restarted, connections from before are found out, not handed to a request.
+    _database["CONN_HEALTH_CHECKS"] = True
     # A request waits this long for a connection, in seconds, and is then told to come back.
-    _options["pool"] = {"min_size": 1, "max_size": 16, "timeout": 4}
+    _options["pool"] = {
+        "min_size": 1,
+        "max_size": 16,
+        "timeout": 4,
+        # Past this the pool stops trying by itself, and the next request tries at once: its own
+        # tries grow rarer and rarer, and would go on sleeping while the server is back.
+        "reconnect_timeout": 1,
+    }
+    # Behind a lock, too, a request is told to come back. In milliseconds.
+    _options.setdefault("options", "-c lock_timeout=4000")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CACHE_URL: str | None = env.str("CACHE_URL", default=None)
@@ -411,6 +423,7 @@ USE_TZ = True
 # --- What is written down --------------------------------------------------------------------
 
 DEFAULT_EXCEPTION_REPORTER = "config.redaction.ExceptionReporter"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "config.redaction.ExceptionReporterFilter"
 LOG_LEVEL: str = env.str("LOG_LEVEL", default="INFO").upper()
 LOGGING = {
     "version": 1,
@@ -424,6 +437,8 @@ LOGGING = {
     },
     "handlers": {
         "terminal": {"class": "logging.StreamHandler", "formatter": "redacting"},
+        # Without any handler Python prints what comes, as it is.
+        "nowhere": {"class": "logging.NullHandler"},
     },
     "root": {"handlers": ["terminal"], "level": LOG_LEVEL},
     # Django's own handlers would write a second copy, unredacted.
@@ -431,7 +446,7 @@ LOGGING = {
         "django": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
         # A line for each 401 and 404 would let anybody fill the disk.
         "django.request": {"level": "ERROR"},
-        "django.security.DisallowedHost": {"handlers": [], "propagate": False},
+        "django.security.DisallowedHost": {"handlers": ["nowhere"], "propagate": False},
     },
 }
 

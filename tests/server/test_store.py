@@ -1,0 +1,263 @@
+"""What is answered while the store is away, and that all is well once it is back."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from apikeys import tokens
+from tests.server.conftest import (
+    Account,
+    Answer,
+    Browser,
+    Folder,
+    Key,
+    Store,
+    ask,
+    join,
+    new_database,
+    serving,
+    shell,
+    until,
+    validate,
+)
+from tests.servers import Platform
+
+pytestmark = pytest.mark.server
+
+PAGES = {"keys page", "usage page", "account page", "generate page"}
+# psycopg's pool tries again after 1, 2, 4, 8 … seconds: so long that its next try is far away.
+OUTAGE = 16.0
+
+
+def together(calls: dict[str, Callable[[], Answer]]) -> dict[str, Answer]:
+    """The answers to calls that are sent at the same time, because each may wait for the store."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        sent = {name: pool.submit(call) for name, call in calls.items()}
+        return {name: answer.result() for name, answer in sent.items()}
+
+
+class Visit:
+    """Somebody with three keys, of which they used the first, and all that they may ask for."""
+
+    def __init__(self, running: Platform) -> None:
+        self.running = running
+        self.account = join(running, keys=3)
+        self.used, self.unused, self.doomed = self.account.keys
+        self.browser = Browser(running, self.account)
+        self.hidden = self.browser.hidden("/keys/?new=1")
+        assert validate(running, self.used.token).status == 200
+
+    def api(self, method: str, path: str, key: Key | None = None, **more: str) -> Answer:
+        body = more or None
+        return ask(self.running, method, path, key=(key or self.used).token, body=body)
+
+    def page(self, path: str) -> Answer:
+        return Answer.of(self.browser.get(path))
+
+    def generate(self) -> Answer:
+        """Always the same form: what did not make a key may be sent again."""
+        return Answer.of(
+            self.browser.post("/keys/generate", **self.hidden, name="studio", description="")
+        )
+
+    def everything(self) -> dict[str, Answer]:
+        return together(
+            {
+                "validate": lambda: self.api("POST", "/api/v1/keys/validate"),
+                "validate, never used": lambda: self.api(
+                    "POST", "/api/v1/keys/validate", self.unused
+                ),
+                "validate, JSON form": lambda: ask(
+                    self.running, "POST", "/api/v1/keys/validate", body={"key": self.used.token}
+                ),
+                "whose key": lambda: self.api("GET", "/customers/me"),
+                "list": lambda: self.api("GET", "/customers/api-keys"),
+                "generate": lambda: self.api("POST", "/customers/api-keys", name="new"),
+                "delete": lambda: self.api("DELETE", f"/customers/api-keys/{self.doomed.id}"),
+                "ready": lambda: ask(self.running, "GET", "/ready"),
+                "keys page": lambda: self.page("/keys/"),
+                "usage page": lambda: self.page("/usage/"),
+                "account page": lambda: self.page("/account/"),
+                "generate page": self.generate,
+            }
+        )
+
+    def sign_in(self) -> Answer:
+        return self.api("POST", "/customers")
+
+
+@dataclass(frozen=True)
+class Outage:
+    """All that was answered while the store was away once, and when it was back."""
+
+    visit: Visit
+    healthy: list[Answer]
+    typos: list[Answer]
+    forgeries: list[Answer]
+    turned_away: list[dict[str, Answer]]
+    out_of_patience: Answer
+    patient: list[Answer]
+    recovered: dict[str, Answer]
+
+
+@pytest.fixture(scope="module")
+def running(fresh_folder: Folder, store: Store) -> Iterator[Platform]:
+    with serving(fresh_folder(), DATABASE_URL=new_database(store.url)) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def outage(running: Platform, store: Store) -> Outage:
+    """One outage for all tests: it has to be long."""
+    visit = Visit(running)
+    token = visit.used.token
+    typo = token[:-1] + ("0" if token[-1] != "0" else "1")
+    forged = tokens.make(tag_key=b"not the platform's").reveal()
+    doors = [("POST", "/api/v1/keys/validate"), ("POST", "/customers"), ("GET", "/customers/me")]
+    with store.stopped(), ThreadPoolExecutor(5) as pool:
+        back = time.monotonic() + OUTAGE
+        impatient = pool.submit(visit.sign_in)
+        # Twice: first with connections that broke, then with none.
+        turned_away = [visit.everything(), visit.everything()]
+        healthy = [ask(running, "GET", "/health")]
+        typos = [ask(running, *door, key=typo) for door in doors]
+        forgeries = [ask(running, *door, key=forged) for door in doors]
+        out_of_patience = impatient.result()
+        while time.monotonic() < back:
+            validate(running, token)
+        waiting = [pool.submit(visit.sign_in) for _ in range(4)]
+        time.sleep(2)
+        store.start()
+        patient = [answer.result() for answer in waiting]
+    until(lambda: ask(running, "GET", "/ready").status == 200, seconds=60)
+    recovered = visit.everything()
+    return Outage(
+        visit, healthy, typos, forgeries, turned_away, out_of_patience, patient, recovered
+    )
+
+
+def test_all_that_needs_the_store_says_come_back(outage: Outage) -> None:
+    for answers in outage.turned_away:
+        told = {name: answer.status for name, answer in answers.items()}
+        assert told == dict.fromkeys(answers, 503)
+        assert all(int(answer.headers["retry-after"]) > 0 for answer in answers.values())
+
+
+def test_clients_read_it_in_the_shape_of_the_contract(outage: Outage) -> None:
+    for answers in outage.turned_away:
+        for name in answers.keys() - PAGES:
+            assert answers[name].headers["content-type"] == "application/json", name
+            assert set(answers[name].json()) == {"error", "message"}, name
+            assert answers[name].json()["error"] == "SERVICE_UNAVAILABLE", name
+
+
+def test_people_read_it_on_a_page(outage: Outage) -> None:
+    for answers in outage.turned_away:
+        for name in PAGES:
+            assert answers[name].headers["content-type"].startswith("text/html"), name
+            assert "Nothing was changed. Try again in a moment." in answers[name].body, name
+
+
+def test_the_process_is_healthy_without_the_store(outage: Outage) -> None:
+    assert [answer.status for answer in outage.healthy] == [200]
+
+
+def test_typos_and_forgeries_are_refused_without_the_store(outage: Outage) -> None:
+    for answers, code in ((outage.typos, "MALFORMED"), (outage.forgeries, "NOT_FOUND")):
+        assert [(answer.status, answer.json()["error"]) for answer in answers] == [(401, code)] * 3
+
+
+def test_comfyui_is_told_to_come_back_when_our_patience_is_over(outage: Outage) -> None:
+    assert outage.out_of_patience.status == 503
+    assert "retry-after" in outage.out_of_patience.headers
+    assert outage.out_of_patience.json()["error"] == "SERVICE_UNAVAILABLE"
+
+
+def test_comfyui_is_signed_in_when_the_store_is_back_within_our_patience(outage: Outage) -> None:
+    assert [answer.status for answer in outage.patient] == [200] * 4
+    assert {answer.json()["email"] for answer in outage.patient} == {outage.visit.account.email}
+
+
+def test_all_is_well_when_the_store_is_back(outage: Outage, running: Platform) -> None:
+    told = {name: answer.status for name, answer in outage.recovered.items()}
+    # 200 for the form too: all that was sent of it during the outage made nothing.
+    assert told == dict.fromkeys(told, 200) | {"generate": 403, "delete": 204}
+    assert running.process.poll() is None
+
+
+def test_uses_counted_while_the_store_is_away_are_kept(running: Platform, store: Store) -> None:
+    visit = Visit(running)
+    assert until(lambda: uses(running, visit.account) == 1)
+    for _ in range(5):
+        assert validate(running, visit.used.token).status == 200
+    with store.stopped():
+        assert validate(running, visit.used.token).status == 503
+    assert until(lambda: uses(running, visit.account) == 6, seconds=60)
+
+
+def test_a_validation_behind_a_lock_is_told_to_come_back(running: Platform) -> None:
+    """A migration or a maintenance command locks the table: no answer is not an answer."""
+    visit = Visit(running)
+    with (
+        closing(psycopg.connect(running.environment["DATABASE_URL"])) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        other.execute("LOCK TABLE apikeys_apikey IN ACCESS EXCLUSIVE MODE")
+        try:
+            waiting = pool.submit(validate, running, visit.used.token)
+            answered = until(waiting.done, seconds=15)
+        finally:
+            other.rollback()
+        assert answered, "It waits for as long as the lock is held."
+        assert waiting.result().status == 503
+        assert "retry-after" in waiting.result().headers
+
+
+def uses(running: Platform, account: Account) -> int:
+    counted: int = shell(
+        running,
+        "from django.db.models import Sum\n"
+        "from apikeys.models import DailyUse\n"
+        "uses = DailyUse.objects.filter(key__owner__email=given['email'])\n"
+        "answer = uses.aggregate(all=Sum('calls'))['all'] or 0",
+        email=account.email,
+    )
+    return counted
+
+
+def test_sqlite_answers_while_somebody_holds_its_write_lock(fresh_folder: Folder) -> None:
+    folder = fresh_folder()
+    with serving(folder) as running:
+        visit = Visit(running)
+        valid = 1
+        with closing(sqlite3.connect(folder / "platform.sqlite3", autocommit=True)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            for key in (visit.used, visit.unused) * 3:
+                assert visit.api("POST", "/api/v1/keys/validate", key).status == 200
+                assert visit.api("POST", "/customers", key).status == 200
+                valid += 2
+            answers = together(
+                {
+                    "generate": visit.generate,
+                    "delete": lambda: visit.api("DELETE", f"/customers/api-keys/{visit.doomed.id}"),
+                }
+            )
+            # The key that asked for the deletion was good, and that is a use.
+            valid += 1
+            other.execute("ROLLBACK")
+
+        assert [answer.status for answer in answers.values()] == [503, 503]
+        assert all("retry-after" in answer.headers for answer in answers.values())
+        assert "Nothing was changed" in answers["generate"].body
+        assert answers["delete"].json()["error"] == "SERVICE_UNAVAILABLE"
+        listed = running.manage("list_keys", visit.account.email)
+        assert [line.split()[-1] for line in listed.splitlines()] == ["2", "1", "0"]
+        assert visit.api("POST", "/api/v1/keys/validate", visit.doomed).status == 200
+        valid += 1
+        assert until(lambda: uses(running, visit.account) == valid)
