@@ -1,75 +1,26 @@
-"""The endpoints: each reads, asks a service, answers."""
+"""What ComfyUI calls, and what one does with one's keys: each reads, asks a service, answers."""
 
-from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.utils.cache import patch_cache_control
 from django.utils.translation import gettext_lazy as _
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import UnsupportedMediaType
-from rest_framework.negotiation import DefaultContentNegotiation
-from rest_framework.permissions import IsAuthenticated
-from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from accounts.services import may_hold_keys
 from apikeys import services
 from apikeys.api import schema, serializers
 from apikeys.api.authentication import (
-    CHALLENGE,
-    WORDS,
     KeyAuthentication,
-    KeyRefused,
     PageSession,
 )
-from apikeys.api.credentials import presented_key
+from apikeys.api.base import Endpoint
 from apikeys.api.errors import BadRequest, Refused
 from apikeys.models import APIKey, Reason, Via
 from apikeys.requests import account, actor
-from apikeys.services import Code
-
-
-class JSONAlways(DefaultContentNegotiation):
-    """JSON whatever the Accept header says: a 406 would cost a ComfyUI user their key."""
-
-    def select_renderer(
-        self, request: Request, renderers: Any, format_suffix: str | None = None
-    ) -> tuple[BaseRenderer, str]:
-        return renderers[0], renderers[0].media_type
-
-
-class Endpoint(APIView):
-    """What all endpoints share: nothing is stored on the way, and OPTIONS asks for no key."""
-
-    permission_classes = [IsAuthenticated]
-    content_negotiation_class = JSONAlways
-
-    def get_authenticators(self) -> list[BaseAuthentication]:
-        request = self.request
-        if request is not None and request.method == "OPTIONS":
-            return []
-        return super().get_authenticators()
-
-    def check_permissions(self, request: Request) -> None:
-        if request.method != "OPTIONS":
-            super().check_permissions(request)
-
-    def options(  # type: ignore[override]  # DRF hands its own Request to every handler
-        self, request: Request, *args: Any, **kwargs: Any
-    ) -> Response:
-        return Response(status=status.HTTP_204_NO_CONTENT)
-
-    def finalize_response(
-        self, request: Request, response: Response, *args: Any, **kwargs: Any
-    ) -> Response:
-        response = super().finalize_response(request, response, *args, **kwargs)
-        patch_cache_control(response, no_store=True)
-        return response
 
 
 class CustomerEndpoint(Endpoint):
@@ -96,9 +47,7 @@ class CustomerEndpoint(Endpoint):
         request=None,
         responses={
             200: serializers.CustomerSerializer,
-            400: schema.BAD_REQUEST,
-            401: schema.UNAUTHORIZED,
-            503: schema.UNAVAILABLE,
+            **schema.REFUSALS,
         },
     )
     def post(self, request: Request) -> Response:
@@ -114,9 +63,7 @@ class CurrentCustomerEndpoint(Endpoint):
         summary="Whose key this is",
         responses={
             200: serializers.CustomerSerializer,
-            400: schema.BAD_REQUEST,
-            401: schema.UNAUTHORIZED,
-            503: schema.UNAVAILABLE,
+            **schema.REFUSALS,
         },
     )
     def get(self, request: Request) -> Response:
@@ -132,9 +79,7 @@ class APIKeysEndpoint(Endpoint):
         summary="List one's keys",
         responses={
             200: serializers.APIKeyListSerializer,
-            400: schema.BAD_REQUEST,
-            401: schema.UNAUTHORIZED,
-            503: schema.UNAVAILABLE,
+            **schema.REFUSALS,
         },
     )
     def get(self, request: Request) -> Response:
@@ -153,10 +98,8 @@ class APIKeysEndpoint(Endpoint):
         request=serializers.NewAPIKeySerializer,
         responses={
             201: serializers.IssuedAPIKeySerializer,
-            400: schema.BAD_REQUEST,
-            401: schema.UNAUTHORIZED,
             403: schema.FORBIDDEN,
-            503: schema.UNAVAILABLE,
+            **schema.REFUSALS,
         },
     )
     def post(self, request: Request) -> Response:
@@ -195,10 +138,8 @@ class APIKeyEndpoint(Endpoint):
         parameters=[OpenApiParameter("key_id", UUID, OpenApiParameter.PATH)],
         responses={
             204: None,
-            400: schema.BAD_REQUEST,
-            401: schema.UNAUTHORIZED,
             404: schema.NOT_FOUND,
-            503: schema.UNAVAILABLE,
+            **schema.REFUSALS,
         },
     )
     def delete(self, request: Request, key_id: str) -> Response:
@@ -211,92 +152,6 @@ class APIKeyEndpoint(Endpoint):
                 status.HTTP_404_NOT_FOUND,
             )
         return Response(status=status.HTTP_204_NO_CONTENT)
-
-
-class ValidateEndpoint(Endpoint):
-    authentication_classes = []
-    permission_classes = []
-
-    @extend_schema(
-        tags=["Validation"],
-        operation_id="validate_key",
-        summary="Is this key good, and whose is it?",
-        description=(
-            "Two forms, for two kinds of caller.\n\n"
-            "**Header form**: the key is in `X-API-Key` or `Authorization: Bearer`, as its holder "
-            "sends it (X-API-Key wins over Bearer). The key is the caller's own credential, so a "
-            "bad one is answered 401. This is for forwarding a client's request headers.\n\n"
-            '**JSON form**: the body is `{"key": "comfyui-…"}`. The key is what a service asks '
-            'about, not its credential, so the question is answered 200 with `"valid": false` '
-            "and a code. This is for a gateway that tells its own refusals from ours.\n\n"
-            "REVOKED, EXPIRED and ACCOUNT_DISABLED are told only to one who presents the whole "
-            "key; an unknown id and a wrong secret are both NOT_FOUND. A key in both places, two "
-            "keys in one header or a key in the address is 400."
-        ),
-        request=serializers.PresentedKeySerializer,
-        responses={
-            200: serializers.VerdictSerializer,
-            400: schema.BAD_REQUEST,
-            401: schema.UNAUTHORIZED,
-            503: schema.UNAVAILABLE,
-        },
-        examples=[
-            OpenApiExample(
-                "A key that was deleted, JSON form",
-                value={"valid": False, "code": "REVOKED", "message": str(WORDS[Code.REVOKED])},
-                response_only=True,
-                status_codes=["200"],
-            ),
-        ],
-        # Security requirement objects (OpenAPI 3 §4.8.30); the stubs know of names alone.
-        auth=[{"key": []}, {"bearer": []}, {}],  # type: ignore[list-item]
-    )
-    def post(self, request: Request) -> Response:
-        in_header = presented_key(request)
-        if in_header is not None:
-            if _has_json(request):
-                raise BadRequest(
-                    "AMBIGUOUS_KEY", _("Send the key in a header or in the body, not in both.")
-                )
-            verdict = services.validate(in_header)
-            if verdict.code is not Code.VALID:
-                raise KeyRefused(verdict.code)
-        else:
-            asked = serializers.PresentedKeySerializer(data=request.data)
-            if not request.data:
-                raise _no_key()
-            asked.is_valid(raise_exception=True)
-            verdict = services.validate(asked.validated_data["key"])
-        return Response(serializers.VerdictSerializer(_answer(verdict)).data)
-
-
-def _answer(verdict: services.Verdict) -> dict[str, object]:
-    if verdict.code is not Code.VALID or verdict.key is None:
-        return {"valid": False, "code": verdict.code, "message": WORDS[verdict.code]}
-    return {
-        "valid": True,
-        "code": verdict.code,
-        "key": verdict.key,
-        "customer": verdict.key.owner,
-    }
-
-
-def _has_json(request: Request) -> bool:
-    """Whether the body says something. One that is no JSON came along with a client's headers."""
-    try:
-        return bool(request.data)
-    except UnsupportedMediaType:
-        return False
-
-
-def _no_key() -> Refused:
-    refused = Refused(
-        "UNAUTHORIZED",
-        _('Send a key in the X-API-Key header, or ask with the body {"key": "comfyui-…"}.'),
-        status.HTTP_401_UNAUTHORIZED,
-    )
-    refused.auth_header = CHALLENGE  # type: ignore[attr-defined]
-    return refused
 
 
 def _uuid(text: str) -> UUID:

@@ -43,3 +43,6 @@ NOT_FOUND = OpenApiResponse(ErrorSerializer, "No such key of yours.")
 UNAVAILABLE = OpenApiResponse(
     ErrorSerializer, "We can't know just now. Try again after `Retry-After` seconds."
 )
+
+# What any endpoint that takes a key may answer.
+REFUSALS = {400: BAD_REQUEST, 401: UNAUTHORIZED, 503: UNAVAILABLE}

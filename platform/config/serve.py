@@ -65,7 +65,7 @@ def _server(certificate: tls.Certificate | None) -> Granian:
         blocking_threads=THREADS,
         respawn_failed_workers=True,
         # A worker that hangs in a request must not keep the others' end waiting, in seconds.
-        workers_kill_timeout=10,
+        workers_kill_timeout=5,
         # Its own log tells of threads and process ids; what matters of it are errors.
         log_level=LogLevels.error,
         ssl_cert=certificate.chain if certificate else None,

@@ -16,8 +16,11 @@ from django.conf import settings  # noqa: E402 (get_wsgi_application sets Django
 
 
 def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """Django, with chunked bodies read for it: it sees none without a Content-Length."""
-    if "CONTENT_LENGTH" not in environ and environ.get("HTTP_TRANSFER_ENCODING"):
+    """Django, with bodies of no stated length read for it: it sees none of those.
+
+    Chunked bodies, and any of HTTP/2. Where there is no body, reading ends at once.
+    """
+    if "CONTENT_LENGTH" not in environ and environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
         # One byte more than is allowed is enough to be refused.
         body = environ["wsgi.input"].read(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1)
         environ["CONTENT_LENGTH"] = str(len(body))

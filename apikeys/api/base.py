@@ -1,0 +1,51 @@
+"""What all endpoints share."""
+
+from typing import Any
+
+from django.utils.cache import patch_cache_control
+from rest_framework import status
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+
+class JSONAlways(DefaultContentNegotiation):
+    """JSON whatever the Accept header says: a 406 would cost a ComfyUI user their key."""
+
+    def select_renderer(
+        self, request: Request, renderers: Any, format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        return renderers[0], renderers[0].media_type
+
+
+class Endpoint(APIView):
+    """What all endpoints share: nothing is stored on the way, and OPTIONS asks for no key."""
+
+    permission_classes = [IsAuthenticated]
+    content_negotiation_class = JSONAlways
+
+    def get_authenticators(self) -> list[BaseAuthentication]:
+        request = self.request
+        if request is not None and request.method == "OPTIONS":
+            return []
+        return super().get_authenticators()
+
+    def check_permissions(self, request: Request) -> None:
+        if request.method != "OPTIONS":
+            super().check_permissions(request)
+
+    def options(  # type: ignore[override]  # DRF hands its own Request to every handler
+        self, request: Request, *args: Any, **kwargs: Any
+    ) -> Response:
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    def finalize_response(
+        self, request: Request, response: Response, *args: Any, **kwargs: Any
+    ) -> Response:
+        response = super().finalize_response(request, response, *args, **kwargs)
+        patch_cache_control(response, no_store=True)
+        return response

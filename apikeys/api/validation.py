@@ -1,0 +1,100 @@
+"""What a service in front of ComfyUI asks: is this key good, and whose is it?"""
+
+from django.utils.translation import gettext_lazy as _
+from drf_spectacular.utils import OpenApiExample, extend_schema
+from rest_framework import status
+from rest_framework.exceptions import UnsupportedMediaType
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from apikeys import services
+from apikeys.api import schema, serializers
+from apikeys.api.authentication import CHALLENGE, WORDS, KeyRefused
+from apikeys.api.base import Endpoint
+from apikeys.api.credentials import presented_key
+from apikeys.api.errors import BadRequest, Refused
+from apikeys.services import Code
+
+
+class ValidateEndpoint(Endpoint):
+    authentication_classes = []
+    permission_classes = []
+
+    @extend_schema(
+        tags=["Validation"],
+        operation_id="validate_key",
+        summary="Is this key good, and whose is it?",
+        description=(
+            "Two forms, for two kinds of caller.\n\n"
+            "**Header form**: the key is in `X-API-Key` or `Authorization: Bearer`, as its holder "
+            "sends it (X-API-Key wins over Bearer). The key is the caller's own credential, so a "
+            "bad one is answered 401. This is for forwarding a client's request headers.\n\n"
+            '**JSON form**: the body is `{"key": "comfyui-…"}`. The key is what a service asks '
+            'about, not its credential, so the question is answered 200 with `"valid": false` '
+            "and a code. This is for a gateway that tells its own refusals from ours.\n\n"
+            "REVOKED, EXPIRED and ACCOUNT_DISABLED are told only to one who presents the whole "
+            "key; an unknown id and a wrong secret are both NOT_FOUND. A key in both places, two "
+            "keys in one header or a key in the address is 400."
+        ),
+        request=serializers.PresentedKeySerializer,
+        responses={
+            200: serializers.VerdictSerializer,
+            **schema.REFUSALS,
+        },
+        examples=[
+            OpenApiExample(
+                "A key that was deleted, JSON form",
+                value={"valid": False, "code": "REVOKED", "message": str(WORDS[Code.REVOKED])},
+                response_only=True,
+                status_codes=["200"],
+            ),
+        ],
+        # Security requirement objects (OpenAPI 3 §4.8.30); the stubs know of names alone.
+        auth=[{"key": []}, {"bearer": []}, {}],  # type: ignore[list-item]
+    )
+    def post(self, request: Request) -> Response:
+        in_header = presented_key(request)
+        if in_header is not None:
+            if _has_json(request):
+                raise BadRequest(
+                    "AMBIGUOUS_KEY", _("Send the key in a header or in the body, not in both.")
+                )
+            verdict = services.validate(in_header)
+            if verdict.code is not Code.VALID:
+                raise KeyRefused(verdict.code)
+        else:
+            asked = serializers.PresentedKeySerializer(data=request.data)
+            if not request.data:
+                raise _no_key()
+            asked.is_valid(raise_exception=True)
+            verdict = services.validate(asked.validated_data["key"])
+        return Response(serializers.VerdictSerializer(_answer(verdict)).data)
+
+
+def _answer(verdict: services.Verdict) -> dict[str, object]:
+    if verdict.code is not Code.VALID or verdict.key is None:
+        return {"valid": False, "code": verdict.code, "message": WORDS[verdict.code]}
+    return {
+        "valid": True,
+        "code": verdict.code,
+        "key": verdict.key,
+        "customer": verdict.key.owner,
+    }
+
+
+def _has_json(request: Request) -> bool:
+    """Whether the body says something. One that is no JSON came along with a client's headers."""
+    try:
+        return bool(request.data)
+    except UnsupportedMediaType:
+        return False
+
+
+def _no_key() -> Refused:
+    refused = Refused(
+        "UNAUTHORIZED",
+        _('Send a key in the X-API-Key header, or ask with the body {"key": "comfyui-…"}.'),
+        status.HTTP_401_UNAUTHORIZED,
+    )
+    refused.auth_header = CHALLENGE  # type: ignore[attr-defined]
+    return refused
