@@ -6,13 +6,15 @@ import json
 import os
 import re
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,11 @@ Variables = dict[str, str]
 
 @pytest.fixture(scope="session")
 def fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """Makes folders for platforms, with static files alone in them: hashing those takes seconds."""
-    first = tmp_path_factory.mktemp("collected")
+    """Makes folders for platforms, with what takes seconds done: static files, and empty tables.
+
+    What starts from nothing at all starts in `tmp_path`.
+    """
+    first = tmp_path_factory.mktemp("prepared")
     with platform(first):
         pass
 
@@ -42,6 +47,11 @@ def fresh_folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
         folder = tmp_path_factory.mktemp("platform")
         shutil.copytree(first / "static", folder / "static", copy_function=os.link)
         shutil.copy2(first / ".static-stamp", folder)
+        with (
+            closing(sqlite3.connect(first / "platform.sqlite3")) as prepared,
+            closing(sqlite3.connect(folder / "platform.sqlite3")) as database,
+        ):
+            prepared.backup(database)
         return folder
 
     return make
@@ -129,6 +139,35 @@ def shell(platform: Platform, code: str, **given: Any) -> Any:
     if platform.url not in _shells:
         _shells[platform.url] = Shell(platform)
     return _shells[platform.url].run(code, given)
+
+
+def refused_start(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A start that is expected to end by itself, as `make run` or as `command`.
+
+    Should it serve all the same, it is ended with all its processes, and TimeoutExpired is raised.
+    """
+    arguments = [sys.executable, *(command or ("-m", "config.serve"))]
+    process = subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, complained = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        try:
+            process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        raise
+    return subprocess.CompletedProcess(arguments, process.returncode, printed, complained)
 
 
 @dataclass(frozen=True)

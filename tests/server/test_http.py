@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -184,6 +185,45 @@ def test_a_key_in_the_header_and_another_in_a_chunked_body_are_ambiguous(
     body = in_chunks(json.dumps({"key": two}).encode())
     answer = send_chunked(running, body, f"X-API-Key: {one}")
     assert_refused(answer, 400, "AMBIGUOUS_KEY")
+
+
+def test_a_body_of_http_2_without_a_length_is_read(running: Platform, key: Key) -> None:
+    """HTTP/2 has no chunks: the end of a body is a flag of its last frame (RFC 9113 §8.1)."""
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        head = struct.pack(">I", len(payload))[1:] + bytes([kind, flags])
+        return head + struct.pack(">I", stream) + payload
+
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": VALIDATE,
+        ":authority": "127.0.0.1",
+        "content-type": "application/json",
+    }
+    # Literal header fields, without indexing and without Huffman coding (RFC 7541 §6.2.2).
+    block = b"".join(
+        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in headers.items()
+    )
+    sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
+    sent += frame(1, 0x4, 1, block)
+    sent += frame(0, 0x1, 1, json.dumps({"key": key.token}).encode())
+
+    where = urlsplit(running.url)
+    body = b""
+    with (
+        socket.create_connection((where.hostname, where.port), timeout=30) as connection,
+        connection.makefile("rb") as received,
+    ):
+        connection.sendall(sent)
+        is_last = False
+        while not is_last and len(head := received.read(9)) == 9:
+            kind, flags, stream = head[3], head[4], struct.unpack(">I", head[5:])[0]
+            payload = received.read(int.from_bytes(head[:3]))
+            body += payload if (kind, stream) == (0, 1) else b""
+            is_last = stream == 1 and bool(flags & 0x1)
+    assert json.loads(body).get("valid") is True, body
 
 
 def send_chunked(running: Platform, body: bytes, *headers: str) -> Answer:

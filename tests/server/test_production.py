@@ -1,15 +1,12 @@
 """A start in production says all that is missing or wrong, in one report."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import Folder, join, serving, validate
-from tests.servers import ROOT, free_port
+from tests.server.conftest import Folder, join, refused_start, serving, validate
+from tests.servers import free_port
 
 pytestmark = pytest.mark.server
 
@@ -19,19 +16,8 @@ LONG = "long enough to be thirty-two characters, whatever it says"
 
 def report(folder: Path, *command: str, **variables: str) -> dict[str, str]:
     """The faults that a start reports, by the variable. Without a command it is `make run`'s."""
-    ended = subprocess.run(
-        [sys.executable, *(command or ("-m", "config.serve"))],
-        cwd=ROOT,
-        env={
-            "PATH": os.environ["PATH"],
-            "VAR_DIR": str(folder),
-            "PORT": str(free_port()),
-            **variables,
-        },
-        capture_output=True,
-        text=True,
-        timeout=15,
-        check=False,
+    ended = refused_start(
+        *command, **{"VAR_DIR": str(folder), "PORT": str(free_port()), **variables}
     )
     assert ended.returncode == 1, ended.stderr
     assert ended.stdout == ""
@@ -148,24 +134,15 @@ def test_empty_variables_are_as_good_as_none(tmp_path: Path) -> None:
 
 
 def test_production_refuses_to_start_without_its_database(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "config.serve"],
-        cwd=ROOT,
-        env={
-            "PATH": os.environ["PATH"],
-            "VAR_DIR": str(tmp_path),
-            "PORT": str(free_port()),
-            "PRODUCTION": "1",
-            "SECRET_KEY": LONG,
-            "KEY_PEPPER": LONG,
-            "EMAIL_URL": "smtp://127.0.0.1:9",
-            "PUBLIC_URL": "https://keys.example",
-            "DATABASE_URL": "postgres://keys:hunter2hunter2@127.0.0.1:1/keys",
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    ended = refused_start(
+        VAR_DIR=str(tmp_path),
+        PORT=str(free_port()),
+        PRODUCTION="1",
+        SECRET_KEY=LONG,
+        KEY_PEPPER=LONG,
+        EMAIL_URL="smtp://127.0.0.1:9",
+        PUBLIC_URL="https://keys.example",
+        DATABASE_URL="postgres://keys:hunter2hunter2@127.0.0.1:1/keys",
     )
     assert ended.returncode == 1
     assert "The database can't be reached" in ended.stderr

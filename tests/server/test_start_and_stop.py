@@ -23,6 +23,7 @@ from tests.server.conftest import (
     ask,
     join,
     new_database,
+    refused_start,
     serving,
     until,
     validate,
@@ -138,24 +139,11 @@ def test_uses_that_were_not_written_yet_are_written_at_the_end(fresh_folder: Fol
     assert 20 in written
 
 
-def start(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """A start that is expected to fail."""
-    return subprocess.run(
-        [sys.executable, "-m", "config.serve"],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104
 def test_a_taken_port_is_said_in_one_line(fresh_folder: Folder, host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        ended = start({"PORT": port, "HOST": host, "VAR_DIR": str(fresh_folder())})
+        ended = refused_start(PORT=port, HOST=host, VAR_DIR=str(fresh_folder()))
     assert ended.returncode == 1
     assert ended.stdout == ""
     (line,) = ended.stderr.splitlines()
@@ -165,7 +153,7 @@ def test_a_taken_port_is_said_in_one_line(fresh_folder: Folder, host: str) -> No
 
 def test_a_second_platform_on_the_same_port_leaves_the_first_alone(fresh_folder: Folder) -> None:
     with serving(fresh_folder()) as running:
-        ended = start(running.environment)
+        ended = refused_start(**running.environment)
         assert ended.returncode == 1
         assert len(ended.stderr.splitlines()) == 1
         assert ask(running, "GET", "/ready").status == 200
@@ -176,9 +164,7 @@ def test_a_store_that_is_away_at_the_start_is_said_in_words(
 ) -> None:
     url = new_database(store.url)
     with store.stopped():
-        ended = start(
-            {"PORT": str(free_port()), "VAR_DIR": str(fresh_folder()), "DATABASE_URL": url}
-        )
+        ended = refused_start(PORT=str(free_port()), VAR_DIR=str(fresh_folder()), DATABASE_URL=url)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     assert "The database can't be reached" in ended.stderr
