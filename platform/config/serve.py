@@ -3,12 +3,14 @@
 import fcntl
 import hashlib
 import os
+import signal
 import socket
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import django
 from django.conf import settings
@@ -42,8 +44,23 @@ def main() -> int:
     _let_go_of_the_database()
     # Before the server's own first words: its workers may already print a mail.
     print(_welcome(certificate), flush=True)
-    _server(certificate).serve()
+    server = _server(certificate)
+    # A terminal that is closed ends the platform. granian would take it for "reload".
+    server.on_startup(lambda: signal.signal(signal.SIGHUP, server.signal_handler_interrupt))
+    server.serve(target_loader=_load)
     return 0
+
+
+def _load(target: str) -> Any:
+    """The application, in a worker of its own process group.
+
+    Ctrl-C reaches the whole group of the terminal. The workers are for their parent to end: told
+    twice, by both, they hang until they are killed, and lose what they have counted.
+    """
+    os.setpgid(0, 0)
+    from config.wsgi import application
+
+    return application
 
 
 def _let_go_of_the_database() -> None:
