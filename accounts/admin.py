@@ -1,6 +1,5 @@
 """Accounts, for staff."""
 
-import re
 from typing import Any
 
 from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
@@ -8,7 +7,6 @@ from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm
-from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -16,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import services
 from accounts.models import User
+from config.admin import FindsPastedKeys
 
 # allauth's own pages for these show providers' secrets, and let staff attach anybody's Google or
 # GitHub identity to an account.
@@ -31,7 +30,7 @@ class NewAccountForm(AdminUserCreationForm[User]):
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin[User]):
+class UserAdmin(FindsPastedKeys, DjangoUserAdmin[User]):
     add_form = NewAccountForm
     ordering = ["email"]
     list_display = ["email", "name", "is_active", "is_staff", "date_joined", "last_login"]
@@ -60,15 +59,6 @@ class UserAdmin(DjangoUserAdmin[User]):
     def keys(self, user: User) -> str:
         listed = reverse("admin:apikeys_apikey_changelist", query={"owner__id__exact": user.pk})
         return format_html('<a href="{}">{}</a>', listed, _("Keys of this account"))
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[User], search_term: str
-    ) -> tuple[QuerySet[User], bool]:
-        # A key is pasted as it is shown (`comfyui-87d01e28d3f4…`), or whole.
-        shown = re.match(r"comfyui-([0-9a-f]{1,12})", search_term.strip().lower())
-        return super().get_search_results(
-            request, queryset, shown.group(1) if shown else search_term
-        )
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
         fields = super().get_readonly_fields(request, obj)

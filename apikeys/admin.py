@@ -1,6 +1,5 @@
 """Keys and what happened to them, for staff. Revoking is all that staff do to a key."""
 
-import re
 from typing import Any
 
 from django.contrib import admin, messages
@@ -16,6 +15,7 @@ from django.utils.translation import ngettext
 from apikeys import services
 from apikeys.models import APIKey, Event, Reason, Via
 from apikeys.requests import actor
+from config.admin import FindsPastedKeys
 
 # How many keys the page that asks before revoking names one by one.
 SHOWN = 100
@@ -54,7 +54,7 @@ class StateFilter(admin.SimpleListFilter):
 
 
 @admin.register(APIKey)
-class APIKeyAdmin(ReadOnlyAdmin):
+class APIKeyAdmin(FindsPastedKeys, ReadOnlyAdmin):
     list_display = ["name", "masked_key", "owner", "created_at", "last_used_at", "state"]
     list_filter = [StateFilter, "created_at"]
     list_select_related = ["owner"]
@@ -83,15 +83,6 @@ class APIKeyAdmin(ReadOnlyAdmin):
         if key.revoked_at is not None:
             return key.get_revoked_reason_display()
         return _("expired") if key.is_expired else _("live")
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        # A key is pasted as it is shown (`comfyui-87d01e28d3f4…`), or whole.
-        shown = re.match(r"comfyui-([0-9a-f]{1,12})", search_term.strip().lower())
-        return super().get_search_results(
-            request, queryset, shown.group(1) if shown else search_term
-        )
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("apikeys.revoke_apikey")

@@ -33,12 +33,19 @@ WORDS = {
 }
 
 
-class KeyRefused(Refused):
+class Unauthorized(Refused):
+    """401, with the challenge that says how one authenticates (RFC 9110 §11.6.1)."""
+
+    def __init__(self, code: str, message: Any, challenge: str = CHALLENGE) -> None:
+        super().__init__(code, message, status.HTTP_401_UNAUTHORIZED)
+        self.auth_header = challenge
+
+
+class KeyRefused(Unauthorized):
     """A key was presented, and it is not good."""
 
     def __init__(self, code: Code) -> None:
-        super().__init__(code, WORDS[code], status.HTTP_401_UNAUTHORIZED)
-        self.auth_header = f'{CHALLENGE}, error="invalid_token"'
+        super().__init__(code, WORDS[code], f'{CHALLENGE}, error="invalid_token"')
 
 
 class KeyAuthentication(BaseAuthentication):

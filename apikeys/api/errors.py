@@ -15,9 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from apikeys.hashing import Busy
-
-# Seconds. ComfyUI's API nodes honour this; a person's patience is about as long.
-RETRY_AFTER = 5
+from config.errors import RETRY_AFTER
 
 
 class Refused(exceptions.APIException):

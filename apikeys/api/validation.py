@@ -2,17 +2,16 @@
 
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import OpenApiExample, extend_schema
-from rest_framework import status
 from rest_framework.exceptions import UnsupportedMediaType
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from apikeys import services
 from apikeys.api import schema, serializers
-from apikeys.api.authentication import CHALLENGE, WORDS, KeyRefused
+from apikeys.api.authentication import WORDS, KeyRefused, Unauthorized
 from apikeys.api.base import Endpoint
 from apikeys.api.credentials import presented_key
-from apikeys.api.errors import BadRequest, Refused
+from apikeys.api.errors import BadRequest
 from apikeys.services import Code
 
 
@@ -63,9 +62,15 @@ class ValidateEndpoint(Endpoint):
             if verdict.code is not Code.VALID:
                 raise KeyRefused(verdict.code)
         else:
-            asked = serializers.PresentedKeySerializer(data=request.data)
             if not request.data:
-                raise _no_key()
+                raise Unauthorized(
+                    "UNAUTHORIZED",
+                    _(
+                        "Send a key in the X-API-Key header, or ask with the body "
+                        '{"key": "comfyui-…"}.'
+                    ),
+                )
+            asked = serializers.PresentedKeySerializer(data=request.data)
             asked.is_valid(raise_exception=True)
             verdict = services.validate(asked.validated_data["key"])
         return Response(serializers.VerdictSerializer(_answer(verdict)).data)
@@ -88,13 +93,3 @@ def _has_json(request: Request) -> bool:
         return bool(request.data)
     except UnsupportedMediaType:
         return False
-
-
-def _no_key() -> Refused:
-    refused = Refused(
-        "UNAUTHORIZED",
-        _('Send a key in the X-API-Key header, or ask with the body {"key": "comfyui-…"}.'),
-        status.HTTP_401_UNAUTHORIZED,
-    )
-    refused.auth_header = CHALLENGE  # type: ignore[attr-defined]
-    return refused

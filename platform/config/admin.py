@@ -1,16 +1,30 @@
 """The Django admin, behind the same sign-in as everybody's."""
 
+import re
 from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext_lazy as _
+
+
+class FindsPastedKeys(admin.ModelAdmin[Any]):
+    """A list that finds a key as it is shown (`comfyui-87d01e28d3f4…`), or pasted whole."""
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        shown = re.match(r"comfyui-([0-9a-f]{1,12})", search_term.strip().lower())
+        return super().get_search_results(
+            request, queryset, shown.group(1) if shown else search_term
+        )
 
 
 class AdminSite(admin.AdminSite):

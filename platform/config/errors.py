@@ -13,7 +13,8 @@ from django.shortcuts import render
 from django.utils.translation import gettext as _
 
 _CLIENTS = ("/customers", "/api/", "/health", "/ready")
-RETRY_AFTER = "5"
+# Seconds. ComfyUI's API nodes honour this; a person's patience is about as long.
+RETRY_AFTER = 5
 
 type View = Callable[..., HttpResponseBase]
 
@@ -78,18 +79,16 @@ def safe_methods_only(view: View) -> View:
         if request.method in {"GET", "HEAD"}:
             return view(request, *args, **kwargs)
         message = _("This address is for reading: GET or HEAD.")
-        return JsonResponse(
-            {"error": "METHOD_NOT_ALLOWED", "message": message},
-            status=405,
-            headers={"Allow": "GET, HEAD"},
-        )
+        response = _say(request, 405, "METHOD_NOT_ALLOWED", message)
+        response["Allow"] = "GET, HEAD"
+        return response
 
     return only_safe
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     if isinstance(sys.exc_info()[1], StoreError):
-        return _unavailable(
+        return unavailable(
             request,
             _("Our records can't be read just now. Nothing was changed. Try again in a moment."),
         )
@@ -103,7 +102,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 def no_mail(request: HttpRequest) -> HttpResponse:
     """A mail that somebody waits for can't be sent."""
-    return _unavailable(
+    return unavailable(
         request,
         _(
             "We can't send mail just now. Your account is safe: log in a little later, and the "
@@ -112,9 +111,10 @@ def no_mail(request: HttpRequest) -> HttpResponse:
     )
 
 
-def _unavailable(request: HttpRequest, message: str) -> HttpResponse:
+def unavailable(request: HttpRequest, message: str) -> HttpResponse:
+    """Not now: come back after Retry-After."""
     response = _say(request, 503, "SERVICE_UNAVAILABLE", message)
-    response["Retry-After"] = RETRY_AFTER
+    response["Retry-After"] = str(RETRY_AFTER)
     return response
 
 
@@ -124,6 +124,4 @@ def _say(request: HttpRequest, status: int, code: str, message: str) -> HttpResp
     context: dict[str, Any] = {"status": status, "message": message}
     # No request in the context: who is signed in is a question to the store that may just have
     # failed.
-    response = render(None, "error.html", context, status=status)
-    response["Cache-Control"] = "no-store"
-    return response
+    return render(None, "error.html", context, status=status)

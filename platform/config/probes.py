@@ -2,10 +2,10 @@
 
 from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 
-from config.errors import safe_methods_only
+from config.errors import safe_methods_only, unavailable
 
 # Applied migrations stay applied: once they all were, that needs no second look.
 _migrated = False
@@ -20,7 +20,7 @@ def health(request: HttpRequest) -> JsonResponse:
 
 @never_cache
 @safe_methods_only
-def ready(request: HttpRequest) -> JsonResponse:
+def ready(request: HttpRequest) -> HttpResponse:
     """The database answers, and all migrations are applied."""
     global _migrated
     try:
@@ -31,13 +31,7 @@ def ready(request: HttpRequest) -> JsonResponse:
             _migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes())
     except Error:
         connection.close()
-        return _not_ready("The database does not answer.")
+        return unavailable(request, "The database does not answer.")
     if not _migrated:
-        return _not_ready("Migrations are missing: run `manage.py migrate`.")
+        return unavailable(request, "Migrations are missing: run `manage.py migrate`.")
     return JsonResponse({"status": "ok"})
-
-
-def _not_ready(why: str) -> JsonResponse:
-    return JsonResponse(
-        {"error": "SERVICE_UNAVAILABLE", "message": why}, status=503, headers={"Retry-After": "5"}
-    )
