@@ -1,23 +1,27 @@
-"""Where django-allauth asks us: which addresses are ours, and how mails name them."""
+"""Where django-allauth asks us: which addresses are ours, who has to prove what, how mails go."""
 
 import logging
-from contextlib import suppress
-from smtplib import SMTPException
-from types import SimpleNamespace
 from typing import Any
 
 from allauth.account import app_settings
 from allauth.account.adapter import DefaultAccountAdapter
-from allauth.core.exceptions import ImmediateHttpResponse
-from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
-from allauth.socialaccount.models import SocialApp
+from allauth.account.authentication import get_authentication_records
+from allauth.account.internal.flows.login import record_authentication
+from allauth.account.models import EmailAddress
+from allauth.core.exceptions import ImmediateHttpResponse, ReauthenticationRequired
 from django.conf import settings
+from django.contrib import messages
 from django.core.exceptions import ValidationError
-from django.http import Http404, HttpRequest
+from django.db import Error as StoreError
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone, translation
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from config import errors
+from accounts import devices, mail, reauthentication, services, social
+from accounts.models import User
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +51,84 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def clean_email(self, email: str) -> str:
         if len(email) > app_settings.EMAIL_MAX_LENGTH:
             raise ValidationError(_("This address is too long to be kept."), code="max_length")
+        if not email.isascii():
+            # Letters of other scripts look like Latin ones: two addresses that nobody could tell
+            # apart. The same domain can be written without them (RFC 5891).
+            raise ValidationError(
+                _("Write this address in Latin letters; a domain in its form that begins xn--."),
+                code="not_ascii",
+            )
         return email
 
     def _get_login_attempts_cache_key(self, request: HttpRequest, **credentials: Any) -> str:
         # allauth counts per host name; another port in the Host header would start anew.
         return str(credentials.get("email", "")).lower()
+
+    def new_user(self, request: HttpRequest) -> User:
+        # Whoever signs up reads this page: mails come in its language.
+        return User(language=translation.get_language() or "")
+
+    def set_password(self, user: User, password: str) -> None:
+        """Whoever knew the old one, or got in by it, is out."""
+        super().set_password(user, password)
+        services.end_sessions(user, besides=self.request.session.session_key)
+
+    def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
+        was_proved = services.has_proved_address(email_address.user)
+        confirmed: bool = super().confirm_email(request, email_address)
+        if confirmed and not was_proved and _came_by_code(request, email_address.user):
+            # Somebody signed up with this address and a password, but it is this mailbox's owner
+            # who is here now. They may not be the same person.
+            services.disown_password(email_address.user)
+            messages.warning(
+                request,
+                _("Your address was not confirmed before, so the password was removed. Set one."),
+            )
+        return confirmed
+
+    def post_login(self, request: HttpRequest, user: User, **kwargs: Any) -> HttpResponse:
+        response: HttpResponse = super().post_login(request, user, **kwargs)
+        is_new = kwargs.get("signup", False)
+        if is_new and not get_authentication_records(request, user):
+            # allauth notes how one logs in, not that one has just signed up.
+            record_authentication(request, user, method="signup")
+        devices.greet(request, user, is_new_account=is_new)
+        social.connect_waiting(request, user)
+        return response
+
+    def is_reauthentication_required(self, *, app: str, **kwargs: Any) -> bool:
+        """Asks by our own rule, and never returns True: what follows there would not ask everybody.
+
+        A form that was sent is not parked with the cookies that came along: its page is opened
+        again afterwards.
+        """
+        if reauthentication.is_fresh(self.request):
+            return False
+        if self.request.method == "POST":
+            raise ImmediateHttpResponse(reauthentication.ask(self.request, keep=["email"]))
+        raise ReauthenticationRequired
+
+    def get_reauthentication_methods(self, user: Any) -> list[dict[str, Any]]:
+        """Every way that `user` has of showing who they are; the first is the page of them all."""
+        if not user.is_authenticated:
+            return []
+        ways = [
+            way
+            for way in super().get_reauthentication_methods(user)
+            if way["id"] != "reauthenticate"
+        ]
+        hub = {
+            "id": "reauthenticate",
+            "description": gettext("Password"),
+            "url": reverse("account_reauthenticate"),
+        }
+        by_mail = {
+            "id": "mail",
+            "description": gettext("Email me a code"),
+            "url": reverse("reauthenticate_by_mail"),
+        }
+        may_mail = settings.HAS_MAIL_SERVER and services.has_proved_address(user)
+        return [hub, *ways, *([by_mail] if may_mail else [])]
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
         """Sends a mail whose every address is by PUBLIC_URL: a forged Host must not steer it."""
@@ -62,31 +139,30 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             else value
             for name, value in context.items()
         }
-        site = SimpleNamespace(
-            name=settings.PUBLIC_URL, domain=settings.PUBLIC_URL.partition("://")[2]
-        )
+        mail.send(template_prefix, email, ours)
+
+    def send_notification_mail(
+        self,
+        template_prefix: str,
+        user: User,
+        context: dict[str, Any] | None = None,
+        email: str | None = None,
+    ) -> None:
+        agent = self.request.headers.get("User-Agent", "")
+        told = {
+            "ip": self.get_client_ip(self.request),
+            "device": devices.describe(agent),
+            "timestamp": timezone.now(),
+            "user": user,
+            **(context or {}),
+        }
         try:
-            super().send_mail(
-                template_prefix,
-                email,
-                {**ours, "current_site": site, "public_url": settings.PUBLIC_URL},
-            )
-        except (OSError, SMTPException):
-            logger.exception("A mail could not be sent (%s).", template_prefix)
-            raise ImmediateHttpResponse(errors.no_mail(self.request)) from None
-
-    def send_notification_mail(self, *args: Any, **kwargs: Any) -> None:
-        # What it tells of has been done: a mail server that is down does not undo it.
-        with suppress(ImmediateHttpResponse):
-            super().send_notification_mail(*args, **kwargs)
+            self.send_mail(template_prefix, email or user.email, told)
+        except (OSError, StoreError):
+            # What it tells of has been done: a mail that can't be sent does not undo it.
+            logger.exception("A notice could not be sent (%s).", template_prefix)
 
 
-class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
-    def get_app(
-        self, request: HttpRequest, provider: str, client_id: str | None = None
-    ) -> SocialApp:
-        try:
-            return super().get_app(request, provider, client_id=client_id)
-        except SocialApp.DoesNotExist:
-            # Nobody is led there while it is not set up; whoever comes all the same finds nothing.
-            raise Http404 from None
+def _came_by_code(request: HttpRequest, user: User) -> bool:
+    records = get_authentication_records(request, user)
+    return user.has_usable_password() and any(record["method"] == "code" for record in records)

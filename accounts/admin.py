@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
+from allauth.usersessions.models import UserSession
 from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.contrib.auth.forms import AdminUserCreationForm
+from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -14,12 +16,69 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import services
 from accounts.models import User
-from config.admin import FindsPastedKeys
+from config.modeladmins import FindsPastedKeys
 
-# allauth's own pages for these show providers' secrets, and let staff attach anybody's Google or
-# GitHub identity to an account.
-for model in [SocialAccount, SocialApp, SocialToken]:
+# allauth's own pages for these show providers' secrets and people's, let staff attach anybody's
+# Google or GitHub identity to an account, or search by a field that our accounts have not.
+for model in [Authenticator, SocialAccount, SocialApp, SocialToken, UserSession]:
     admin.site.unregister(model)
+
+
+class ProviderForm(forms.ModelForm[SocialApp]):
+    """A provider's client. Its secret goes in, and never comes out again."""
+
+    provider = forms.ChoiceField(
+        label=_("provider"), choices=[("google", "Google"), ("github", "GitHub")]
+    )
+    secret = forms.CharField(
+        label=_("client secret"),
+        required=False,
+        max_length=191,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
+        help_text=_("It is not shown again. Leave it empty to keep the one that is stored."),
+    )
+
+    class Meta:
+        model = SocialApp
+        fields = ("provider", "client_id", "secret")
+
+    def clean_provider(self) -> str:
+        provider: str = self.cleaned_data["provider"]
+        if SocialApp.objects.filter(provider=provider).exclude(pk=self.instance.pk).exists():
+            raise forms.ValidationError(
+                _("This provider is set up already. Change that one instead."), code="unique"
+            )
+        return provider
+
+    def clean_secret(self) -> str:
+        secret: str = self.cleaned_data["secret"] or self.instance.secret
+        if not secret:
+            raise forms.ValidationError(_("A new client needs its secret."), code="required")
+        return secret
+
+    def save(self, commit: bool = True) -> SocialApp:
+        self.instance.name = dict(self.fields["provider"].choices)[self.instance.provider]  # type: ignore[attr-defined]
+        return super().save(commit)
+
+
+@admin.register(SocialApp)
+class ProviderAdmin(admin.ModelAdmin[SocialApp]):
+    form = ProviderForm
+    list_display = ["name", "client_id"]
+
+
+class AccountForm(UserChangeForm[User]):
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        rights = ("is_active", "is_staff", "is_superuser")
+        # A field that is not in the form stays as it is.
+        loses = any(not data.get(name, True) for name in rights)
+        if loses and services.is_last_administrator(self.instance):
+            raise forms.ValidationError(
+                _("This is the last administrator: nobody could open these pages any more."),
+                code="last_administrator",
+            )
+        return data
 
 
 class NewAccountForm(AdminUserCreationForm[User]):
@@ -31,6 +90,7 @@ class NewAccountForm(AdminUserCreationForm[User]):
 
 @admin.register(User)
 class UserAdmin(FindsPastedKeys, DjangoUserAdmin[User]):
+    form = AccountForm
     add_form = NewAccountForm
     ordering = ["email"]
     list_display = ["email", "name", "is_active", "is_staff", "date_joined", "last_login"]
@@ -40,7 +100,7 @@ class UserAdmin(FindsPastedKeys, DjangoUserAdmin[User]):
     search_help_text = _("Email address, name, or a key: its name or the digits after comfyui-.")
     readonly_fields = ["id", "date_joined", "last_login", "keys"]
     fieldsets = [
-        (None, {"fields": ["email", "name", "password"]}),
+        (None, {"fields": ["email", "name", "language", "password"]}),
         (_("State"), {"fields": ["is_active", "keys", "id", "date_joined", "last_login"]}),
         (
             _("Staff"),

@@ -4,6 +4,7 @@ from typing import Any
 
 from allauth.account import forms as allauth_forms
 from django import forms
+from django.conf import settings
 from django.contrib.auth.hashers import make_password
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
@@ -15,13 +16,71 @@ from config import text
 PASSWORD_HELP = _("At least 10 characters, and not one of the common ones.")
 
 
+class PublicDeviceField(forms.BooleanField):
+    """ "Public device": the session is to end with the browser."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            label=_("This is a public device"),
+            required=False,
+            help_text=_("You are logged out when the browser closes."),
+        )
+
+
+def end_with_browser(request: HttpRequest) -> None:
+    """Ends the session with the browser, whenever the form that was sent says so."""
+    if request.POST.get("public_device"):
+        request.session.set_expiry(0)
+
+
 class LoginForm(allauth_forms.LoginForm):  # type: ignore[misc]
+    public_device = PublicDeviceField()
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Password managers look for a username; here that is the address.
         self.fields["login"].widget.attrs["autocomplete"] = "username"
         # The page has its own link for this, beside the label.
         self.fields["password"].help_text = ""
+
+    def login(self, request: HttpRequest, redirect_url: str | None = None) -> HttpResponse:
+        response: HttpResponse = super().login(request, redirect_url=redirect_url)
+        end_with_browser(request)
+        return response
+
+
+class CodeForm(forms.Form):
+    """A code that came by mail."""
+
+    code = forms.CharField(
+        label=_("Code"),
+        max_length=32,
+        widget=forms.TextInput(
+            attrs={"autocomplete": "one-time-code", "autocapitalize": "characters"}
+        ),
+    )
+
+
+class DeleteAccountForm(forms.Form):
+    """What one types to show that one means it: the address of the account."""
+
+    email = forms.CharField(
+        label=_("Email address"),
+        max_length=254,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "inputmode": "email"}),
+    )
+
+    def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._user = user
+
+    def clean_email(self) -> str:
+        email: str = self.cleaned_data["email"].strip()
+        if email.lower() != self._user.email:
+            raise forms.ValidationError(
+                _("This is not the address of this account. Nothing was deleted."), code="other"
+            )
+        return email
 
 
 class SignupForm(allauth_forms.SignupForm):  # type: ignore[misc]
@@ -65,8 +124,16 @@ class ResetPasswordKeyForm(_ShortHelp, allauth_forms.ResetPasswordKeyForm):  # t
 class ProfileForm(forms.ModelForm[User]):
     class Meta:
         model = User
-        fields = ["name"]
-        widgets = {"name": forms.TextInput(attrs={"autocomplete": "name"})}
+        fields = ["name", "language", "notices"]
+        widgets = {
+            "name": forms.TextInput(attrs={"autocomplete": "name"}),
+            "notices": forms.RadioSelect,
+        }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Names of languages are read by those who speak them: they are not translated.
+        self.fields["language"].choices = [("", _("As my browser asks")), *settings.LANGUAGES]  # type: ignore[attr-defined]
 
     def clean_name(self) -> str:
         name = text.tidy(self.cleaned_data["name"])

@@ -3,6 +3,7 @@
 import uuid
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
 from django.core.mail import send_mail
 from django.db import models
@@ -33,6 +34,14 @@ class UserManager(BaseUserManager["User"]):
 class User(AbstractBaseUser, PermissionsMixin):
     """An account. The email address is the login name; there is no other."""
 
+    MAX_NAME = 80
+
+    class Notices(models.TextChoices):
+        """Which mails a person wants, beyond those that nobody can turn off."""
+
+        ALL = "all", _("everything that happens to my keys")
+        SECURITY = "security", _("only what concerns my account's safety")
+
     # Not a counter: clients see this id, and must not learn from it how many accounts there are.
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     email = models.EmailField(
@@ -41,7 +50,10 @@ class User(AbstractBaseUser, PermissionsMixin):
         error_messages={"unique": _("An account with this email address exists already.")},
     )
     name = models.CharField(
-        _("name"), max_length=80, blank=True, help_text=_("How ComfyUI and this site greet you.")
+        _("name"),
+        max_length=MAX_NAME,
+        blank=True,
+        help_text=_("How ComfyUI and this site greet you."),
     )
     is_active = models.BooleanField(
         _("active"),
@@ -50,6 +62,20 @@ class User(AbstractBaseUser, PermissionsMixin):
     )
     is_staff = models.BooleanField(
         _("staff"), default=False, help_text=_("May open the staff pages.")
+    )
+    language = models.CharField(
+        _("language"),
+        max_length=16,
+        choices=settings.LANGUAGES,
+        blank=True,
+        help_text=_("Of these pages, and of the mails that you get."),
+    )
+    notices = models.CharField(
+        _("mails about my keys"),
+        max_length=16,
+        choices=Notices,
+        default=Notices.ALL,
+        help_text=_("Of a new device, a changed password or factor, you are always told."),
     )
     date_joined = models.DateTimeField(_("joined"), default=timezone.now, editable=False)
     updated_at = models.DateTimeField(_("changed"), auto_now=True)

@@ -1,9 +1,29 @@
-"""What other rooms may ask of accounts."""
+"""What other rooms may ask of accounts, and what one can do with one."""
+
+import logging
+from typing import Any, cast
 
 from allauth.account import app_settings
 from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
+from allauth.usersessions.models import UserSession
+from django.db import Error, transaction
+from django.dispatch import Signal
+from django.utils import timezone
 
+from accounts import mail
 from accounts.models import User
+
+logger = logging.getLogger(__name__)
+
+# Rooms that keep something of a person answer these. Accounts know none of them.
+#
+# `collecting`: user=…; returns a dictionary of what the room keeps, for the person to read.
+# `leaving`: user=…, address=…; inside the transaction that deletes the account. Whatever is the
+# person's has to go or to lose its name.
+collecting = Signal()
+leaving = Signal()
 
 
 def display_name(user: User) -> str:
@@ -11,17 +31,144 @@ def display_name(user: User) -> str:
     return user.name or user.email.partition("@")[0]
 
 
+def account_of(address: str) -> User | None:
+    """The account that `address` belongs to, proved or not."""
+    known = EmailAddress.objects.filter(email__iexact=address).select_related("user").first()
+    if known is not None:
+        return known.user  # type: ignore[no-any-return]  # allauth ships no types
+    return User.objects.filter(email=address.lower()).first()
+
+
 def may_hold_keys(user: User) -> bool:
     """Whether `user` has proved their email address, where this platform can ask for that."""
     if app_settings.EMAIL_VERIFICATION != app_settings.EmailVerificationMethod.MANDATORY:
         return True
+    return has_proved_address(user)
+
+
+def has_proved_address(user: User) -> bool:
     return bool(EmailAddress.objects.filter(user=user, verified=True).exists())
+
+
+def other_ways_in(user: User, *, besides: SocialAccount) -> bool:
+    """Whether `user` can sign in once the login `besides` is gone."""
+    return (
+        user.has_usable_password()
+        or SocialAccount.objects.filter(user=user).exclude(pk=besides.pk).exists()
+        or any(
+            factor.wrap().is_passwordless
+            for factor in Authenticator.objects.filter(user=user, type=Authenticator.Type.WEBAUTHN)
+        )
+        or (app_settings.LOGIN_BY_CODE_ENABLED and has_proved_address(user))
+    )
 
 
 def replace_email(user: User) -> None:
     """Makes `user.email` the one address of the account: the former ones open it no more."""
     EmailAddress.objects.filter(user=user).exclude(email=user.email).delete()
     EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"primary": True})
+
+
+def disown_password(user: User) -> None:
+    """Makes the password useless: it was set by somebody who had not proved the address."""
+    user.set_unusable_password()
+    user.save(update_fields=["password"])
+
+
+def notify(user: User, template: str, context: dict[str, Any], *, is_security: bool) -> None:
+    """Tells `user` by mail of something that has happened. Never fails what it tells of.
+
+    is_security: whether it is told to people, too, who asked for as few mails as possible.
+    """
+    if not is_security and user.notices == User.Notices.SECURITY:
+        return
+    try:
+        mail.send(template, user.email, {"user": user, "timestamp": timezone.now(), **context})
+    except (OSError, Error):
+        logger.exception("A notice could not be sent (%s).", template)
+
+
+def end_sessions(user: User, *, besides: str | None = None) -> None:
+    """Logs `user` out everywhere, except in the session `besides`."""
+    for session in UserSession.objects.filter(user=user).exclude(session_key=besides):
+        session.end()
+
+
+def is_last_administrator(user: User) -> bool:
+    """Whether nobody else could let people into the staff pages again."""
+    everybody = User.objects.filter(is_superuser=True, is_staff=True, is_active=True)
+    return everybody.filter(pk=user.pk).exists() and not everybody.exclude(pk=user.pk).exists()
+
+
+def personal_data(user: User) -> dict[str, Any]:
+    """Everything that is kept of `user`, in words and times that JSON can hold. No secrets."""
+    data: dict[str, Any] = {
+        "account": {
+            "id": user.pk,
+            "email": user.email,
+            "name": user.name,
+            "language": user.language,
+            "notices": user.notices,
+            "joined_at": user.date_joined,
+            "last_login_at": user.last_login,
+            "has_password": user.has_usable_password(),
+        },
+        "email_addresses": list(
+            EmailAddress.objects.filter(user=user).values("email", "verified", "primary")
+        ),
+        "logins": [
+            {
+                "provider": login.provider,
+                "id_there": login.uid,
+                "connected_at": login.date_joined,
+                "last_used_at": login.last_login,
+                "what_it_told": login.extra_data,
+            }
+            for login in SocialAccount.objects.filter(user=user)
+        ],
+        "factors": [
+            {
+                "type": factor.type,
+                "name": factor.data.get("name", ""),
+                "added_at": factor.created_at,
+                "last_used_at": factor.last_used_at,
+            }
+            for factor in Authenticator.objects.filter(user=user)
+        ],
+        "sessions": list(
+            UserSession.objects.filter(user=user).values(
+                "created_at", "last_seen_at", "ip", "user_agent"
+            )
+        ),
+    }
+    for _receiver, part in collecting.send(User, user=user):
+        data.update(cast("dict[str, Any]", part))
+    return data
+
+
+class Guarded(Exception):  # noqa: N818 (it says what stood in the way)
+    """This account may not be deleted by its owner: somebody would miss it."""
+
+
+def delete_account(user: User, *, address: str | None = None) -> None:
+    """Deletes `user`, at once: the keys end, the person's data goes, the sessions end.
+
+    address: where it was done from, for what is kept without a name.
+    Raises Guarded for staff: another administrator has to take their rights first.
+    """
+    with transaction.atomic():
+        user = User.objects.select_for_update().get(pk=user.pk)
+        if user.is_staff or user.is_superuser:
+            raise Guarded
+        leaving.send(User, user=user, address=address)
+        end_sessions(user)
+        email, language = user.email, user.language
+        user.delete()
+    # There is no account any more: this is a letter to an address, not a notice.
+    try:
+        mail.send("accounts/email/deleted", email, {}, language=language)
+    except (OSError, Error):
+        logger.exception("The mail about a deleted account could not be sent.")
 
 
 def make_staff(email: str, password: str | None) -> tuple[User, bool]:

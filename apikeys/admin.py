@@ -15,23 +15,10 @@ from django.utils.translation import ngettext
 from apikeys import services
 from apikeys.models import APIKey, Event, Reason, Via
 from apikeys.requests import actor
-from config.admin import FindsPastedKeys
+from config.modeladmins import FindsPastedKeys, ReadOnlyAdmin
 
 # How many keys the page that asks before revoking names one by one.
 SHOWN = 100
-
-
-class ReadOnlyAdmin(admin.ModelAdmin[Any]):
-    """Rows that nobody makes, changes or removes by hand."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class StateFilter(admin.SimpleListFilter):

@@ -7,4 +7,5 @@ class APIKeysConfig(AppConfig):
     verbose_name = _("API keys")
 
     def ready(self) -> None:
+        from apikeys import people  # noqa: F401 (what accounts ask is answered from now on)
         from apikeys.api import schema  # noqa: F401 (drf-spectacular finds it by its import)

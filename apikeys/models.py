@@ -13,6 +13,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from accounts.models import User
 from apikeys import names, tokens
 from config import text
 
@@ -22,6 +23,7 @@ class Reason(models.TextChoices):
 
     DELETED_BY_OWNER = "owner", _("deleted by its owner")
     REVOKED_BY_STAFF = "staff", _("revoked by staff")
+    ACCOUNT_DELETED = "account", _("its account was deleted")
 
 
 class APIKeyQuerySet(models.QuerySet["APIKey"]):
@@ -71,7 +73,7 @@ class APIKey(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL,
-        # An account with keys is disabled, not deleted: the audit trail needs its keys.
+        # Nothing deletes an account and its keys in passing: accounts.services does, in order.
         on_delete=models.PROTECT,
         related_name="api_keys",
         verbose_name=_("owner"),
@@ -160,6 +162,7 @@ class Action(models.TextChoices):
 
     KEY_ISSUED = "key.issued", _("key generated")
     KEY_REVOKED = "key.revoked", _("key revoked")
+    ACCOUNT_DELETED = "account.deleted", _("account deleted by its owner")
 
 
 class Via(models.TextChoices):
@@ -177,6 +180,10 @@ class EventQuerySet(models.QuerySet["Event"]):
 
     def delete(self) -> NoReturn:
         raise TypeError("Events are append-only.")
+
+    def forget_where_from(self, person: User) -> None:
+        """The one exception: whoever leaves takes along the addresses that they came from."""
+        models.QuerySet(self.model, using=self.db).filter(actor=person).update(address=None)
 
 
 class Event(models.Model):
@@ -214,7 +221,7 @@ class Event(models.Model):
         related_name="events",
         verbose_name=_("key"),
     )
-    public_id = models.CharField(_("public id"), max_length=12, db_index=True)
+    public_id = models.CharField(_("public id"), max_length=12, blank=True, db_index=True)
     via = models.CharField(_("through"), max_length=16, choices=Via)
     address = models.GenericIPAddressField(_("from"), null=True)
     detail = models.JSONField(_("detail"), default=dict)

@@ -16,15 +16,16 @@ from uuid import UUID
 
 from cachetools import LRUCache
 from django.conf import settings
-from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.signals import setting_changed
 from django.db import Error, InterfaceError, OperationalError, connection, transaction
 from django.dispatch import receiver
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from accounts.models import User
+from accounts.services import notify
 from apikeys import tokens, usage
 from apikeys.hashing import Cost, Hasher, UnknownPepper
 from apikeys.models import Action, APIKey, Event, Reason, Via
@@ -77,12 +78,14 @@ def issue(
     key.encoded = _hasher().hash(token, wait=settings.ARGON2_PATIENT_WAIT)
     with transaction.atomic():
         # One issue at a time for an account: the limit and the name are checked, then they hold.
-        get_user_model().objects.select_for_update().get(pk=owner.pk)
+        if not User.objects.select_for_update().filter(pk=owner.pk).exists():
+            raise ValidationError(_("This account has just been deleted."), code="deleted")
         _refuse_second(key)
         _refuse_beyond_limit(owner)
         key.full_clean()
         key.save(force_insert=True)
-        _record(Action.KEY_ISSUED, key, by or Actor(), {"name": key.name})
+        _record(Action.KEY_ISSUED, key, by or Actor(), {})
+    notify(owner, "apikeys/email/issued", {"key": key}, is_security=False)
     return key, token
 
 
@@ -95,9 +98,11 @@ def revoke(key: APIKey, *, reason: Reason, by: Actor | None = None) -> bool:
             .update(revoked_at=timezone.now(), revoked_reason=reason)
         )
         if ended:
-            _record(Action.KEY_REVOKED, key, by or Actor(), {"name": key.name, "reason": reason})
+            _record(Action.KEY_REVOKED, key, by or Actor(), {"reason": reason})
     if ended:
         key.refresh_from_db(fields=["revoked_at", "revoked_reason"])
+        if reason is Reason.REVOKED_BY_STAFF:
+            notify(key.owner, "apikeys/email/revoked", {"key": key}, is_security=True)
     return bool(ended)
 
 

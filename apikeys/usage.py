@@ -66,7 +66,7 @@ def flush() -> None:
 
 
 def _write(taken: _Pending) -> None:
-    for batch in batched(sorted(taken.calls.items()), _BATCH):
+    for batch in batched(_of_kept_rows(taken.calls), _BATCH):
         # The rows first, at zero, then one addition for all: two processes may do this at once.
         DailyUse.objects.bulk_create(
             (DailyUse(key_id=key_id, day=day) for (key_id, day), _calls in batch),
@@ -91,6 +91,16 @@ def _write(taken: _Pending) -> None:
                 output_field=DateTimeField(),
             )
         )
+
+
+def _of_kept_rows(
+    calls: Counter[tuple[UUID, date]],
+) -> list[tuple[tuple[UUID, date], int]]:
+    """What was counted, in order, without the keys that have gone with their accounts since."""
+    there = set[UUID]()
+    for ids in batched(sorted({key_id for key_id, _day in calls}), _BATCH):
+        there.update(APIKey.objects.filter(pk__in=ids).values_list("pk", flat=True))
+    return sorted(item for item in calls.items() if item[0][0] in there)
 
 
 def _ensure_writer() -> None:

@@ -4,6 +4,7 @@ import uuid
 from datetime import timedelta
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ValidationError
@@ -15,6 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_safe
 
+from accounts import reauthentication
 from accounts.services import may_hold_keys
 from apikeys import services, tokens
 from apikeys.forms import NewKeyForm
@@ -29,7 +31,9 @@ USAGE_DAYS = 7
 @require_safe
 def keys(request: HttpRequest) -> HttpResponse:
     """The list. With `?new=1` the dialog is open from the start, for browsers without scripts."""
-    return _keys_page(request, form=_blank_form(), is_open="new" in request.GET)
+    is_open = "new" in request.GET
+    draft = reauthentication.take_draft(request) if is_open else {}
+    return _keys_page(request, form=_blank_form(**draft), is_open=is_open)
 
 
 @login_required
@@ -42,6 +46,10 @@ def generate(request: HttpRequest) -> HttpResponse:
     if not may_hold_keys(account(request)):
         messages.error(request, _("Confirm your email address before you generate a key."))
         return redirect("account_email")
+    if not reauthentication.is_fresh(request, within=settings.LONG_SESSION):
+        return reauthentication.ask(
+            request, then=reverse("keys") + "?new=1", keep=["name", "description"]
+        )
     if not form.is_valid():
         return _keys_page(request, form=form, is_open=True, status=400)
     try:
@@ -98,8 +106,8 @@ def usage(request: HttpRequest) -> HttpResponse:
     )
 
 
-def _blank_form() -> NewKeyForm:
-    return NewKeyForm(initial={"nonce": uuid.uuid4()})
+def _blank_form(**draft: str) -> NewKeyForm:
+    return NewKeyForm(initial={**draft, "nonce": uuid.uuid4()})
 
 
 def _keys_page(

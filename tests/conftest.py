@@ -1,6 +1,8 @@
 """The cast: alice owns, mallory must not, sam is staff. And how they come to their keys."""
 
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +19,15 @@ from tests import postgres
 PASSWORD = "correct horse battery staple"
 
 Issue = Callable[..., tuple[APIKey, Token]]
+
+
+def show_who(client: Client, user: User, *, ago: timedelta = timedelta(), **proof: Any) -> None:
+    """`user`, signed in with `client`, has given the password (or another proof) some time ago."""
+    session = client.session
+    record = {"method": "password", "at": time.time() - ago.total_seconds(), **proof}
+    session["account_authentication_methods"] = [record]
+    session["account_authentication_methods_user"] = str(user.pk)
+    session.save()
 
 
 @pytest.fixture
@@ -48,6 +59,7 @@ def issue(alice: User) -> Issue:
 def signed_in(client: Client) -> Callable[[User], Client]:
     def sign_in(user: User) -> Client:
         client.force_login(user)
+        show_who(client, user)
         return client
 
     return sign_in

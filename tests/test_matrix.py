@@ -13,7 +13,9 @@ from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 import pytest
 from allauth.account.models import EmailAddress
 from allauth.account.utils import user_pk_to_url_str
+from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
+from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.auth.models import Group
 from django.contrib.contenttypes.models import ContentType
@@ -23,6 +25,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
 from apikeys.models import APIKey, DailyUse, Event
+from outbox.models import Mail
 from tests.conftest import PASSWORD
 
 # What a visitor gets: a status, or where a redirect leads, relative to the address visited.
@@ -102,17 +105,72 @@ PAGES = {
         (200, "/keys/", "/keys/"),
         sends={"email": "Alice@example.org", **NEW_PASSWORD},
     ),
+    "login/code": Row(
+        (200, "/keys/", "/keys/"),
+        ("code/confirm", "/keys/", "/keys/"),
+        sends={"email": "alice@example.org"},
+    ),
+    "login/code/confirm": Row(
+        ("/login/code", "/keys/", "/keys/"),
+        ("/login/code", "/keys/", "/keys/"),
+        sends={"code": "a guess"},
+    ),
+    "login/passkey": Row(
+        ("/login", "/keys/", "/keys/"), ("/login", "/keys/", "/keys/"), sends={"credential": "{{}}"}
+    ),
+    "login/factor": Row(
+        ("/login", "/keys/", "/keys/"), ("/login", "/keys/", "/keys/"), sends={"code": "a guess"}
+    ),
+    "language": Row(all_get(405), all_get("/"), sends={"language": "ja"}),
     "logout": Row(("/login", 200, 200), ("/login", "/login", "/login")),
-    "account/": Row(signed_in(200), signed_in("/account/"), sends={"name": "Renamed"}),
+    "account/": Row(
+        signed_in(200), signed_in("/account/"), sends={"name": "Renamed", "notices": "all"}
+    ),
     "account/inactive": Row(all_get(200), all_get(405)),
     "account/email": Row(
         signed_in(200),
         signed_in("/account/email"),
         sends={"email": "alice@example.org", "action_add": "1"},
     ),
+    "account/email/approve": Row(
+        signed_in("/account/email"), signed_in("/account/email"), sends={"code": "a guess"}
+    ),
     "account/confirm-email": Row(all_get(200), all_get(405)),
     r"^account/confirm-email/(?P<key>[-:\w]+)$": Row(all_get(200), all_get(404)),
     "account/reauthenticate": Row(signed_in(200), signed_in(200), sends={"password": "a guess"}),
+    "account/reauthenticate/factor": Row(
+        signed_in("/account/reauthenticate"),
+        signed_in("/account/reauthenticate"),
+        sends={"code": "a guess"},
+    ),
+    "account/reauthenticate/passkey": Row(
+        signed_in("/account/reauthenticate"),
+        signed_in("/account/reauthenticate"),
+        sends={"credential": "{{}}"},
+    ),
+    "account/reauthenticate/mail": Row(
+        signed_in("/account/reauthenticate"),
+        signed_in("/account/reauthenticate"),
+        sends={"code": "a guess"},
+    ),
+    # Nobody else's passkey, session or data is there; one's own are in tests/accounts.
+    "account/factors": Row(signed_in(200), signed_in(405)),
+    "account/factors/app/activate": Row(signed_in(200), signed_in(200), sends={"code": "a guess"}),
+    "account/factors/app/deactivate": Row(signed_in(404), signed_in(404)),
+    "account/factors/recovery-codes": Row(signed_in(404), signed_in(405)),
+    "account/factors/recovery-codes/generate": Row(signed_in(200), signed_in(200)),
+    "account/factors/passkeys": Row(signed_in(200), signed_in(405)),
+    "account/factors/passkeys/add": Row(
+        signed_in(200), signed_in(200), sends={"credential": "{{}}"}
+    ),
+    "account/factors/passkeys/<int:pk>/remove": Row(signed_in(404), signed_in(404)),
+    "account/factors/passkeys/<int:pk>/rename": Row(
+        signed_in(404), signed_in(404), sends={"name": "stolen"}
+    ),
+    "account/sessions": Row(signed_in(200), signed_in("/account/sessions")),
+    "account/sessions/<int:session_id>/end": Row((LOGIN, 405, 405), signed_in(404)),
+    "account/data": Row(signed_in(200), signed_in(405)),
+    "account/delete": Row(signed_in(200), (LOGIN, 400, 400), sends={"email": "alice@example.org"}),
     "account/password/change": Row(
         signed_in(200), signed_in(200), sends={"oldpassword": "a guess", **NEW_PASSWORD}
     ),
@@ -167,7 +225,9 @@ ADMIN = {
     "admin/autocomplete/": Row(staff(403), staff(405)),
     "admin/jsi18n/": Row(staff(200), staff(405)),
     "admin/r/<path:content_type_id>/<path:object_id>/": Row(staff(404), staff(404)),
-    r"admin/^(?P<app_label>auth|account|accounts|apikeys)/$": Row(staff(200), staff(200)),
+    r"admin/^(?P<app_label>auth|account|socialaccount|accounts|apikeys|outbox)/$": Row(
+        staff(200), staff(200)
+    ),
     "admin/(?P<url>.*)$": Row(staff(404), staff(404)),
     "admin/auth/group/": Row(staff(200), staff(200)),
     "admin/auth/group/add/": Row(staff(200), staff("/admin/auth/group/"), sends={"name": "new"}),
@@ -234,6 +294,44 @@ ADMIN = {
         staff(200), staff(403), sends={"public_id": "000000000000"}
     ),
     "admin/apikeys/event/<path:object_id>/": Row(staff("change/"), staff("change/")),
+    **{
+        f"admin/outbox/mail/{rest}": row
+        for rest, row in {
+            "": Row(
+                staff(200),
+                staff(200),
+                sends={"action": "delete_selected", "_selected_action": "{mail}", "post": "yes"},
+            ),
+            "add/": Row(staff(403), staff(403), sends={"to": "mallory@example.org"}),
+            "<path:object_id>/history/": Row(staff(200), staff(200)),
+            "<path:object_id>/delete/": Row(staff(403), staff(403), sends={"post": "yes"}),
+            "<path:object_id>/change/": Row(
+                staff(200), staff(403), sends={"to": "mallory@example.org"}
+            ),
+            "<path:object_id>/": Row(staff("change/"), staff("change/")),
+        }.items()
+    },
+    # The client of a provider. Its secret goes in and does not come out (tests/accounts).
+    "admin/socialaccount/socialapp/": Row(
+        staff(200),
+        staff("/admin/socialaccount/socialapp/"),
+        sends={"action": "delete_selected", "_selected_action": "{socialapp}", "post": "yes"},
+    ),
+    "admin/socialaccount/socialapp/add/": Row(
+        staff(200),
+        staff("/admin/socialaccount/socialapp/"),
+        sends={"provider": "google", "client_id": "mallory's", "secret": "s"},
+    ),
+    "admin/socialaccount/socialapp/<path:object_id>/history/": Row(staff(200), staff(200)),
+    "admin/socialaccount/socialapp/<path:object_id>/delete/": Row(
+        staff(200), staff("/admin/socialaccount/socialapp/"), sends={"post": "yes"}
+    ),
+    "admin/socialaccount/socialapp/<path:object_id>/change/": Row(
+        staff(200),
+        staff("/admin/socialaccount/socialapp/"),
+        sends={"provider": "github", "client_id": "mallory's"},
+    ),
+    "admin/socialaccount/socialapp/<path:object_id>/": Row(staff("change/"), staff("change/")),
     "admin/account/emailaddress/": Row(
         staff(200),
         staff("/admin/account/emailaddress/"),
@@ -281,6 +379,10 @@ def alices(alice, issue) -> dict[str, str]:
     # Of a provider that isn't installed: with one that is, its addresses would begin to work.
     app = SocialApp.objects.create(provider="absent", name="absent", client_id="i", secret="s")
     token = SocialToken.objects.create(account=login, token="t")
+    factor = Authenticator.objects.create(
+        user=alice, type=Authenticator.Type.WEBAUTHN, data={"name": "hers", "credential": {}}
+    )
+    session = UserSession.objects.create(user=alice, session_key="hers", ip="203.0.113.9")
     ids = {
         "user": alice.pk,
         "key": key.pk,
@@ -291,6 +393,9 @@ def alices(alice, issue) -> dict[str, str]:
         "socialaccount": login.pk,
         "socialapp": app.pk,
         "socialtoken": token.pk,
+        "authenticator": factor.pk,
+        "usersession": session.pk,
+        "mail": Mail.objects.create(to=alice.email, subject="s", sender="p@example.org").pk,
         "content_type": ContentType.objects.get_for_model(APIKey).pk,
         # The key of allauth's second step, which counts only in the session that took the first.
         "reset": f"{user_pk_to_url_str(alice)}-set-password",
@@ -311,6 +416,9 @@ def everything_of(alice) -> list[list[dict[str, Any]]]:
             SocialAccount.objects.filter(user=alice),
             SocialToken.objects.filter(account__user=alice),
             SocialApp.objects.all(),
+            Authenticator.objects.filter(user=alice),
+            UserSession.objects.filter(user=alice),
+            Mail.objects.filter(to=alice.email),
             Group.objects.all(),
         )
     ]
@@ -324,10 +432,12 @@ def address_of(route: str, ids: dict[str, str]) -> str:
         "<uuid:key_id>": ids["key"],
         "<path:content_type_id>": ids["content_type"],
         "<id>": ids["user"],
+        "<int:pk>": ids["authenticator"],
+        "<int:session_id>": ids["usersession"],
         "<path:object_id>": ids.get(model[1] if model else "key", ids["key"]),
         r"(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[-\w]+)$": ids["reset"],
         r"(?P<key>[-:\w]+)$": "not:a:key",
-        "^(?P<app_label>auth|account|accounts|apikeys)/$": "apikeys/",
+        "^(?P<app_label>auth|account|socialaccount|accounts|apikeys|outbox)/$": "apikeys/",
         "(?P<url>.*)$": "nothing",
         "/?$": "",
         "^": "",
@@ -424,7 +534,7 @@ def arrival(expected: str, route: str, ids: dict[str, str]) -> str:
 
 
 # From these, /login is where one ends up, and not on the way.
-ENDS_AT_LOGIN = {"logout", "account/logins/signup"}
+ENDS_AT_LOGIN = {"logout", "login/passkey", "login/factor", "account/logins/signup"}
 BACK_TO = {"admin/login/": "/admin/"}
 
 

@@ -17,6 +17,7 @@ from accounts.models import User
 from apikeys import services, usage
 from apikeys.models import APIKey, DailyUse, Event, Reason
 from config.redaction import Formatter
+from tests.conftest import show_who
 
 SECRET = slice(20, 56)
 
@@ -32,6 +33,7 @@ def lived(alice, sam, client, caplog):
 
 def live_through(alice, sam, client):
     client.force_login(alice)
+    show_who(client, alice)
     answer = client.post("/keys/generate", {"name": "studio", "nonce": uuid4()})
     (plaintext,) = re.findall(r"comfyui-[0-9a-f]{64}", answer.text)
     key = APIKey.objects.get()

@@ -10,6 +10,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts import reauthentication
 from accounts.services import may_hold_keys
 from apikeys import services
 from apikeys.api import schema, serializers
@@ -113,6 +114,14 @@ class APIKeysEndpoint(Endpoint):
             raise Refused(
                 "EMAIL_NOT_VERIFIED",
                 _("Confirm your email address first: sign in to the keys page and follow it."),
+                status.HTTP_403_FORBIDDEN,
+            )
+        if request.auth is None and not reauthentication.is_fresh(
+            request._request, within=settings.LONG_SESSION
+        ):
+            raise Refused(
+                "REAUTHENTICATION_REQUIRED",
+                _("You have been logged in for long. Generate the key on the keys page."),
                 status.HTTP_403_FORBIDDEN,
             )
         wanted = serializers.NewAPIKeySerializer(data=request.data)

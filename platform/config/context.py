@@ -2,12 +2,18 @@
 
 from typing import Any
 
+from allauth.socialaccount.adapter import get_adapter as social_adapter
 from django.conf import settings
 from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
+
+from accounts import factors
 
 
 def platform(request: HttpRequest) -> dict[str, Any]:
     return {
         "has_mail_server": settings.HAS_MAIL_SERVER,
+        "has_providers": SimpleLazyObject(lambda: bool(social_adapter(request).list_apps(request))),
+        "may_use_passkeys": factors.may_use_passkeys(request),
         "public_url": settings.PUBLIC_URL,
     }

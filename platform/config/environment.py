@@ -81,3 +81,9 @@ def origin(url: str) -> tuple[str, str, int | None]:
     if parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username:
         raise ValueError("must be scheme, host and port alone, without a path")
     return parts.scheme, parts.hostname, parts.port
+
+
+def site(url: str) -> str:
+    """The origin of an address: `https://accounts.google.com/o/oauth2/auth` without its path."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

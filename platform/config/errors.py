@@ -100,17 +100,6 @@ def server_error(request: HttpRequest) -> HttpResponse:
     )
 
 
-def no_mail(request: HttpRequest) -> HttpResponse:
-    """A mail that somebody waits for can't be sent."""
-    return unavailable(
-        request,
-        _(
-            "We can't send mail just now. Your account is safe: log in a little later, and the "
-            "mail is sent then."
-        ),
-    )
-
-
 def unavailable(request: HttpRequest, message: str) -> HttpResponse:
     """Not now: come back after Retry-After."""
     response = _say(request, 503, "SERVICE_UNAVAILABLE", message)
@@ -118,8 +107,13 @@ def unavailable(request: HttpRequest, message: str) -> HttpResponse:
     return response
 
 
+def is_for_clients(request: HttpRequest) -> bool:
+    """Whether programs read what is at this address, and not people."""
+    return request.path.startswith(_CLIENTS)
+
+
 def _say(request: HttpRequest, status: int, code: str, message: str) -> HttpResponse:
-    if request.path.startswith(_CLIENTS):
+    if is_for_clients(request):
         return JsonResponse({"error": code, "message": message}, status=status)
     context: dict[str, Any] = {"status": status, "message": message}
     # No request in the context: who is signed in is a question to the store that may just have

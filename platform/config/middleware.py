@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY
 from django.http import HttpRequest, HttpResponseBase
-from django.utils.cache import patch_cache_control
+from django.utils import translation
+from django.utils.cache import patch_cache_control, patch_vary_headers
 
-from config import probes
+from config import errors, probes
 
 type Answer = Callable[[HttpRequest], HttpResponseBase]
 
@@ -28,6 +31,27 @@ def store_no_pages(get_response: Answer) -> Answer:
         response = get_response(request)
         if response.get("Content-Type", "").startswith("text/html"):
             patch_cache_control(response, no_store=True, private=True)
+        return response
+
+    return middleware
+
+
+def speak_their_language(get_response: Answer) -> Answer:
+    """Pages speak as their reader chose: in their account, else here, else in the browser.
+
+    The API speaks English, whoever asks: its words are in logs and in other programs' tests.
+    """
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        if errors.is_for_clients(request):
+            with translation.override(settings.LANGUAGE_CODE):
+                return get_response(request)
+        chosen = getattr(request.user, "language", "") if SESSION_KEY in request.session else ""
+        language = chosen or translation.get_language_from_request(request)
+        with translation.override(language):
+            response = get_response(request)
+        response.headers.setdefault("Content-Language", language)
+        patch_vary_headers(response, ["Accept-Language", "Cookie"])
         return response
 
     return middleware

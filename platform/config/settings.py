@@ -15,7 +15,7 @@ from corsheaders.defaults import default_headers
 from django.utils.csp import CSP
 from environs import validate
 
-from config.environment import Environment, made_once, origin
+from config.environment import Environment, made_once, origin, site
 
 # Django's generic classes can't be subscripted at run time; the type checker wants them to be.
 django_stubs_ext.monkeypatch()
@@ -99,9 +99,12 @@ INSTALLED_APPS = [
     "django.forms",
     "allauth",
     "allauth.account",
+    "allauth.mfa",
     "allauth.socialaccount",
     "allauth.socialaccount.providers.github",
-    "allauth.socialaccount.providers.google",
+    "allauth.usersessions",
+    # In the place of allauth's own: it asks for a nonce.
+    "accounts.google",
     "corsheaders",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -109,6 +112,7 @@ INSTALLED_APPS = [
     # Last, so that they can put right what the others registered with the admin.
     "accounts",
     "apikeys",
+    "outbox",
 ]
 
 MIDDLEWARE = [
@@ -124,8 +128,10 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "config.middleware.speak_their_language",
     "django.contrib.messages.middleware.MessageMiddleware",
     "allauth.account.middleware.AccountMiddleware",
+    "accounts.devices.note_activity",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -234,7 +240,6 @@ LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "keys"
 ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
 ACCOUNT_ADAPTER = "accounts.adapters.AccountAdapter"
-SOCIALACCOUNT_ADAPTER = "accounts.adapters.SocialAccountAdapter"
 ACCOUNT_FORMS = {
     "login": "accounts.forms.LoginForm",
     "signup": "accounts.forms.SignupForm",
@@ -252,9 +257,65 @@ ACCOUNT_REAUTHENTICATION_REQUIRED = True
 ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 ACCOUNT_USER_DISPLAY = "accounts.services.display_name"
+ACCOUNT_LOGIN_BY_CODE_ENABLED = True
+ACCOUNT_LOGIN_BY_CODE_SUPPORTS_RESEND = True
+# Codes asked for by one who is signed in, beside allauth's own limits.
+ACCOUNT_RATE_LIMITS = {"mail_code": "6/h/user"}
+# How long nobody is asked again who they are, before what hurts; and before a new key.
+REAUTHENTICATION_GRACE = timedelta(minutes=10)
+LONG_SESSION = timedelta(hours=12)
+
+SOCIALACCOUNT_ADAPTER = "accounts.social.SocialAccountAdapter"
 SOCIALACCOUNT_LOGIN_ON_GET = False
 SOCIALACCOUNT_EMAIL_AUTHENTICATION = False
 SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_QUERY_EMAIL = True
+# Seconds that a provider has to answer.
+SOCIALACCOUNT_REQUESTS_TIMEOUT = 5
+
+
+def provider_client(name: str) -> list[dict[str, str]]:
+    """The client that is registered with a provider, if the environment names one."""
+    client_id = env.str(f"{name}_CLIENT_ID", default=None)
+    secret = env.str(f"{name}_CLIENT_SECRET", default=None)
+    if bool(client_id) != bool(secret):
+        env.fault(f"{name}_CLIENT_ID", f"and {name}_CLIENT_SECRET go together: set both or none.")
+    return [{"client_id": client_id, "secret": secret}] if client_id and secret else []
+
+
+# Google's addresses, for a server that speaks as Google does.
+_google: dict[str, str | None] = {
+    "AUTHORIZE_URL": env.str("GOOGLE_AUTHORIZE_URL", default=None),
+    "ACCESS_TOKEN_URL": env.str("GOOGLE_TOKEN_URL", default=None),
+    "IDENTITY_URL": env.str("GOOGLE_USERINFO_URL", default=None),
+    "ID_TOKEN_ISSUER": env.str("GOOGLE_ISSUER", default=None),
+}
+# Another GitHub: GitHub Enterprise Server's address.
+GITHUB_URL: str = (env.str("GITHUB_URL", default="https://github.com") or "").rstrip("/")
+SOCIALACCOUNT_PROVIDERS: dict[str, dict[str, Any]] = {
+    "google": {
+        "APPS": provider_client("GOOGLE"),
+        "OAUTH_PKCE_ENABLED": True,
+        "SCOPE": ["openid", "profile", "email"],
+        **{name: url for name, url in _google.items() if url},
+    },
+    "github": {
+        "APPS": provider_client("GITHUB"),
+        "OAUTH_PKCE_ENABLED": True,
+        "SCOPE": ["user:email"],
+        # Named only where it is not GitHub's own: the addresses below it differ there.
+        **({"GITHUB_URL": GITHUB_URL} if GITHUB_URL != "https://github.com" else {}),
+    },
+}
+
+MFA_ADAPTER = "accounts.factors.MFAAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_RECOVERY_CODES_SHOW_ONCE = True
+# A code is good a step (30 s) longer: clocks differ, and people type slowly.
+MFA_TOTP_TOLERANCE = 1
+# Staff show a second factor before the staff pages open.
+STAFF_SECOND_FACTOR: bool = env.bool("STAFF_SECOND_FACTOR", default=PRODUCTION)
 
 # --- Mail ------------------------------------------------------------------------------------
 
@@ -263,6 +324,8 @@ HAS_MAIL_SERVER: bool = PRODUCTION or env.str("EMAIL_URL", default=None) is not 
 ACCOUNT_EMAIL_VERIFICATION = "mandatory" if HAS_MAIL_SERVER else "optional"
 ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = HAS_MAIL_SERVER
 ACCOUNT_EMAIL_VERIFICATION_SUPPORTS_RESEND = HAS_MAIL_SERVER
+# With a passkey alone there is no password to fall back on: the address has to be proved first.
+MFA_PASSKEY_SIGNUP_ENABLED = HAS_MAIL_SERVER
 
 MAILERS: dict[str, dict[str, Any]] = {"default": {"BACKEND": "config.mail.TerminalBackend"}}
 if HAS_MAIL_SERVER:
@@ -276,7 +339,9 @@ if HAS_MAIL_SERVER:
             "must look like submission://user:password@mail.example.org (STARTTLS, port 587) "
             "or smtp://user:password@mail.example.org:465?ssl=on.",
         )
-    MAILERS["default"] = {
+    # Written down first; a thread hands it to the server.
+    MAILERS["default"] = {"BACKEND": "outbox.backend.OutboxBackend"}
+    MAILERS["server"] = {
         "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
         "OPTIONS": {
             "host": _mail.get("EMAIL_HOST"),
@@ -285,7 +350,7 @@ if HAS_MAIL_SERVER:
             "password": _mail.get("EMAIL_HOST_PASSWORD") or "",
             "use_tls": _mail.get("EMAIL_USE_TLS", False),
             "use_ssl": _mail.get("EMAIL_USE_SSL", False),
-            # Seconds. A person waits for this at sign-up.
+            # Seconds.
             "timeout": 10,
         },
     }
@@ -376,7 +441,12 @@ SECURE_CSP: dict[str, list[str]] = {
     "img-src": [CSP.SELF, "data:"],
     "font-src": [CSP.SELF],
     "connect-src": [CSP.SELF],
-    "form-action": [CSP.SELF],
+    # A form that leads to a provider is sent to us first, and redirected there.
+    "form-action": [
+        CSP.SELF,
+        site(_google["AUTHORIZE_URL"] or "https://accounts.google.com"),
+        site(GITHUB_URL),
+    ],
     "frame-ancestors": [CSP.NONE],
     "base-uri": [CSP.NONE],
 }
@@ -417,6 +487,19 @@ STORAGES = {
 # --- Language and time -----------------------------------------------------------------------
 
 LANGUAGE_CODE = "en"
+LANGUAGES = [
+    ("en", "English"),
+    ("zh-hans", "简体中文"),
+    ("zh-hant", "繁體中文"),
+    ("ja", "日本語"),
+    ("ko", "한국어"),
+]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+LANGUAGE_COOKIE_NAME = f"language{_suffix}"
+LANGUAGE_COOKIE_AGE = int(timedelta(days=400).total_seconds())
+LANGUAGE_COOKIE_SAMESITE = "Lax"
+LANGUAGE_COOKIE_HTTPONLY = True
+LANGUAGE_COOKIE_SECURE = HTTPS
 TIME_ZONE = "UTC"
 USE_TZ = True
 

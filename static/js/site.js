@@ -1,5 +1,6 @@
 // What scripts add to the pages. Everything works without them; with them it works in place.
 
+import { usePasskeys } from "./passkeys.js";
 import { revealOnce } from "./reveal.js";
 
 // --- Dialogs: in place instead of on a page of their own ----------------------------------------
@@ -76,6 +77,21 @@ for (const input of document.querySelectorAll('input[type="password"]')) {
   update();
 }
 
+// --- A public device is one for every way of logging in on the page ------------------------------
+
+const publicDevice = document.querySelector('input[name="public_device"]');
+for (const form of publicDevice ? document.querySelectorAll("form[data-minds-public-device]") : []) {
+  const copy = Object.assign(document.createElement("input"), { type: "hidden", name: "public_device" });
+  form.append(copy);
+  const update = () => {
+    copy.disabled = !publicDevice.checked;
+    copy.value = "on";
+  };
+  publicDevice.addEventListener("change", update);
+  addEventListener("pageshow", update);
+  update();
+}
+
 // --- Exact times, in the reader's own zone ------------------------------------------------------
 
 const exact = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "full", timeStyle: "long" });
@@ -83,4 +99,11 @@ for (const time of document.querySelectorAll("time[datetime][title]")) {
   time.title = exact.format(new Date(time.dateTime));
 }
 
+// --- What is shown once is not there when one comes back ----------------------------------------
+
+for (const shown of document.querySelectorAll("[data-secret]")) {
+  addEventListener("pagehide", () => shown.replaceChildren());
+}
+
+usePasskeys();
 revealOnce(document.getElementById("reveal"));

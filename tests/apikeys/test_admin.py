@@ -279,7 +279,7 @@ def test_a_revocation_by_staff_is_written_down_with_who_and_from_where(staff, sa
     assert (event.actor, event.account, event.key) == (sam, alice, key)
     assert (event.via, event.address) == (Via.ADMIN, "203.0.113.7")
     assert event.public_id == key.public_id
-    assert event.detail == {"name": "studio", "reason": "staff"}
+    assert event.detail == {"reason": "staff"}
     listed = _main(staff.get(EVENTS))
     for fact in (key.public_id, "sam@example.org", "staff pages", "203.0.113.7", "key revoked"):
         assert fact in listed

@@ -11,6 +11,7 @@ from django.utils import timezone
 from apikeys import services, tokens
 from apikeys.hashing import Busy
 from apikeys.models import APIKey, Event, Reason
+from tests.conftest import show_who
 
 VALIDATE = "/api/v1/keys/validate"
 
@@ -210,6 +211,7 @@ def test_a_key_lists_its_owners_keys_without_secrets(client, mallory, issue, key
 def test_a_person_signed_in_creates_a_key(alice):
     client = Client(enforce_csrf_checks=True)
     client.force_login(alice)
+    show_who(client, alice)
     client.get("/keys/?new=1")
     token = client.cookies[next(name for name in client.cookies if "csrf" in name)].value
     answer = client.post(

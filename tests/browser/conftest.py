@@ -63,6 +63,7 @@ with transaction.atomic():
         session[AUTHENTICATION_METHODS_SESSION_KEY] = [
             {{"method": "password", "at": time.time(), "email": user.email}}
         ]
+        session["account_authentication_methods_user"] = str(user.pk)
         session.save()
         made.append([user.email, session.session_key])
 print(json.dumps([settings.SESSION_COOKIE_NAME, made]))

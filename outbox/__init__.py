@@ -1,0 +1,1 @@
+"""Mail on its way out: kept in the database until a mail server has taken it."""
