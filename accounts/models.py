@@ -39,8 +39,8 @@ class User(AbstractBaseUser, PermissionsMixin):
     class Notices(models.TextChoices):
         """Which mails a person wants, beyond those that nobody can turn off."""
 
-        ALL = "all", _("everything that happens to my keys")
-        SECURITY = "security", _("only what concerns my account's safety")
+        ALL = "all", _("Everything that happens to my keys")
+        SECURITY = "security", _("Only what concerns my account's safety")
 
     # Not a counter: clients see this id, and must not learn from it how many accounts there are.
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)

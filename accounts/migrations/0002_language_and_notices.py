@@ -31,8 +31,8 @@ class Migration(migrations.Migration):
             name="notices",
             field=models.CharField(
                 choices=[
-                    ("all", "everything that happens to my keys"),
-                    ("security", "only what concerns my account's safety"),
+                    ("all", "Everything that happens to my keys"),
+                    ("security", "Only what concerns my account's safety"),
                 ],
                 default="all",
                 help_text="Of a new device, a changed password or factor, you are always told.",

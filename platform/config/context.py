@@ -14,6 +14,8 @@ def platform(request: HttpRequest) -> dict[str, Any]:
     return {
         "has_mail_server": settings.HAS_MAIL_SERVER,
         "has_providers": SimpleLazyObject(lambda: bool(social_adapter(request).list_apps(request))),
+        # Each in its own words: it is read by those who speak it.
+        "languages": settings.LANGUAGES,
         "may_use_passkeys": factors.may_use_passkeys(request),
         "public_url": settings.PUBLIC_URL,
     }

@@ -60,6 +60,11 @@ def _load(target: str) -> Any:
     os.setpgid(0, 0)
     from config.wsgi import application
 
+    if settings.HAS_MAIL_SERVER:
+        # Mail that waited while the platform was down goes out without waiting for more.
+        from outbox import delivery
+
+        delivery.wake()
     return application
 
 

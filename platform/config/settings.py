@@ -326,6 +326,8 @@ ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = HAS_MAIL_SERVER
 ACCOUNT_EMAIL_VERIFICATION_SUPPORTS_RESEND = HAS_MAIL_SERVER
 # With a passkey alone there is no password to fall back on: the address has to be proved first.
 MFA_PASSKEY_SIGNUP_ENABLED = HAS_MAIL_SERVER
+# Where addresses can be proved, only whoever did locks an account with a factor.
+MFA_ALLOW_UNVERIFIED_EMAIL = not HAS_MAIL_SERVER
 
 MAILERS: dict[str, dict[str, Any]] = {"default": {"BACKEND": "config.mail.TerminalBackend"}}
 if HAS_MAIL_SERVER:
