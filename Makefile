@@ -10,7 +10,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
 
-.PHONY: help run staff test test-unit test-postgres check lock screenshot clean
+.PHONY: help run staff test check lock messages clean
 
 help:
 	@echo 'make run     serve the platform on http://127.0.0.1:8000 (PORT=, HOST=, TLS=1)'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test    run every test: units, PostgreSQL, browser'
 	@echo 'make check   lint, types, architecture, deployment checks'
 	@echo 'make lock    resolve requirements/*.txt anew'
+	@echo 'make messages  gather what is to be translated, and compile what is (needs gettext)'
 
 run:
 	@scripts/install runtime
@@ -41,6 +42,12 @@ check:
 lock:
 	@scripts/install test
 	@scripts/lock
+
+messages:
+	@scripts/install test
+	@$(PYTHON) manage.py makemessages --all --no-location --no-wrap --no-obsolete \
+		--ignore '.*' --ignore tests --ignore var --ignore docs
+	@$(PYTHON) manage.py compilemessages --ignore '.*'
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,10 +6,12 @@ from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from allauth.usersessions.models import UserSession
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
-from django.http import HttpRequest
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
@@ -98,10 +100,14 @@ class UserAdmin(FindsPastedKeys, DjangoUserAdmin[User]):
     # Staff often know an account by a key only: by its name, or by what a log shows of it.
     search_fields = ["email", "name", "api_keys__name", "api_keys__public_id"]
     search_help_text = _("Email address, name, or a key: its name or the digits after comfyui-.")
-    readonly_fields = ["id", "date_joined", "last_login", "keys"]
+    readonly_fields = ["id", "date_joined", "last_login", "keys", "factors"]
+    actions = ["remove_factors"]
     fieldsets = [
         (None, {"fields": ["email", "name", "language", "password"]}),
-        (_("State"), {"fields": ["is_active", "keys", "id", "date_joined", "last_login"]}),
+        (
+            _("State"),
+            {"fields": ["is_active", "keys", "factors", "id", "date_joined", "last_login"]},
+        ),
         (
             _("Staff"),
             {"classes": ["collapse"], "fields": ["is_staff", "is_superuser", "groups"]},
@@ -119,6 +125,36 @@ class UserAdmin(FindsPastedKeys, DjangoUserAdmin[User]):
     def keys(self, user: User) -> str:
         listed = reverse("admin:apikeys_apikey_changelist", query={"owner__id__exact": user.pk})
         return format_html('<a href="{}">{}</a>', listed, _("Keys of this account"))
+
+    @admin.display(description=_("Second factors"))
+    def factors(self, user: User) -> str:
+        kinds = Authenticator.objects.filter(user=user).values_list("type", flat=True)
+        return ", ".join(str(Authenticator.Type(kind).label) for kind in kinds) or "–"
+
+    def has_recover_permission(self, request: HttpRequest) -> bool:
+        return request.user.is_superuser
+
+    @admin.action(
+        description=_("Remove the second factors of the selected accounts"), permissions=["recover"]
+    )
+    def remove_factors(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse | None:
+        """For people who lost theirs. Asks first: they are one password away from then on."""
+        if not request.POST.get("confirmed"):
+            return TemplateResponse(
+                request,
+                "admin/accounts/user/remove_factors.html",
+                {
+                    **self.admin_site.each_context(request),
+                    "title": _("Remove second factors"),
+                    "users": queryset,
+                    "opts": self.opts,
+                },
+            )
+        for user in queryset:
+            services.remove_factors(user)
+            self.log_change(request, user, "Removed the second factors.")
+        self.message_user(request, _("The second factors were removed."), messages.SUCCESS)
+        return None
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
         fields = super().get_readonly_fields(request, obj)

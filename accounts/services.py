@@ -88,6 +88,19 @@ def notify(user: User, template: str, context: dict[str, Any], *, is_security: b
         logger.exception("A notice could not be sent (%s).", template)
 
 
+def remove_factors(user: User) -> int:
+    """Takes every passkey, app and recovery code from `user`, who lost them, and tells them so.
+
+    Returns how many there were. For staff alone: whoever can get this done for another's account is
+    one password away from it.
+    """
+    count, _kinds = Authenticator.objects.filter(user=user).delete()
+    if count:
+        end_sessions(user)
+        notify(user, "accounts/email/factors_removed", {}, is_security=True)
+    return int(count)
+
+
 def end_sessions(user: User, *, besides: str | None = None) -> None:
     """Logs `user` out everywhere, except in the session `besides`."""
     for session in UserSession.objects.filter(user=user).exclude(session_key=besides):

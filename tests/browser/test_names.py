@@ -64,7 +64,7 @@ def test_long_names_do_not_make_a_phone_scroll_sideways(
     page.goto("/account/")
     page.get_by_label("Name").fill(letter * 80)
     page.get_by_role("button", name="Save").click()
-    expect(page.get_by_text("Your name was saved.")).to_be_visible()
+    expect(page.get_by_text("Your profile was saved.")).to_be_visible()
     page.goto("/keys/")
     generate(page, letter * 80, letter * 100)
     reveal = page.get_by_role("dialog")
