@@ -1,5 +1,6 @@
 """Where a person is signed in, and whether they were there before."""
 
+import logging
 from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
@@ -8,7 +9,9 @@ from typing import Any
 from allauth.account.adapter import get_adapter
 from allauth.usersessions.models import UserSession
 from django.conf import settings
+from django.contrib.auth import SESSION_KEY
 from django.core import signing
+from django.db import Error
 from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
@@ -17,6 +20,8 @@ from ua_parser import parse
 
 from accounts import services
 from accounts.models import User
+
+logger = logging.getLogger(__name__)
 
 # How old a session's "last seen" may be: a write per page would cost more than it tells.
 SEEN_EVERY = timedelta(minutes=5)
@@ -48,8 +53,12 @@ def note_activity(get_response: Answer) -> Answer:
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
-        if request.session.session_key and request.session.get("_auth_user_id"):
-            _see(request)
+        try:
+            if request.session.session_key and SESSION_KEY in request.session:
+                _see(request)
+        except Error:
+            # The answer is made, and may show a new key: a note of when must not take it away.
+            logger.warning("When a session was last seen could not be noted.")
         if newcomer := getattr(request, "newly_signed_in", None):
             _remember(request, response, newcomer)
         return response

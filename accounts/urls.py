@@ -109,7 +109,7 @@ _user_section = [
     path("account/email", views.email, name="account_email"),
     path("account/email/approve", views.approve_email, name="approve_email"),
     path("account/password/change", account.password_change, name="account_change_password"),
-    path("account/password/set", account.password_set, name="account_set_password"),
+    path("account/password/set", views.set_password, name="account_set_password"),
     path("account/logins", social.connections, name="socialaccount_connections"),
     path("account/factors", mfa.index, name="mfa_index"),
     path("account/factors/app/activate", totp.activate_totp, name="mfa_activate_totp"),
@@ -128,7 +128,7 @@ _user_section = [
     path("account/factors/passkeys/add", webauthn.add_webauthn, name="mfa_add_webauthn"),
     path(
         "account/factors/passkeys/<int:pk>/remove",
-        webauthn.remove_webauthn,
+        views.remove_passkey,
         name="mfa_remove_webauthn",
     ),
     path(

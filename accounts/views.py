@@ -14,6 +14,7 @@ from allauth.account.models import EmailAddress
 from allauth.account.utils import get_next_redirect_url
 from allauth.core import ratelimit
 from allauth.mfa.models import Authenticator
+from allauth.mfa.webauthn import views as webauthn
 from allauth.socialaccount.models import SocialAccount
 from allauth.usersessions.models import UserSession
 from django.conf import settings
@@ -25,6 +26,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, Js
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods, require_POST
 from django.views.i18n import set_language
 
@@ -35,8 +37,8 @@ from accounts.models import User
 type View = Callable[..., HttpResponseBase]
 
 _NEW_EMAIL = "new_email"
-_TO_CHANGE_EMAIL = "change-email"
 _TO_REAUTHENTICATE = "reauthenticate"
+_TOO_MANY_CODES = gettext_lazy("That is enough codes for now. Try again in an hour.")
 
 
 def _account(request: HttpRequest) -> User:
@@ -85,6 +87,23 @@ def on_public_devices_too(view: View) -> View:
     return minding
 
 
+# A password is a way in: whoever finds an open browser must not be able to add one.
+set_password = login_required(reauthentication.required(allauth_views.password_set))
+
+
+@login_required
+def remove_passkey(request: HttpRequest, pk: int) -> HttpResponseBase:
+    """allauth's page, unless nothing would be left to log in with."""
+    passkey = get_object_or_404(
+        Authenticator, pk=pk, user=_account(request), type=Authenticator.Type.WEBAUTHN
+    )
+    if not services.other_ways_in(_account(request), besides=passkey):
+        messages.error(request, _("This is your last way in. Set a password first."))
+        return redirect("mfa_list_webauthn")
+    response: HttpResponseBase = webauthn.remove_webauthn(request, pk=pk)
+    return response
+
+
 # --- Email address ---------------------------------------------------------------------------
 
 
@@ -101,14 +120,16 @@ class EmailView(allauth_views.EmailView):  # type: ignore[misc]
             return response
         get_adapter(self.request).is_reauthentication_required(app="allauth.account")
         new = form.cleaned_data["email"]
-        self.request.session[_NEW_EMAIL] = new
-        mailcodes.send(
+        if not mailcodes.send(
             self.request,
-            _TO_CHANGE_EMAIL,
+            _to_change_to(new),
             template="accounts/email/approve_change",
             to=current.email,
             new_email=new,
-        )
+        ):
+            messages.error(self.request, _TOO_MANY_CODES)
+            return redirect("account_email")
+        self.request.session[_NEW_EMAIL] = new
         return redirect("approve_email")
 
 
@@ -120,12 +141,14 @@ email = login_required(EmailView.as_view())
 def approve_email(request: HttpRequest) -> HttpResponse:
     """The first half of a change of address: the code that the address so far has got."""
     new = request.session.get(_NEW_EMAIL)
-    if new is None or not mailcodes.is_waiting(request, _TO_CHANGE_EMAIL):
+    if new is None or not mailcodes.is_waiting(request, _to_change_to(new)):
         messages.error(request, _("That code is not good any more. Ask for the change once more."))
         return redirect("account_email")
+    if request.method == "POST" and not reauthentication.is_fresh(request):
+        return reauthentication.ask(request)
     form = CodeForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        if mailcodes.accept(request, _TO_CHANGE_EMAIL, form.cleaned_data["code"]):
+        if mailcodes.accept(request, _to_change_to(new), form.cleaned_data["code"]):
             return _ask_new_address(request, request.session.pop(_NEW_EMAIL))
         form.add_error("code", _("This is not the code that we sent. Look at the newest mail."))
     return render(
@@ -133,6 +156,11 @@ def approve_email(request: HttpRequest) -> HttpResponse:
         "accounts/approve_email.html",
         {"form": form, "section": "user", "new_email": new, "email": _account(request).email},
     )
+
+
+def _to_change_to(new: str) -> str:
+    """What such a code is for: this address and no other."""
+    return f"change the address to {new}"
 
 
 def _ask_new_address(request: HttpRequest, new: str) -> HttpResponse:
@@ -183,7 +211,7 @@ def _send_code_to_reauthenticate(request: HttpRequest) -> None:
         template="account/email/login_code",
         to=_account(request).email,
     ):
-        messages.error(request, _("That is enough codes for now. Try again in an hour."))
+        messages.error(request, _TOO_MANY_CODES)
 
 
 # --- Sessions --------------------------------------------------------------------------------

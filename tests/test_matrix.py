@@ -241,7 +241,7 @@ ADMIN = {
     "admin/auth/group/<path:object_id>/": Row(staff("change/"), staff("change/")),
     "admin/accounts/user/": Row(
         staff(200),
-        staff(200),
+        staff("/admin/accounts/user/"),
         sends={"action": "delete_selected", "_selected_action": "{user}", "post": "yes"},
     ),
     "admin/accounts/user/add/": Row(

@@ -22,7 +22,7 @@ WORDS = {
     Code.VALID: _("This API key is good."),
     Code.MALFORMED: _(
         "This is not an API key of ours: it is mistyped or incomplete. "
-        "A key is comfyui- and 64 digits; copy it whole."
+        "A key is comfyui- and 64 letters and digits; copy it whole."
     ),
     Code.NOT_FOUND: _("This API key is not known here. Generate a new one and use that."),
     Code.REVOKED: _("This API key was deleted. Generate a new one and use that."),

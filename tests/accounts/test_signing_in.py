@@ -909,6 +909,7 @@ def _no_password(client, alice) -> None:
     alice.set_unusable_password()
     alice.save()
     client.force_login(alice)
+    show_who(client, alice)
 
 
 def _pending_signup(client, alice) -> None:
