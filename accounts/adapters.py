@@ -77,12 +77,17 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         was_proved = services.has_proved_address(email_address.user)
         confirmed: bool = super().confirm_email(request, email_address)
         if confirmed and not was_proved and _came_by_code(request, email_address.user):
-            # Somebody signed up with this address and a password, but it is this mailbox's owner
-            # who is here now. They may not be the same person.
+            # Somebody signed up with this address, but it is this mailbox's owner who is here now.
+            # They may not be the same person.
             services.disown_password(email_address.user)
+            services.shut_out_others(email_address.user)
             messages.warning(
                 request,
-                _("Your address was not confirmed before, so the password was removed. Set one."),
+                _(
+                    "Your address was not confirmed before. Should somebody else have begun this "
+                    "account, they are locked out: the password and other logins were removed. "
+                    "Set a password, and look through the keys."
+                ),
             )
         return confirmed
 
@@ -151,7 +156,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         agent = self.request.headers.get("User-Agent", "")
         told = {
             "ip": self.get_client_ip(self.request),
-            "device": devices.describe(agent),
+            "device": devices.described(agent),
             "timestamp": timezone.now(),
             "user": user,
             **(context or {}),
@@ -165,4 +170,4 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
 def _came_by_code(request: HttpRequest, user: User) -> bool:
     records = get_authentication_records(request, user)
-    return user.has_usable_password() and any(record["method"] == "code" for record in records)
+    return any(record["method"] == "code" for record in records)

@@ -15,6 +15,7 @@ from django.db import Error
 from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
+from django.utils.functional import lazy
 from django.utils.translation import gettext as _
 from ua_parser import parse
 
@@ -48,6 +49,10 @@ def describe(user_agent: str) -> str:
     return browser or system or _("Unknown device")
 
 
+# The same, put into words when a mail is written: in its reader's language.
+described = lazy(describe, str)
+
+
 def note_activity(get_response: Answer) -> Answer:
     """Keeps "last seen" of a session, and remembers this browser for the next sign-in."""
 
@@ -73,7 +78,7 @@ def greet(request: HttpRequest, user: User, *, is_new_account: bool) -> None:
         services.notify(
             user,
             "accounts/email/new_device",
-            {"device": describe(agent), "ip": get_adapter(request).get_client_ip(request)},
+            {"device": described(agent), "ip": get_adapter(request).get_client_ip(request)},
             is_security=True,
         )
     request.newly_signed_in = user  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from django.contrib.auth.hashers import make_password
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 
+from accounts import services
 from accounts.models import User
 from config import text
 
@@ -118,7 +119,10 @@ class SetPasswordForm(_ShortHelp, allauth_forms.SetPasswordForm):  # type: ignor
 
 
 class ResetPasswordKeyForm(_ShortHelp, allauth_forms.ResetPasswordKeyForm):  # type: ignore[misc]
-    pass
+    def save(self) -> None:
+        super().save()
+        # Whoever follows the link has the mailbox.
+        services.prove_address(self.user)
 
 
 class ProfileForm(forms.ModelForm[User]):

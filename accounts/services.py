@@ -59,7 +59,7 @@ def other_ways_in(user: User, *, besides: SocialAccount) -> bool:
             factor.wrap().is_passwordless
             for factor in Authenticator.objects.filter(user=user, type=Authenticator.Type.WEBAUTHN)
         )
-        or (app_settings.LOGIN_BY_CODE_ENABLED and has_proved_address(user))
+        or (settings.HAS_MAIL_SERVER and has_proved_address(user))
     )
 
 
@@ -67,6 +67,27 @@ def replace_email(user: User) -> None:
     """Makes `user.email` the one address of the account: the former ones open it no more."""
     EmailAddress.objects.filter(user=user).exclude(email=user.email).delete()
     EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"primary": True})
+
+
+def prove_address(user: User) -> None:
+    """`user` has followed a mail that went to the account's address, so it is theirs."""
+    if has_proved_address(user):
+        return
+    shut_out_others(user)
+    EmailAddress.objects.update_or_create(
+        user=user, email=user.email, defaults={"verified": True, "primary": True}
+    )
+
+
+def shut_out_others(user: User) -> None:
+    """Removes every way in that was set up before the address was proved, but the password.
+
+    That one is replaced, which ends all sessions too.
+    Whoever began the account may not be whoever has the mailbox. Keys stay: without a mail server
+    most of them are of people who never proved an address, and who only forgot a password.
+    """
+    SocialAccount.objects.filter(user=user).delete()
+    Authenticator.objects.filter(user=user).delete()
 
 
 def disown_password(user: User) -> None:

@@ -11,12 +11,13 @@ from typing import Any, cast
 from allauth.account.adapter import get_adapter as get_account_adapter
 from allauth.account.models import EmailAddress
 from allauth.core.exceptions import ImmediateHttpResponse
+from allauth.socialaccount import forms
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from allauth.socialaccount.models import SocialAccount, SocialApp, SocialLogin
 from django.conf import settings
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import IntegrityError, transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -32,13 +33,6 @@ _WAITING = "login_to_connect"
 
 
 class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
-    error_messages = {
-        **DefaultSocialAccountAdapter.error_messages,
-        "no_password": gettext_lazy(
-            "This is your last way in. Set a password or connect another login first."
-        ),
-    }
-
     def list_apps(
         self, request: HttpRequest, provider: str | None = None, client_id: str | None = None
     ) -> list[SocialApp]:
@@ -61,6 +55,8 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
 
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
         _require_our_nonce(sociallogin)
+        # The provider's access token is of no use to us, and none of any session's business.
+        sociallogin.token = None
         if sociallogin.is_existing or sociallogin.state.get("process") == "connect":
             return
         address = proved_address(sociallogin)
@@ -75,10 +71,10 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
     ) -> User:
         user = cast("User", sociallogin.user)
         user.email = (proved_address(sociallogin) or "").lower()
-        name = data.get("name") or " ".join(
-            filter(None, [data.get("first_name"), data.get("last_name")])
-        )
-        user.name = _tidy_name(name or data.get("username") or "")
+        # As the person wrote it: put together from first and last, it has the wrong order in half
+        # the world.
+        told = sociallogin.account.extra_data
+        user.name = _tidy_name(told.get("name") or data.get("username") or "")
         return user
 
     def save_user(self, request: HttpRequest, sociallogin: SocialLogin, form: Any = None) -> User:
@@ -88,13 +84,34 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
             for address in sociallogin.email_addresses
             if address.email.lower() == sociallogin.user.email
         ]
-        return cast("User", super().save_user(request, sociallogin, form))
+        try:
+            # Whole or not at all: half an account would have no way in.
+            with transaction.atomic():
+                return cast("User", super().save_user(request, sociallogin, form))
+        except IntegrityError:
+            raise ImmediateHttpResponse(once_more(request)) from None
 
-    def validate_disconnect(
-        self, account: SocialAccount, accounts: QuerySet[SocialAccount]
-    ) -> None:
-        if not services.other_ways_in(account.user, besides=account):
-            raise self.validation_error("no_password")
+
+class DisconnectForm(forms.DisconnectForm):  # type: ignore[misc]
+    """Disconnects a login, unless it is the last way in. allauth counts passwords alone."""
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super(forms.DisconnectForm, self).clean() or {}
+        login = data.get("account")
+        if login is not None and not services.other_ways_in(login.user, besides=login):
+            raise ValidationError(
+                gettext_lazy(
+                    "This is your last way in. Set a password or connect another login first."
+                ),
+                code="last_way_in",
+            )
+        return data
+
+
+def once_more(request: HttpRequest) -> HttpResponse:
+    """Two windows began one account at once, say. The next try finds it."""
+    messages.info(request, _("That was interrupted. Press the button once more."))
+    return redirect("account_login")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +207,6 @@ def _lead_to_owner(
         )
     if request.user.is_authenticated:
         get_account_adapter(request).logout(request)
-    # The provider's access token is of no use to us, and none of the session's business.
-    sociallogin.token = None
     request.session[_WAITING] = sociallogin.serialize()
     messages.info(
         request,
@@ -209,8 +224,9 @@ def _say_unproved(request: HttpRequest, sociallogin: SocialLogin) -> HttpRespons
     return _explain(
         request,
         _(
-            "%(provider)s gave us no email address that it has confirmed to be yours. Confirm "
-            "your address at %(provider)s and try again, or sign up with an email address here."
+            "%(provider)s gave us no email address that it has confirmed to be yours and that can "
+            "be used here. Confirm your address at %(provider)s and try again, or sign up with an "
+            "email address here."
         )
         % {"provider": provider},
         provider,

@@ -58,7 +58,7 @@ _signing_in = [
         account.password_reset_from_key,
         name="account_reset_password_from_key",
     ),
-    path("account/logins/signup", social.signup, name="socialaccount_signup"),
+    path("account/logins/signup", views.social_signup, name="socialaccount_signup"),
     path("account/logins/cancelled", social.login_cancelled, name="socialaccount_login_cancelled"),
     path("account/logins/error", social.login_error, name="socialaccount_login_error"),
     # Where providers send people back to: staff register these two, slash included.
@@ -66,12 +66,12 @@ _signing_in = [
     path("account/logins/github/login/callback/", github.oauth2_callback, name="github_callback"),
     path(
         "account/logins/google/login/",
-        views.on_public_devices_too(google.oauth2_login),
+        views.leads_to_provider(google.oauth2_login),
         name="google_login",
     ),
     path(
         "account/logins/github/login/",
-        views.on_public_devices_too(github.oauth2_login),
+        views.leads_to_provider(github.oauth2_login),
         name="github_login",
     ),
 ]

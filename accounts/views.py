@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from urllib.parse import urlencode
 
 from allauth.account import views as allauth_views
 from allauth.account.adapter import get_adapter
@@ -22,15 +23,23 @@ from django.contrib import messages
 from django.contrib.auth import REDIRECT_FIELD_NAME, logout
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    JsonResponse,
+    QueryDict,
+)
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods, require_POST
 from django.views.i18n import set_language
 
-from accounts import devices, mailcodes, reauthentication, services
+from accounts import devices, mailcodes, reauthentication, services, social
 from accounts.forms import CodeForm, DeleteAccountForm, ProfileForm, end_with_browser
 from accounts.models import User
 
@@ -85,6 +94,28 @@ def on_public_devices_too(view: View) -> View:
         return response
 
     return minding
+
+
+def leads_to_provider(view: View) -> View:
+    """allauth's view that leads to Google or GitHub, asking what we ask and nothing more."""
+
+    @on_public_devices_too
+    @wraps(view)
+    def leading(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        # allauth passes on a scope that stands in the address, so that a link could ask for more.
+        kept = [name for name in ("process", "next", "action") if name in request.GET]
+        request.GET = QueryDict(urlencode({name: request.GET[name] for name in kept}))
+        if request.GET.get("process") == "connect" and not reauthentication.is_fresh(request):
+            return reauthentication.ask(request, then=reverse("socialaccount_connections"))
+        return view(request, *args, **kwargs)
+
+    return leading
+
+
+def social_signup(request: HttpRequest) -> HttpResponse:
+    """In the place of allauth's form, which would take an address that nobody vouched for."""
+    request.session.pop("socialaccount_sociallogin", None)
+    return social.once_more(request)
 
 
 # A password is a way in: whoever finds an open browser must not be able to add one.

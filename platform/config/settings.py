@@ -259,13 +259,19 @@ ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 ACCOUNT_USER_DISPLAY = "accounts.services.display_name"
 ACCOUNT_LOGIN_BY_CODE_ENABLED = True
 ACCOUNT_LOGIN_BY_CODE_SUPPORTS_RESEND = True
-# Codes asked for by one who is signed in, beside allauth's own limits.
-ACCOUNT_RATE_LIMITS = {"mail_code": "6/h/user"}
+ACCOUNT_RATE_LIMITS = {
+    # Codes asked for by one who is signed in.
+    "mail_code": "6/h/user",
+    # allauth's own "1/10s" refuses whoever logs in right after they signed up, in words about wrong
+    # passwords.
+    "confirm_email": "5/10m/key",
+}
 # How long nobody is asked again who they are, before what hurts; and before a new key.
 REAUTHENTICATION_GRACE = timedelta(minutes=10)
 LONG_SESSION = timedelta(hours=12)
 
 SOCIALACCOUNT_ADAPTER = "accounts.social.SocialAccountAdapter"
+SOCIALACCOUNT_FORMS = {"disconnect": "accounts.social.DisconnectForm"}
 SOCIALACCOUNT_LOGIN_ON_GET = False
 SOCIALACCOUNT_EMAIL_AUTHENTICATION = False
 SOCIALACCOUNT_STORE_TOKENS = False

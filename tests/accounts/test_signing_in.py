@@ -25,8 +25,7 @@ from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 from allauth.account.utils import user_pk_to_url_str
 from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
 from allauth.mfa.totp.internal.auth import TOTP, generate_totp_secret
-from allauth.socialaccount.adapter import get_adapter
-from allauth.socialaccount.models import SocialAccount, SocialApp, SocialLogin
+from allauth.socialaccount.models import SocialAccount, SocialApp
 from django.conf import settings as django_settings
 from django.core.cache import cache
 from django.core.exceptions import FieldDoesNotExist, ValidationError
@@ -912,18 +911,6 @@ def _no_password(client, alice) -> None:
     show_who(client, alice)
 
 
-def _pending_signup(client, alice) -> None:
-    """Somebody came from GitHub, which did not tell their address."""
-    SocialApp.objects.create(provider="github", name="GitHub", client_id="i", secret="s")
-    account = SocialAccount(provider="github", uid="2")
-    provider = get_adapter().get_provider(None, "github")
-    session = client.session
-    session["socialaccount_sociallogin"] = SocialLogin(
-        user=User(), account=account, provider=provider
-    ).serialize()
-    session.save()
-
-
 def _proved(client, alice) -> None:
     """She has just shown who she is, and her address is proved: factors ask for both."""
     EmailAddress.objects.create(user=alice, email=alice.email, primary=True, verified=True)
@@ -999,7 +986,6 @@ PAGES = {
         ("alice", _confirm_link),
     ],
     "socialaccount_connections": [("alice", None), ("alice", _linked)],
-    "socialaccount_signup": [("anonymous", _pending_signup)],
     "socialaccount_login_cancelled": [("anonymous", None), ("alice", None)],
     "socialaccount_login_error": [("anonymous", None), ("alice", None)],
     "github_login": [("anonymous", _linked), ("alice", _linked)],
@@ -1012,6 +998,7 @@ NO_PAGES = {
     "set_language",
     "end_session",
     "account_data",
+    "socialaccount_signup",
     "mfa_login_webauthn",
     "mfa_reauthenticate_webauthn",
     "mfa_remove_webauthn",
