@@ -11,9 +11,29 @@ from django.db.models.functions import Lower
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from accounts import changes
+
+
+class UserQuerySet(models.QuerySet["User"]):
+    """Tells of changes to many at once, as `User.save` does of one."""
+
+    def update(self, **kwargs: Any) -> int:
+        with changes.changing(self._ids(), kwargs):
+            return super().update(**kwargs)
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        with changes.changing(self._ids()):
+            return super().delete()
+
+    def _ids(self) -> list[uuid.UUID]:
+        return list(self.order_by().values_list("pk", flat=True))
+
 
 class UserManager(BaseUserManager["User"]):
     """Makes accounts. Addresses are kept in lower case: people don't tell them apart by case."""
+
+    def get_queryset(self) -> UserQuerySet:
+        return UserQuerySet(self.model, using=self._db)
 
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":
         if not email or not email.strip():
@@ -101,6 +121,14 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def __str__(self) -> str:
         return self.email
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        with changes.changing([self.pk], kwargs.get("update_fields")):
+            super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        with changes.changing([self.pk]):
+            return super().delete(*args, **kwargs)
 
     def clean(self) -> None:
         super().clean()

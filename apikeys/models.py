@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
 from apikeys import names, tokens
+from apikeys.coherence import changing
 from config import text
 
 
@@ -26,7 +27,26 @@ class Reason(models.TextChoices):
     ACCOUNT_DELETED = "account", _("its account was deleted")
 
 
+# What is noted of a key without changing a verdict on it.
+_BESIDE_THE_VERDICT = frozenset({"last_used_at", "encoded"})
+
+
 class APIKeyQuerySet(models.QuerySet["APIKey"]):
+    """Rows of keys. A change to many tells the fast lane, as `APIKey.save` does of one."""
+
+    def update(self, **kwargs: Any) -> int:
+        if kwargs.keys() <= _BESIDE_THE_VERDICT:
+            return super().update(**kwargs)
+        with changing(self._public_ids()):
+            return super().update(**kwargs)
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        with changing(self._public_ids()):
+            return super().delete()
+
+    def _public_ids(self) -> list[str]:
+        return list(self.order_by().values_list("public_id", flat=True))
+
     def kept(self) -> "APIKeyQuerySet":
         """Keys in their owners' lists: not revoked, though some may have expired."""
         return self.filter(revoked_at__isnull=True)
@@ -140,6 +160,15 @@ class APIKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.masked})"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        # Nobody has heard of a new key yet.
+        with changing([] if self._state.adding else [self.public_id]):
+            super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        with changing([self.public_id]):
+            return super().delete(*args, **kwargs)
 
     def clean_fields(self, exclude: Any = None) -> None:
         self.name = text.tidy(self.name)
@@ -262,3 +291,21 @@ class DailyUse(models.Model):
 
     def __str__(self) -> str:
         return f"{self.key_id} {self.day}: {self.calls}"
+
+
+class HourlyUse(models.Model):
+    """How many calls a key answered for in one hour (UTC)."""
+
+    key = models.ForeignKey(APIKey, on_delete=models.CASCADE, related_name="hourly_uses")
+    hour = models.DateTimeField(_("hour"))
+    calls = models.PositiveBigIntegerField(_("calls"), default=0)
+
+    class Meta:
+        verbose_name = _("hourly use")
+        verbose_name_plural = _("hourly uses")
+        constraints = [
+            models.UniqueConstraint(fields=["key", "hour"], name="apikeys_hourlyuse_key_hour"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key_id} {self.hour:%Y-%m-%d %H:00}: {self.calls}"

@@ -269,6 +269,11 @@ def _record(action: Action, key: APIKey, by: Actor, detail: dict[str, str]) -> N
     )
 
 
+def tag_keys() -> list[bytes]:
+    """With what a token is told from a forgery, the likeliest key first."""
+    return _hasher().tag_keys
+
+
 @cache
 def _hasher() -> Hasher:
     return Hasher(

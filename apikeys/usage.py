@@ -1,15 +1,17 @@
 """Counts what keys are used for, without a write per call.
 
-Uses are added up in memory and written every few seconds, and when the process ends. A process
+A use is noted in memory, for the price of appending to a queue. Every few seconds, and when the
+process ends, what was noted is added up by key and hour and written in a few statements. A process
 that is killed outright loses one interval's counts at most; no answer ever waits for a count.
 """
 
 import atexit
 import logging
 import os
-from collections import Counter
-from dataclasses import dataclass, field
-from datetime import date, datetime
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from itertools import batched
 from threading import Event, Lock, Thread
 from uuid import UUID
@@ -17,73 +19,66 @@ from uuid import UUID
 from django.conf import settings
 from django.db import Error, connection, transaction
 from django.db.models import Case, DateTimeField, F, PositiveBigIntegerField, Value, When
-from django.utils import timezone
 
-from apikeys.models import APIKey, DailyUse
+from apikeys.models import APIKey, DailyUse, HourlyUse
 
 logger = logging.getLogger(__name__)
 
 # Well below SQLite's bound on how deep an expression may be (1,000).
 _BATCH = 200
 
-
-@dataclass(slots=True)
-class _Pending:
-    calls: Counter[tuple[UUID, date]] = field(default_factory=Counter)
-    last_used: dict[UUID, datetime] = field(default_factory=dict)
-
-
-_pending = _Pending()
+# Appending and popping are one step each, whatever other threads do.
+_noted: deque[tuple[UUID, float]] = deque()
+# What was taken from there and is not written yet.
+_hours: Counter[tuple[UUID, datetime]] = Counter()
+_last_used: dict[UUID, datetime] = {}
 _lock = Lock()
 _stop = Event()
 _writer: tuple[int, Thread] | None = None
 
 
 def count(key_id: UUID) -> None:
-    """Notes one use of a key, now. Costs a dictionary update."""
-    now = timezone.now()
-    with _lock:
-        _pending.calls[key_id, now.date()] += 1
-        _pending.last_used[key_id] = now
-    _ensure_writer()
+    """Notes one use of a key, now."""
+    _noted.append((key_id, time.time()))
+    if _writer is None or _writer[0] != os.getpid():
+        _start_writer()
 
 
 def flush() -> None:
     """Writes what has been counted. What can't be written now is kept for the next time."""
-    global _pending
     with _lock:
-        taken, _pending = _pending, _Pending()
-    if not taken.calls:
+        while _noted:
+            key_id, seconds = _noted.popleft()
+            at = datetime.fromtimestamp(seconds, UTC)
+            _hours[key_id, at.replace(minute=0, second=0, microsecond=0)] += 1
+            _last_used[key_id] = max(at, _last_used.get(key_id, at))
+        hours, last_used = _hours.copy(), _last_used.copy()
+    if not hours:
         return
     try:
         with transaction.atomic():
-            _write(taken)
+            _write(hours, last_used)
     except Error:
         logger.warning("Uses could not be written; they are kept for the next try.")
-        with _lock:
-            _pending.calls.update(taken.calls)
-            _pending.last_used = taken.last_used | _pending.last_used
+        return
+    with _lock:
+        _hours.subtract(hours)
+        for spent in [period for period, calls in _hours.items() if not calls]:
+            del _hours[spent]
+        for key_id, at in last_used.items():
+            if _last_used.get(key_id) == at:
+                del _last_used[key_id]
 
 
-def _write(taken: _Pending) -> None:
-    for batch in batched(_of_kept_rows(taken.calls), _BATCH):
-        # The rows first, at zero, then one addition for all: two processes may do this at once.
-        DailyUse.objects.bulk_create(
-            (DailyUse(key_id=key_id, day=day) for (key_id, day), _calls in batch),
-            ignore_conflicts=True,
-        )
-        DailyUse.objects.filter(
-            key_id__in={key_id for (key_id, _day), _calls in batch},
-            day__in={day for (_key_id, day), _calls in batch},
-        ).update(
-            calls=F("calls")
-            + Case(
-                *(When(key_id=key_id, day=day, then=calls) for (key_id, day), calls in batch),
-                default=0,
-                output_field=PositiveBigIntegerField(),
-            )
-        )
-    for used in batched(sorted(taken.last_used.items()), _BATCH):
+def _write(hours: Counter[tuple[UUID, datetime]], last_used: dict[UUID, datetime]) -> None:
+    there = _of_kept_rows(set(last_used))
+    hours = Counter({period: calls for period, calls in hours.items() if period[0] in there})
+    days = Counter[tuple[UUID, date]]()
+    for (key_id, hour), calls in hours.items():
+        days[key_id, hour.date()] += calls
+    _add(HourlyUse, "hour", hours)
+    _add(DailyUse, "day", days)
+    for used in batched(sorted(last_used.items()), _BATCH):
         APIKey.objects.filter(pk__in=[key_id for key_id, _at in used]).update(
             last_used_at=Case(
                 *(When(pk=key_id, then=Value(at)) for key_id, at in used),
@@ -93,21 +88,45 @@ def _write(taken: _Pending) -> None:
         )
 
 
-def _of_kept_rows(
-    calls: Counter[tuple[UUID, date]],
-) -> list[tuple[tuple[UUID, date], int]]:
-    """What was counted, in order, without the keys that have gone with their accounts since."""
+def _of_kept_rows(key_ids: set[UUID]) -> set[UUID]:
+    """Those that there are: keys go with their accounts, and what was counted goes along."""
     there = set[UUID]()
-    for ids in batched(sorted({key_id for key_id, _day in calls}), _BATCH):
+    for ids in batched(sorted(key_ids), _BATCH):
         there.update(APIKey.objects.filter(pk__in=ids).values_list("pk", flat=True))
-    return sorted(item for item in calls.items() if item[0][0] in there)
+    return there
 
 
-def _ensure_writer() -> None:
+def _add[Period: (date, datetime)](
+    model: type[HourlyUse] | type[DailyUse],
+    period: str,
+    calls: Mapping[tuple[UUID, Period], int],
+) -> None:
+    """Adds `calls` to the rows of `model`, which count by key and `period`."""
+    for batch in batched(sorted(calls.items()), _BATCH):
+        # The rows first, at zero, then one addition for all: two processes may do this at once.
+        model._default_manager.bulk_create(
+            (model(key_id=key_id, **{period: when}) for (key_id, when), _calls in batch),  # type: ignore[misc]
+            ignore_conflicts=True,
+        )
+        model._default_manager.filter(
+            key_id__in={key_id for (key_id, _when), _calls in batch},
+            **{f"{period}__in": {when for (_key_id, when), _calls in batch}},
+        ).update(
+            calls=F("calls")
+            + Case(
+                *(
+                    When(key_id=key_id, **{period: when}, then=number)
+                    for (key_id, when), number in batch
+                ),
+                default=0,
+                output_field=PositiveBigIntegerField(),
+            )
+        )
+
+
+def _start_writer() -> None:
     """Starts this process's writer at its first use; a fork needs one of its own."""
     global _writer
-    if _writer is not None and _writer[0] == os.getpid():
-        return
     if settings.USAGE_FLUSH_INTERVAL <= 0:
         return
     with _lock:

@@ -7,7 +7,7 @@ mail that is sent again. What can't be sent is tried for a day, then given up, a
 import logging
 import os
 from datetime import timedelta
-from smtplib import SMTPException, SMTPRecipientsRefused
+from smtplib import SMTPDataError, SMTPException, SMTPRecipientsRefused, SMTPSenderRefused
 from threading import Event, Lock, Thread
 
 from django.core.mail import EmailMultiAlternatives
@@ -50,17 +50,34 @@ def deliver() -> int:
     while mail := _claim():
         try:
             _send(mail)
-        except SMTPRecipientsRefused:
-            # The server knows that this will never arrive.
-            logger.warning("The mail server refuses mail %s's address.", mail.pk)
-            mail.delete()
+        except (SMTPRecipientsRefused, SMTPSenderRefused, SMTPDataError) as error:
+            # This mail alone: the server is there, and may take the next one.
+            _refused(mail, error)
         except (OSError, SMTPException) as error:
             _put_back(mail, error)
             break
+        except Exception:
+            # It can't even be put together, today or tomorrow, and must not keep others waiting.
+            logger.exception("Mail %s can't be sent by anybody and is given up.", mail.pk)
+            mail.delete()
         else:
             mail.delete()
             sent += 1
     return sent
+
+
+def _refused(mail: Mail, error: SMTPException) -> None:
+    """For good by a code from 500 on (RFC 5321 §4.2.1) for its address; else for now."""
+    codes = (
+        [code for code, _words in error.recipients.values()]
+        if isinstance(error, SMTPRecipientsRefused)
+        else []
+    )
+    if codes and min(codes) >= 500:
+        logger.warning("The mail server refuses mail %s's address.", mail.pk)
+        mail.delete()
+    else:
+        _put_back(mail, error)
 
 
 def _claim() -> Mail | None:

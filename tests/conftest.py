@@ -69,7 +69,8 @@ def signed_in(client: Client) -> Callable[[User], Client]:
 def _nothing_left_over(request: pytest.FixtureRequest) -> None:
     """Rate limits, proofs and counts of one test are none of the next one's business."""
     services._proofs.clear()
-    usage._pending = usage._Pending()
+    for kept in (usage._noted, usage._hours, usage._last_used):
+        kept.clear()
     if {"db", "transactional_db", "client"} & set(request.fixturenames):
         request.getfixturevalue(
             "transactional_db" if "transactional_db" in request.fixturenames else "db"

@@ -8,7 +8,7 @@ from rest_framework.response import Response
 
 from apikeys import services
 from apikeys.api import schema, serializers
-from apikeys.api.authentication import WORDS, KeyRefused, Unauthorized
+from apikeys.api.authentication import WORDS, KeyRefused, Unauthorized, tell_the_lane
 from apikeys.api.base import Endpoint
 from apikeys.api.credentials import presented_key
 from apikeys.api.errors import BadRequest
@@ -59,6 +59,7 @@ class ValidateEndpoint(Endpoint):
                     "AMBIGUOUS_KEY", _("Send the key in a header or in the body, not in both.")
                 )
             verdict = services.validate(in_header)
+            tell_the_lane(request, verdict)
             if verdict.code is not Code.VALID:
                 raise KeyRefused(verdict.code)
         else:

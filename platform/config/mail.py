@@ -33,8 +33,9 @@ class TerminalBackend(BaseEmailBackend):
                 str(message.body).strip(),
                 _RULE,
             ]
-            # One write, so that two workers' mails don't mix.
+            # One write, so that two workers' mails don't mix; and not among what a command prints
+            # for other programs to read, such as a new key.
             with _lock:
-                sys.stdout.write("\n".join(["", *lines, ""]))
-                sys.stdout.flush()
+                sys.stderr.write("\n".join(["", *lines, ""]))
+                sys.stderr.flush()
         return len(email_messages)

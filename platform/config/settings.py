@@ -388,6 +388,20 @@ ARGON2_PATIENT_WAIT: float = env.float("ARGON2_PATIENT_WAIT", default=20.0)
 STORE_PATIENT_WAIT: float = env.float("STORE_PATIENT_WAIT", default=8.0)
 # How many keys' proofs a process remembers, so that Argon2 runs once a key and not once a call.
 PROOFS_REMEMBERED: int = env.int("PROOFS_REMEMBERED", default=10_000)
+# Validations are answered in front of Django while nothing can have changed (docs/adr/0012).
+FAST_LANE: bool = env.bool("FAST_LANE", default=True)
+# How many verdicts a process remembers, at some 800 bytes each.
+FAST_LANE_VERDICTS: int = env.int("FAST_LANE_VERDICTS", default=100_000)
+# Seconds after which a machine that does not hear the others stops trusting what it knows.
+FLEET_BOUND: float = env.float("FLEET_BOUND", default=2.0)
+# PostgreSQL is shared by machines; SQLite by the processes of one.
+IS_FLEET: bool = _database["ENGINE"].endswith("postgresql")
+# Beside a database file, so that whoever finds the one finds the other.
+EPOCHS_FILE: Path = (
+    Path(f"{_database['NAME']}.epochs")
+    if _database["ENGINE"].endswith("sqlite3") and _database["NAME"] != ":memory:"
+    else VAR / "epochs"
+)
 # Uses are counted in memory and written this often, in seconds.
 USAGE_FLUSH_INTERVAL: float = env.float("USAGE_FLUSH_INTERVAL", default=5.0)
 

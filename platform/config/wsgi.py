@@ -14,8 +14,10 @@ _django = get_wsgi_application()
 
 from django.conf import settings  # noqa: E402 (get_wsgi_application sets Django up first)
 
+from config.lane import in_front_of  # noqa: E402
 
-def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+
+def _with_bodies(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     """Django, with bodies of no stated length read for it: it sees none of those.
 
     Chunked bodies, and any of HTTP/2. Where there is no body, reading ends at once.
@@ -27,6 +29,8 @@ def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]
         environ["wsgi.input"] = io.BytesIO(body)
     return _django(environ, start_response)
 
+
+application = in_front_of(_with_bodies) if settings.FAST_LANE else _with_bodies
 
 if settings.TRUSTED_PROXIES:
     # Nobody else's X-Forwarded-For and X-Forwarded-Proto are believed.

@@ -48,7 +48,7 @@ def test_many_keys_are_written_in_few_queries(issue, django_assert_max_num_queri
     for number in range(30):
         _key, token = issue(f"key {number}")
         use(token, number % 3 + 1)
-    with django_assert_max_num_queries(6):
+    with django_assert_max_num_queries(8):
         usage.flush()
     assert sum(DailyUse.objects.values_list("calls", flat=True)) == 60
 
@@ -66,7 +66,7 @@ def test_what_cannot_be_written_is_kept_for_the_next_time(issue, monkeypatch, ca
     _key, token = issue()
     use(token, 2)
 
-    def broken(taken):
+    def broken(*taken):
         raise OperationalError("database is locked")
 
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):

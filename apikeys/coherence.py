@@ -1,0 +1,69 @@
+"""Tells the fast lane of every change that a verdict depends on, before and after it is made.
+
+A verdict depends on a key's row and on its owner's. The models call this from wherever they are
+changed; nobody else has to think of it.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from uuid import UUID
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, transaction
+
+from fastlane.epochs import Epochs, slot_of
+
+
+@cache
+def epochs() -> Epochs | None:
+    """This machine's table, or None where there is no fast lane."""
+    return Epochs(settings.EPOCHS_FILE) if settings.FAST_LANE else None
+
+
+@contextmanager
+def changing(public_ids: Collection[str]) -> Iterator[None]:
+    """Around a change to what the verdicts on these keys depend on.
+
+    They are not trusted from now until the change is committed; for good, if it can't be known
+    whether it was. Inside a transaction that is the outermost one's end.
+    """
+    table = epochs()
+    slots = {slot_of(public_id) for public_id in public_ids}
+    if table is None or not slots:
+        yield
+        return
+    table.begin(slots)
+    try:
+        yield
+    except (OperationalError, InterfaceError):
+        # The database may have committed all the same. Nothing is taken for granted.
+        raise
+    except BaseException:
+        if not transaction.get_connection().in_atomic_block:
+            table.finish(slots)
+        raise
+    else:
+        # At once, where there is no transaction to wait for.
+        transaction.on_commit(partial(table.finish, slots))
+
+
+@contextmanager
+def accounts_changing(ids: Collection[UUID]) -> Iterator[None]:
+    """Around a change to accounts: of all their keys, also of those made in the meantime."""
+    if epochs() is None:
+        yield
+        return
+    before = _public_ids(ids)
+    with changing(before):
+        yield
+        newer = _public_ids(ids) - before
+    if newer:
+        with changing(newer):
+            pass
+
+
+def _public_ids(owners: Collection[UUID]) -> set[str]:
+    from apikeys.models import APIKey  # the models call this room in their turn
+
+    return set(APIKey.objects.filter(owner__in=owners).values_list("public_id", flat=True))

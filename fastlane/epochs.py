@@ -1,0 +1,131 @@
+"""Which keys may have changed: a table of counters that all processes of a machine share.
+
+A file, mapped into memory. Each key falls into one of 65,536 slots by its public id; a slot holds
+two 32-bit counters in one word, changes begun and changes finished. Whoever changes what a verdict
+depends on begins before and finishes after the commit, so that
+
+- while the two differ, a change is in flight, or whoever made it died on the way: the slot is not
+  trusted;
+- what was read under a settled word is good for as long as the word is the same.
+
+The reader's half of a sequence lock, with two counters because there may be many writers.
+"""
+
+import fcntl
+import mmap
+import os
+import time
+from collections.abc import Collection
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+SLOTS: Final = 65_536
+_HEADER: Final = mmap.PAGESIZE
+_SIZE: Final = _HEADER + SLOTS * 8
+# Words of the header: what this file is, and until when the rest of the fleet is heard.
+_MAGIC: Final = int.from_bytes(b"epochs01", "little")
+_HEARD_UNTIL: Final = 1
+_HALF: Final = 32
+_MASK: Final = 0xFFFF_FFFF
+
+
+class Epochs:
+    """The table at `path`; made if it is not there. Raises OSError where files can't be mapped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = _open(path)
+        self._map = mmap.mmap(self._fd, _SIZE)
+        whole = memoryview(self._map)
+        self._header = whole[:_HEADER].cast("Q")
+        self._words = whole[_HEADER:].cast("Q")
+        # One descriptor a process, and this lock around its file lock: POSIX locks tell processes
+        # apart, not threads.
+        self._lock = Lock()
+
+    def word(self, slot: int) -> int:
+        """The slot's word, in one read of eight aligned bytes."""
+        return self._words[slot]
+
+    def is_there(self) -> bool:
+        """Whether others still find this very file: a deleted or replaced one has no name left."""
+        return os.fstat(self._fd).st_nlink > 0
+
+    def begin(self, slots: Collection[int]) -> None:
+        """Something in these slots is about to change."""
+        self._add(slots, 1)
+
+    def finish(self, slots: Collection[int]) -> None:
+        """It has changed, or did not: what is read from now on is the new state."""
+        self._add(slots, 1 << _HALF)
+
+    def bump(self, slots: Collection[int] | None = None) -> None:
+        """Something has changed elsewhere; None: nobody knows what."""
+        touched = range(SLOTS) if slots is None else slots
+        self.begin(touched)
+        self.finish(touched)
+
+    # --- The fleet: other machines' changes come by message, and a silence means nothing good ---
+
+    def hear(self, seconds: float) -> None:
+        """The fleet is heard: other machines' changes arrive. Good for so many seconds."""
+        self._header[_HEARD_UNTIL] = time.monotonic_ns() + int(seconds * 1e9)
+
+    def is_heard(self) -> bool:
+        """Whether the fleet was heard lately. CLOCK_MONOTONIC is one for all processes."""
+        return time.monotonic_ns() < self._header[_HEARD_UNTIL]
+
+    def close(self) -> None:
+        self._header.release()
+        self._words.release()
+        self._map.close()
+        os.close(self._fd)
+
+    def _add(self, slots: Collection[int], amount: int) -> None:
+        with self._lock:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, 0)
+            try:
+                for slot in slots:
+                    self._words[slot] = _plus(self._words[slot], amount)
+            finally:
+                fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, 0)
+
+
+def slot_of(public_id: str) -> int:
+    """Which slot a key's changes are counted in: the first 16 bits of its public id."""
+    return int(public_id[:4], 16)
+
+
+def is_settled(word: int) -> bool:
+    """Whether no change is in flight under `word`."""
+    return word & _MASK == word >> _HALF
+
+
+def _plus(word: int, amount: int) -> int:
+    """`word` with one counter moved on. Each wraps by itself."""
+    begun = (word & _MASK) + (amount & _MASK)
+    finished = (word >> _HALF) + (amount >> _HALF)
+    return (begun & _MASK) | (finished & _MASK) << _HALF
+
+
+def _open(path: Path) -> int:
+    """A descriptor of the table. It appears whole or not at all, whoever comes first."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.truncate(fd, _SIZE)
+            os.pwrite(fd, _MAGIC.to_bytes(8, "little"), 0)
+            path.hardlink_to(draft)
+        except FileExistsError:
+            pass
+        finally:
+            os.close(fd)
+            draft.unlink()
+    fd = os.open(path, os.O_RDWR)
+    if os.fstat(fd).st_size != _SIZE or os.pread(fd, 8, 0) != _MAGIC.to_bytes(8, "little"):
+        os.close(fd)
+        raise OSError(f"{path} is not a table of epochs. Delete it.")
+    return fd

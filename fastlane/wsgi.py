@@ -1,0 +1,246 @@
+"""The lane itself: a WSGI application in front of another one."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Final
+
+from apikeys.tokens import LENGTH, Refusal, parse
+from fastlane.epochs import Epochs, is_settled, slot_of
+
+type Environ = dict[str, Any]
+type Headers = list[tuple[str, str]]
+type StartResponse = Callable[..., Any]
+type Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+# Under this name an endpoint finds the ticket, and notes on it what its answer rests on.
+TICKET: Final = "fastlane.ticket"
+_BEARER: Final = "Bearer "
+# Answers differ by the address they were asked at. So many are kept of one key.
+_VARIANTS: Final = 4
+_NEVER: Final = float("inf")
+
+
+@dataclass(slots=True)
+class Ticket:
+    """What an endpoint notes of a verdict, so that the lane may repeat its answer."""
+
+    noted: bool = False
+    key_id: object = None
+    expires_at: float = _NEVER
+
+    def note(self, *, key_id: object = None, expires_at: float | None = None) -> None:
+        """This answer may be given again, until `expires_at` (seconds since 1970) or a change.
+
+        key_id: whose use each such answer counts as; None for a refusal.
+        """
+        self.noted = True
+        self.key_id = key_id
+        self.expires_at = _NEVER if expires_at is None else expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: str
+    headers: Headers
+    body: list[bytes]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was last said of a token, and the word of its slot under which it was true."""
+
+    slot: int
+    word: int
+    expires_at: float
+    key_id: object
+    answers: dict[tuple[Any, ...], Answer] = field(default_factory=dict)
+
+
+class FastLane:
+    """Answers the validations of `routes` from memory while `epochs` vouches for what it knows.
+
+    routes: (method, path) that may be answered here; a body is looked at by none of them.
+    bodiless: those that mean something else when there is a body.
+    count: called with a key's id at each use.
+    capacity: how many verdicts are remembered at most.
+    listen: starts listening to other machines in this process, where there may be any: then their
+    silence ends the trust.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        epochs: Epochs,
+        tag_keys: Sequence[bytes],
+        routes: Iterable[tuple[str, str]],
+        bodiless: Iterable[str],
+        count: Callable[[Any], None],
+        capacity: int,
+        listen: Callable[[], None] | None = None,
+    ) -> None:
+        self._application = application
+        self._epochs = epochs
+        self._tag_keys = tag_keys
+        self._methods = {path: method for method, path in routes}
+        self._bodiless = frozenset(bodiless)
+        self._count = count
+        self._listen_to_fleet = listen
+        # A verdict is found by a digest under a key of this process's own, made anew each time.
+        self._digest_key = os.urandom(32)
+        # Two generations: what is asked for in the older one moves to the younger, and when that
+        # is full the older one is forgotten. Least recently used, near enough, in two dictionary
+        # reads and without a lock.
+        self._half = max(capacity // 2, 1)
+        self._young: dict[bytes, Verdict] = {}
+        self._old: dict[bytes, Verdict] = {}
+        self._refusals: dict[tuple[Any, ...], Answer] = {}
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        token = self._token(environ)
+        if token is None:
+            return self._application(environ, start_response)
+        variant = (
+            environ["PATH_INFO"],
+            environ.get("HTTP_HOST"),
+            "HTTP_ORIGIN" in environ,
+            environ["wsgi.url_scheme"],
+        )
+        digest = blake2b(token.encode("latin-1"), key=self._digest_key, digest_size=16).digest()
+        verdict = self._find(digest)
+        if verdict is not None and self._holds(verdict):
+            answer = verdict.answers.get(variant)
+            if answer is not None:
+                if verdict.key_id is not None:
+                    self._count(verdict.key_id)
+                start_response(answer.status, answer.headers)
+                return answer.body
+            return self._ask_again(environ, start_response, verdict, variant)
+        return self._ask(environ, start_response, token, digest, variant)
+
+    def _token(self, environ: Environ) -> str | None:
+        """The token, of a request that can be answered here. Whatever is odd goes past the lane."""
+        path = environ["PATH_INFO"]
+        if self._methods.get(path) != environ["REQUEST_METHOD"]:
+            return None
+        if environ.get("QUERY_STRING") or "HTTP_COOKIE" in environ:
+            return None
+        if "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK" in environ:
+            return None
+        if path in self._bodiless and not _has_no_body(environ):
+            return None
+        token: str | None = environ.get("HTTP_X_API_KEY")
+        if token is None:
+            authorization = environ.get("HTTP_AUTHORIZATION", "")
+            if not authorization.startswith(_BEARER):
+                return None
+            token = authorization[len(_BEARER) :]
+        return token if token is not None and len(token) == LENGTH else None
+
+    def _find(self, digest: bytes) -> Verdict | None:
+        verdict = self._young.get(digest)
+        if verdict is None:
+            verdict = self._old.get(digest)
+            if verdict is not None:
+                self._keep(digest, verdict)
+        return verdict
+
+    def _keep(self, digest: bytes, verdict: Verdict) -> None:
+        if len(self._young) >= self._half:
+            self._old, self._young = self._young, {}
+        self._young[digest] = verdict
+
+    def _holds(self, verdict: Verdict) -> bool:
+        epochs = self._epochs
+        return (
+            epochs.word(verdict.slot) == verdict.word
+            and time.time() < verdict.expires_at
+            and epochs.is_there()
+            and (self._listen_to_fleet is None or epochs.is_heard())
+        )
+
+    def _ask(
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        token: str,
+        digest: bytes,
+        variant: tuple[Any, ...],
+    ) -> Iterable[bytes]:
+        if self._listen_to_fleet is not None:
+            self._listen_to_fleet()
+        parsed = parse(token, tag_keys=self._tag_keys)
+        if isinstance(parsed, Refusal):
+            return self._refuse(environ, start_response, (parsed, *variant))
+        slot = slot_of(parsed.public_id)
+        # Before the endpoint reads anything: what changes from here on is seen by the word.
+        word = self._epochs.word(slot)
+        if not is_settled(word):
+            return self._application(environ, start_response)
+        ticket = Ticket()
+        answer = self._listen(environ, start_response, ticket)
+        if ticket.noted:
+            verdict = Verdict(slot, word, ticket.expires_at, ticket.key_id, {variant: answer})
+            self._keep(digest, verdict)
+        return answer.body
+
+    def _ask_again(
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        verdict: Verdict,
+        variant: tuple[Any, ...],
+    ) -> Iterable[bytes]:
+        """The verdict is known, but not how it is said at this address."""
+        ticket = Ticket()
+        answer = self._listen(environ, start_response, ticket)
+        if ticket.noted and ticket.key_id == verdict.key_id:
+            if len(verdict.answers) >= _VARIANTS:
+                verdict.answers.clear()
+            # It rests on what was read after the verdict's own word: never on less.
+            verdict.answers[variant] = answer
+        return answer.body
+
+    def _refuse(
+        self, environ: Environ, start_response: StartResponse, variant: tuple[Any, ...]
+    ) -> Iterable[bytes]:
+        """One answer for all tokens that are none of ours, as the endpoint once said it."""
+        known = self._refusals.get(variant)
+        if known is not None:
+            start_response(known.status, known.headers)
+            return known.body
+        ticket = Ticket()
+        answer = self._listen(environ, start_response, ticket)
+        if ticket.noted and ticket.key_id is None:
+            if len(self._refusals) >= 64 * _VARIANTS:
+                self._refusals.clear()
+            self._refusals[variant] = answer
+        return answer.body
+
+    def _listen(self, environ: Environ, start_response: StartResponse, ticket: Ticket) -> Answer:
+        """Asks the application, passes its answer on, and keeps a copy."""
+        said: list[tuple[str, Headers]] = []
+
+        def listen(status: str, headers: Headers, exc_info: Any = None) -> Any:
+            said.append((status, headers))
+            return start_response(status, headers, *([exc_info] if exc_info else []))
+
+        environ[TICKET] = ticket
+        chunks = self._application(environ, listen)
+        try:
+            body = b"".join(chunks)
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
+        status, headers = said[-1]
+        return Answer(status, list(headers), [body])
+
+
+def _has_no_body(environ: Environ) -> bool:
+    """Whether it is certain that there is none: HTTP/2 and chunks don't say how long theirs is."""
+    return environ.get("CONTENT_LENGTH", "0") in {"", "0"} and (
+        "HTTP_TRANSFER_ENCODING" not in environ and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+    )

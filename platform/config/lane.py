@@ -1,0 +1,46 @@
+"""The fast lane as this project has it: which addresses, which keys, whom it tells of a use."""
+
+from django.conf import settings
+from django.db import connection
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import Conninfo
+
+from apikeys import services, usage
+from apikeys.coherence import epochs
+from fastlane.epochs import Epochs
+from fastlane.fleet import Listener
+from fastlane.wsgi import Application, FastLane
+
+ROUTES = [
+    ("POST", "/customers"),
+    ("GET", "/customers/me"),
+    ("POST", "/api/v1/keys/validate"),
+]
+# With a body, this one is asked about the key in there.
+BODILESS = ["/api/v1/keys/validate"]
+
+
+def in_front_of(application: Application) -> Application:
+    table = epochs()
+    if table is None:
+        return application
+    return FastLane(
+        application,
+        epochs=table,
+        tag_keys=services.tag_keys(),
+        routes=ROUTES,
+        bodiless=BODILESS,
+        count=usage.count,
+        capacity=settings.FAST_LANE_VERDICTS,
+        listen=_listener(table).start if settings.IS_FLEET else None,
+    )
+
+
+def _listener(table: Epochs) -> Listener:
+    """Listens on the database itself, with what libpq knows of Django's parameters."""
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    parameters = connection.get_connection_params()
+    conninfo = make_conninfo(
+        **{name: value for name, value in parameters.items() if name in known and name != "options"}
+    )
+    return Listener(conninfo, table, bound=settings.FLEET_BOUND)
