@@ -68,6 +68,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         # Whoever signs up reads this page: mails come in its language.
         return User(language=translation.get_language() or "")
 
+    def can_delete_email(self, email_address: EmailAddress) -> bool:
+        """The account's own address stays until another one is confirmed."""
+        return bool(email_address.email != email_address.user.email)
+
     def set_password(self, user: User, password: str) -> None:
         """Whoever knew the old one, or got in by it, is out."""
         super().set_password(user, password)

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from allauth.account import app_settings
 from allauth.account import forms as allauth_forms
+from allauth.account.models import EmailAddress
 from django import forms
 from django.conf import settings
 from django.contrib.auth.hashers import make_password
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 
@@ -116,6 +119,43 @@ class ChangePasswordForm(_ShortHelp, allauth_forms.ChangePasswordForm):  # type:
 
 class SetPasswordForm(_ShortHelp, allauth_forms.SetPasswordForm):  # type: ignore[misc]
     pass
+
+
+class ResetPasswordForm(allauth_forms.ResetPasswordForm):  # type: ignore[misc]
+    def clean_email(self) -> str:
+        email: str = super().clean_email()
+        # An address that somebody only asked to change to may be another person's mailbox.
+        self.users = list(User.objects.filter(email=email.lower(), is_active=True))
+        return email
+
+
+class RequestLoginCodeForm(allauth_forms.RequestLoginCodeForm):  # type: ignore[misc]
+    def clean_email(self) -> str:
+        email: str = super().clean_email()
+        # The same as with a reset.
+        self._user = User.objects.filter(email=email.lower(), is_active=True).first()
+        return email
+
+
+class AddEmailForm(allauth_forms.AddEmailForm):  # type: ignore[misc]
+    """A new address, which counts once it is confirmed. Until then the one so far stays.
+
+    Without codes, allauth takes an account's own address, where that was never confirmed, for the
+    one asked for before, and removes it.
+    """
+
+    def save(self, request: HttpRequest) -> EmailAddress:
+        if app_settings.EMAIL_VERIFICATION_BY_CODE_ENABLED:
+            return super().save(request)
+        addresses = EmailAddress.objects.filter(user=self.user)
+        with transaction.atomic():
+            addresses.filter(verified=False).exclude(email=self.user.email).delete()
+            addresses.filter(email=self.user.email).update(primary=True)
+            asked_for = EmailAddress.objects.create(
+                user=self.user, email=self.cleaned_data["email"]
+            )
+        asked_for.send_confirmation(request)
+        return asked_for
 
 
 class ResetPasswordKeyForm(_ShortHelp, allauth_forms.ResetPasswordKeyForm):  # type: ignore[misc]

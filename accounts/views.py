@@ -7,7 +7,6 @@ from urllib.parse import urlencode
 
 from allauth.account import views as allauth_views
 from allauth.account.adapter import get_adapter
-from allauth.account.forms import AddEmailForm
 from allauth.account.internal.flows.login import record_authentication
 from allauth.account.internal.flows.manage_email import add_email
 from allauth.account.internal.flows.reauthentication import resume_request
@@ -40,7 +39,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from django.views.i18n import set_language
 
 from accounts import devices, mailcodes, reauthentication, services, social
-from accounts.forms import CodeForm, DeleteAccountForm, ProfileForm, end_with_browser
+from accounts.forms import AddEmailForm, CodeForm, DeleteAccountForm, ProfileForm, end_with_browser
 from accounts.models import User
 
 type View = Callable[..., HttpResponseBase]
@@ -143,6 +142,9 @@ class EmailView(allauth_views.EmailView):  # type: ignore[misc]
 
     def get_initial(self) -> dict[str, Any]:
         return {**super().get_initial(), **reauthentication.take_draft(self.request)}
+
+    def _action_primary(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        """Nothing: an address becomes the account's own by being confirmed, and no other way."""
 
     def form_valid(self, form: Any) -> HttpResponse:
         current = EmailAddress.objects.get_verified(self.request.user)
@@ -302,7 +304,7 @@ def data(request: HttpRequest) -> HttpResponse:
 def delete(request: HttpRequest) -> HttpResponse:
     user = _account(request)
     form = DeleteAccountForm(request.POST or None, user=user)
-    if request.method == "POST" and form.is_valid() and not user.is_staff:
+    if request.method == "POST" and form.is_valid() and services.may_leave(user):
         services.delete_account(user, address=get_adapter(request).get_client_ip(request))
         logout(request)
         messages.success(
@@ -312,7 +314,7 @@ def delete(request: HttpRequest) -> HttpResponse:
     return render(
         request,
         "accounts/delete.html",
-        {"form": form, "section": "user"},
+        {"form": form, "section": "user", "may_leave": services.may_leave(user)},
         status=400 if form.errors else 200,
     )
 

@@ -88,7 +88,11 @@ class Hasher:
 
     def digest(self, token: Token) -> bytes:
         """32 bytes that stand for `token` in a process's memory; worthless without the pepper."""
-        return hmac.digest(self._digest_key, token.reveal().encode("ascii"), sha256)
+        return self.digest_of(token.reveal())
+
+    def digest_of(self, text: str) -> bytes:
+        """The same of any text, for what is to be named without telling the pepper."""
+        return hmac.digest(self._digest_key, text.encode(), sha256)
 
     @contextmanager
     def _turn(self, wait: float) -> Iterator[None]:

@@ -4,17 +4,16 @@ Pages, the REST API, the admin and the commands all come here. Nothing in here k
 forms or serializers.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from functools import cache
 from threading import Lock
 from uuid import UUID
 
-from cachetools import LRUCache
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.signals import setting_changed
@@ -26,8 +25,8 @@ from django.utils.translation import ngettext
 
 from accounts.models import User
 from accounts.services import notify
-from apikeys import tokens, usage
-from apikeys.hashing import Cost, Hasher, UnknownPepper
+from apikeys import memory, tokens, usage
+from apikeys.hashing import Busy, Cost, Hasher, UnknownPepper
 from apikeys.models import Action, APIKey, Event, Reason, Via
 from apikeys.tokens import Refusal, Token
 
@@ -171,33 +170,45 @@ def _state(key: APIKey) -> Code:
     return Code.VALID
 
 
-# Which tokens this process has seen proved: digest → the hash that Argon2 proved it against. A
-# row whose hash has changed since has to be proved anew. docs/security.md says what it gives away.
-_proofs: LRUCache[bytes, str] = LRUCache(maxsize=settings.PROOFS_REMEMBERED)
-_proofs_lock = Lock()
+# One token is proved by one thread at a time: the others wait, and find it done.
+_turns = [Lock() for _ in range(256)]
 
 
 def _remembers(token: Token, key: APIKey) -> bool:
-    with _proofs_lock:
-        return _proofs.get(_hasher().digest(token)) == key.encoded
+    return memory.remembers(_hasher().digest(token), key.encoded, where=_where())
+
+
+def _where() -> str:
+    """A name for what was proved under this pepper; elsewhere it is of no use."""
+    return _hasher().digest_of("what was proved")[:8].hex()
 
 
 def _prove(token: Token, key: APIKey | None, *, wait: float) -> bool:
     """One Argon2 pass, whether there is a row or not: the time must not tell which."""
     hasher = _hasher()
-    encoded = hasher.decoy if key is None else key.encoded
+    digest = hasher.digest(token)
+    turn = _turns[digest[0]]
+    if not turn.acquire(timeout=wait):
+        raise Busy
     try:
-        proved = hasher.verify(token, encoded, wait=wait)
-    except UnknownPepper as error:
-        logger.error("Key %s was hashed with a pepper (%s) that is not configured.", token, error)
-        return False
-    if key is None or not proved:
-        return False
-    if hasher.needs_rehash(encoded):
-        _rehash(token, key, wait=wait)
-    with _proofs_lock:
-        _proofs[hasher.digest(token)] = key.encoded
-    return True
+        if key is not None and _remembers(token, key):
+            return True
+        encoded = hasher.decoy if key is None else key.encoded
+        try:
+            proved = hasher.verify(token, encoded, wait=wait)
+        except UnknownPepper as error:
+            logger.error(
+                "Key %s was hashed with a pepper (%s) that is not configured.", token, error
+            )
+            return False
+        if key is None or not proved:
+            return False
+        if hasher.needs_rehash(encoded):
+            _rehash(token, key, wait=wait)
+        memory.remember(digest, key.encoded, where=_where())
+        return True
+    finally:
+        turn.release()
 
 
 def _rehash(token: Token, key: APIKey, *, wait: float) -> None:
@@ -274,7 +285,7 @@ def tag_keys() -> list[bytes]:
     return _hasher().tag_keys
 
 
-@cache
+@functools.cache
 def _hasher() -> Hasher:
     return Hasher(
         peppers=[settings.KEY_PEPPER, *settings.KEY_PEPPER_FALLBACKS],
@@ -291,5 +302,4 @@ def _hasher() -> Hasher:
 def _forget(*, setting: str, **_: object) -> None:
     if setting.startswith(("ARGON2", "KEY_PEPPER")):
         _hasher.cache_clear()
-        with _proofs_lock:
-            _proofs.clear()
+        memory.forget()

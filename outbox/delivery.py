@@ -34,7 +34,7 @@ def wake() -> None:
     """There is mail. Starts this process's thread at its first use; a fork needs its own."""
     global _thread
     with _lock:
-        if _thread is None or _thread[0] != os.getpid():
+        if _thread is None or _thread[0] != os.getpid() or not _thread[1].is_alive():
             thread = Thread(target=_deliver_for_ever, name="outbox", daemon=True)
             _thread = (os.getpid(), thread)
             thread.start()

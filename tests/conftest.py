@@ -11,7 +11,7 @@ from django.test import Client
 
 from accounts.models import User
 from accounts.services import make_staff
-from apikeys import services, usage
+from apikeys import memory, services, usage
 from apikeys.models import APIKey
 from apikeys.tokens import Token
 from tests import postgres
@@ -68,7 +68,7 @@ def signed_in(client: Client) -> Callable[[User], Client]:
 @pytest.fixture(autouse=True)
 def _nothing_left_over(request: pytest.FixtureRequest) -> None:
     """Rate limits, proofs and counts of one test are none of the next one's business."""
-    services._proofs.clear()
+    memory.forget()
     for kept in (usage._noted, usage._hours, usage._last_used):
         kept.clear()
     if {"db", "transactional_db", "client"} & set(request.fixturenames):

@@ -37,3 +37,5 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # A file, as in use: threads share it, and its journal is the real one.
     DATABASES["default"]["TEST"] = {"NAME": str(VAR / "test.sqlite3")}
 DATABASES["default"]["OPTIONS"].pop("pool", None)
+# Each test proves for itself; tests/apikeys/test_proofs.py shares.
+SHARED_PROOFS_FOLDER = None

@@ -14,7 +14,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User
-from apikeys import services, usage
+from apikeys import memory, services, usage
 from apikeys.models import APIKey, DailyUse, Event, Reason
 from config.redaction import Formatter
 from tests.conftest import show_who
@@ -153,5 +153,5 @@ def test_no_repr_shows_a_secret(issue):
 def test_the_proofs_in_memory_hold_no_plaintext(issue):
     _key, token = issue()
     services.validate(token.reveal())
-    assert len(services._proofs) == 1
-    assert token.reveal()[SECRET].encode() not in pickle.dumps(dict(services._proofs))
+    assert len(memory._proofs) == 1
+    assert token.reveal()[SECRET].encode() not in pickle.dumps(dict(memory._proofs))

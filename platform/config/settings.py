@@ -204,6 +204,8 @@ CACHES: dict[str, dict[str, Any]] = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": CACHE_URL,
         "KEY_PREFIX": "comfyui-keys",
+        # Seconds. A store that hangs must not take the requests along.
+        "OPTIONS": {"socket_timeout": 1.0, "socket_connect_timeout": 1.0},
     }
     if CACHE_URL
     else {
@@ -245,7 +247,10 @@ ACCOUNT_FORMS = {
     "signup": "accounts.forms.SignupForm",
     "change_password": "accounts.forms.ChangePasswordForm",
     "set_password": "accounts.forms.SetPasswordForm",
+    "reset_password": "accounts.forms.ResetPasswordForm",
     "reset_password_from_key": "accounts.forms.ResetPasswordKeyForm",
+    "request_login_code": "accounts.forms.RequestLoginCodeForm",
+    "add_email": "accounts.forms.AddEmailForm",
 }
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_LOGIN_METHODS = {"email"}
@@ -388,6 +393,10 @@ ARGON2_PATIENT_WAIT: float = env.float("ARGON2_PATIENT_WAIT", default=20.0)
 STORE_PATIENT_WAIT: float = env.float("STORE_PATIENT_WAIT", default=8.0)
 # How many keys' proofs a process remembers, so that Argon2 runs once a key and not once a call.
 PROOFS_REMEMBERED: int = env.int("PROOFS_REMEMBERED", default=10_000)
+# Where the workers share what they have proved: in memory that outlives them. None: each proves
+# for itself.
+_shm = Path("/dev/shm")  # noqa: S108 (its file is opened with care for whose it is)
+SHARED_PROOFS_FOLDER: Path | None = _shm if _shm.is_dir() else None
 # Validations are answered in front of Django while nothing can have changed (docs/adr/0012).
 FAST_LANE: bool = env.bool("FAST_LANE", default=True)
 # How many verdicts a process remembers, at some 800 bytes each.
