@@ -20,7 +20,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from accounts import devices, mail, reauthentication, services, social
+from accounts import devices, factors, mail, reauthentication, services, social
 from accounts.models import User
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         social.connect_waiting(request, user)
         return response
 
+    def get_login_stages(self) -> list[str]:
+        ours = {"allauth.mfa.stages.AuthenticateStage": "accounts.factors.SecondFactorStage"}
+        return [ours.get(stage, stage) for stage in super().get_login_stages()]
+
     def is_reauthentication_required(self, *, app: str, **kwargs: Any) -> bool:
         """Asks by our own rule, and never returns True: what follows there would not ask everybody.
 
@@ -121,10 +125,15 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         """Every way that `user` has of showing who they are; the first is the page of them all."""
         if not user.is_authenticated:
             return []
+        words = {
+            "mfa_reauthenticate": gettext("Use your authenticator app"),
+            "mfa_reauthenticate:webauthn": gettext("Use a passkey"),
+        }
         ways = [
-            way
+            {**way, "description": words[way["id"]]}
             for way in super().get_reauthentication_methods(user)
-            if way["id"] != "reauthenticate"
+            if way["id"] in words
+            and (not way["id"].endswith("webauthn") or factors.may_use_passkeys(self.request))
         ]
         hub = {
             "id": "reauthenticate",

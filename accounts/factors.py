@@ -5,10 +5,12 @@ import hashlib
 import ipaddress
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from allauth.account.authentication import get_authentication_records
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.models import Authenticator
+from allauth.mfa.stages import AuthenticateStage
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
@@ -39,15 +41,33 @@ class MFAAdapter(DefaultMFAAdapter):  # type: ignore[misc]
         return _("Passkey %(number)d") % {"number": count + 1}
 
 
+class SecondFactorStage(AuthenticateStage):  # type: ignore[misc]
+    """Asks for the second factor, but not for the only first one.
+
+    Whoever signed up with a passkey alone and lost the device comes by a mailed code: the address
+    was proved for that.
+    """
+
+    def _should_handle(self, request: HttpRequest) -> bool:
+        user = self.login.user
+        return super()._should_handle(request) and not (
+            not user.has_usable_password()
+            and types(user) == {"webauthn"}
+            and any(
+                record["method"] == "code" for record in get_authentication_records(request, user)
+            )
+        )
+
+
 def may_use_passkeys(request: HttpRequest) -> bool:
     """Whether a browser makes passkeys for the address that this page was called by.
 
     They belong to a name, not to an IP address, and need https or this very machine (WebAuthn
     Level 3 §13.4.9, Secure Contexts §3.1).
     """
-    host = request.get_host().rpartition(":")[0] or request.get_host()
+    host = urlsplit(f"//{request.get_host()}").hostname or ""
     with suppress(ValueError):
-        ipaddress.ip_address(host.strip("[]"))
+        ipaddress.ip_address(host)
         return False
     return request.is_secure() or host == "localhost" or host.endswith(".localhost")
 

@@ -91,10 +91,12 @@ class SignupForm(allauth_forms.SignupForm):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["email"].widget.attrs["autocomplete"] = "username"
-        self.fields["password1"].help_text = PASSWORD_HELP
+        # With a passkey there is no password.
+        if "password1" in self.fields:
+            self.fields["password1"].help_text = PASSWORD_HELP
 
     def try_save(self, request: HttpRequest) -> tuple[User | None, HttpResponse | None]:
-        if self.account_already_exists:
+        if self.account_already_exists and "password1" in self.cleaned_data:
             # A new account hashes its password. An existing one takes as long to say nothing.
             make_password(self.cleaned_data["password1"])
         user, response = super().try_save(request)

@@ -17,19 +17,19 @@ from allauth.socialaccount.providers.github import views as github
 from allauth.socialaccount.providers.google import views as google
 from django.urls import path, re_path
 
-from accounts import views
+from accounts import entrance, views
 
 _signing_in = [
     path("login", account.login, name="account_login"),
     path(
         "login/code",
-        views.on_public_devices_too(account.request_login_code),
+        entrance.on_public_devices_too(account.request_login_code),
         name="account_request_login_code",
     ),
     path("login/code/confirm", account.confirm_login_code, name="account_confirm_login_code"),
     path(
         "login/passkey",
-        views.on_public_devices_too(webauthn.login_webauthn),
+        entrance.login_by_passkey,
         name="mfa_login_webauthn",
     ),
     path("login/factor", mfa.authenticate, name="mfa_authenticate"),
@@ -58,7 +58,7 @@ _signing_in = [
         account.password_reset_from_key,
         name="account_reset_password_from_key",
     ),
-    path("account/logins/signup", views.social_signup, name="socialaccount_signup"),
+    path("account/logins/signup", entrance.social_signup, name="socialaccount_signup"),
     path("account/logins/cancelled", social.login_cancelled, name="socialaccount_login_cancelled"),
     path("account/logins/error", social.login_error, name="socialaccount_login_error"),
     # Where providers send people back to: staff register these two, slash included.
@@ -66,12 +66,12 @@ _signing_in = [
     path("account/logins/github/login/callback/", github.oauth2_callback, name="github_callback"),
     path(
         "account/logins/google/login/",
-        views.leads_to_provider(google.oauth2_login),
+        entrance.leads_to_provider(google.oauth2_login),
         name="google_login",
     ),
     path(
         "account/logins/github/login/",
-        views.leads_to_provider(github.oauth2_login),
+        entrance.leads_to_provider(github.oauth2_login),
         name="github_login",
     ),
 ]
@@ -96,7 +96,7 @@ _reauthenticating = [
     path("account/reauthenticate/factor", mfa.reauthenticate, name="mfa_reauthenticate"),
     path(
         "account/reauthenticate/passkey",
-        webauthn.reauthenticate_webauthn,
+        entrance.reauthenticate_by_passkey,
         name="mfa_reauthenticate_webauthn",
     ),
     path(
@@ -109,7 +109,7 @@ _user_section = [
     path("account/email", views.email, name="account_email"),
     path("account/email/approve", views.approve_email, name="approve_email"),
     path("account/password/change", account.password_change, name="account_change_password"),
-    path("account/password/set", views.set_password, name="account_set_password"),
+    path("account/password/set", entrance.set_password, name="account_set_password"),
     path("account/logins", social.connections, name="socialaccount_connections"),
     path("account/factors", mfa.index, name="mfa_index"),
     path("account/factors/app/activate", totp.activate_totp, name="mfa_activate_totp"),
@@ -128,7 +128,7 @@ _user_section = [
     path("account/factors/passkeys/add", webauthn.add_webauthn, name="mfa_add_webauthn"),
     path(
         "account/factors/passkeys/<int:pk>/remove",
-        views.remove_passkey,
+        entrance.remove_passkey,
         name="mfa_remove_webauthn",
     ),
     path(

@@ -1,9 +1,6 @@
 """The User section: what a person sees and changes of their own account."""
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
-from urllib.parse import urlencode
 
 from allauth.account import views as allauth_views
 from allauth.account.adapter import get_adapter
@@ -14,7 +11,6 @@ from allauth.account.models import EmailAddress
 from allauth.account.utils import get_next_redirect_url
 from allauth.core import ratelimit
 from allauth.mfa.models import Authenticator
-from allauth.mfa.webauthn import views as webauthn
 from allauth.socialaccount.models import SocialAccount
 from allauth.usersessions.models import UserSession
 from django.conf import settings
@@ -22,27 +18,17 @@ from django.contrib import messages
 from django.contrib.auth import REDIRECT_FIELD_NAME, logout
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
-from django.http import (
-    Http404,
-    HttpRequest,
-    HttpResponse,
-    HttpResponseBase,
-    JsonResponse,
-    QueryDict,
-)
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods, require_POST
 from django.views.i18n import set_language
 
-from accounts import devices, mailcodes, reauthentication, services, social
-from accounts.forms import AddEmailForm, CodeForm, DeleteAccountForm, ProfileForm, end_with_browser
+from accounts import devices, mailcodes, reauthentication, services
+from accounts.forms import AddEmailForm, CodeForm, DeleteAccountForm, ProfileForm
 from accounts.models import User
-
-type View = Callable[..., HttpResponseBase]
 
 _NEW_EMAIL = "new_email"
 _TO_REAUTHENTICATE = "reauthenticate"
@@ -77,61 +63,6 @@ def profile(request: HttpRequest) -> HttpResponse:
             "has_app": factors.filter(type=Authenticator.Type.TOTP).exists(),
         },
     )
-
-
-# --- Signing in ------------------------------------------------------------------------------
-
-
-def on_public_devices_too(view: View) -> View:
-    """allauth's view, minding the "public device" tick that the log-in page sends along."""
-
-    @wraps(view)
-    def minding(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        response = view(request, *args, **kwargs)
-        if request.method == "POST":
-            end_with_browser(request)
-        return response
-
-    return minding
-
-
-def leads_to_provider(view: View) -> View:
-    """allauth's view that leads to Google or GitHub, asking what we ask and nothing more."""
-
-    @on_public_devices_too
-    @wraps(view)
-    def leading(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        # allauth passes on a scope that stands in the address, so that a link could ask for more.
-        kept = [name for name in ("process", "next", "action") if name in request.GET]
-        request.GET = QueryDict(urlencode({name: request.GET[name] for name in kept}))
-        if request.GET.get("process") == "connect" and not reauthentication.is_fresh(request):
-            return reauthentication.ask(request, then=reverse("socialaccount_connections"))
-        return view(request, *args, **kwargs)
-
-    return leading
-
-
-def social_signup(request: HttpRequest) -> HttpResponse:
-    """In the place of allauth's form, which would take an address that nobody vouched for."""
-    request.session.pop("socialaccount_sociallogin", None)
-    return social.once_more(request)
-
-
-# A password is a way in: whoever finds an open browser must not be able to add one.
-set_password = login_required(reauthentication.required(allauth_views.password_set))
-
-
-@login_required
-def remove_passkey(request: HttpRequest, pk: int) -> HttpResponseBase:
-    """allauth's page, unless nothing would be left to log in with."""
-    passkey = get_object_or_404(
-        Authenticator, pk=pk, user=_account(request), type=Authenticator.Type.WEBAUTHN
-    )
-    if not services.other_ways_in(_account(request), besides=passkey):
-        messages.error(request, _("This is your last way in. Set a password first."))
-        return redirect("mfa_list_webauthn")
-    response: HttpResponseBase = webauthn.remove_webauthn(request, pk=pk)
-    return response
 
 
 # --- Email address ---------------------------------------------------------------------------

@@ -320,6 +320,17 @@ SOCIALACCOUNT_PROVIDERS: dict[str, dict[str, Any]] = {
 }
 
 MFA_ADAPTER = "accounts.factors.MFAAdapter"
+MFA_FORMS = {
+    "authenticate": "accounts.factorforms.AuthenticateForm",
+    "reauthenticate": "accounts.factorforms.ReauthenticateForm",
+    "activate_totp": "accounts.factorforms.ActivateTOTPForm",
+    "authenticate_webauthn": "accounts.factorforms.AuthenticateWebAuthnForm",
+    "login_webauthn": "accounts.factorforms.LoginWebAuthnForm",
+    "reauthenticate_webauthn": "accounts.factorforms.ReauthenticateWebAuthnForm",
+    "add_webauthn": "accounts.factorforms.AddWebAuthnForm",
+    "signup_webauthn": "accounts.factorforms.SignupWebAuthnForm",
+    "edit_webauthn": "accounts.factorforms.EditWebAuthnForm",
+}
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_RECOVERY_CODES_SHOW_ONCE = True

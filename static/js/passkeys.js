@@ -30,6 +30,7 @@ async function requestOptions(form) {
 }
 
 export function usePasskeys() {
+  if (able) document.querySelector("[data-without-passkeys]")?.remove();
   for (const form of able ? document.querySelectorAll("form[data-passkey]") : []) {
     form.hidden = false;
     form.addEventListener("submit", async (event) => {

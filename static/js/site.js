@@ -103,6 +103,8 @@ for (const time of document.querySelectorAll("time[datetime][title]")) {
 
 for (const shown of document.querySelectorAll("[data-secret]")) {
   addEventListener("pagehide", () => shown.replaceChildren());
+  // Kept whole by the browser, the page would be a heading and nothing else.
+  addEventListener("pageshow", (event) => event.persisted && location.reload());
 }
 
 usePasskeys();

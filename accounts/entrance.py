@@ -1,0 +1,98 @@
+"""Views of signing in and of its means, where ours differ from django-allauth's."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+from urllib.parse import urlencode
+
+from allauth.account import views as allauth_views
+from allauth.account.utils import get_next_redirect_url
+from allauth.mfa.models import Authenticator
+from allauth.mfa.webauthn import views as webauthn
+from django.contrib import messages
+from django.contrib.auth import REDIRECT_FIELD_NAME
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, QueryDict
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from accounts import reauthentication, services, social
+from accounts.forms import end_with_browser
+
+type View = Callable[..., HttpResponseBase]
+
+
+def on_public_devices_too(view: View) -> View:
+    """allauth's view, minding the "public device" tick that the log-in page sends along."""
+
+    @wraps(view)
+    def minding(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response = view(request, *args, **kwargs)
+        if request.method == "POST":
+            end_with_browser(request)
+        return response
+
+    return minding
+
+
+def leads_to_provider(view: View) -> View:
+    """allauth's view that leads to Google or GitHub, asking what we ask and nothing more."""
+
+    @on_public_devices_too
+    @wraps(view)
+    def leading(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        # allauth passes on a scope that stands in the address, so that a link could ask for more.
+        kept = [name for name in ("process", "next", "action") if name in request.GET]
+        request.GET = QueryDict(urlencode({name: request.GET[name] for name in kept}))
+        if request.GET.get("process") == "connect" and not reauthentication.is_fresh(request):
+            return reauthentication.ask(request, then=reverse("socialaccount_connections"))
+        return view(request, *args, **kwargs)
+
+    return leading
+
+
+def social_signup(request: HttpRequest) -> HttpResponse:
+    """In the place of allauth's form, which would take an address that nobody vouched for."""
+    request.session.pop("socialaccount_sociallogin", None)
+    return social.once_more(request)
+
+
+# A password is a way in: whoever finds an open browser must not be able to add one.
+set_password = login_required(reauthentication.required(allauth_views.password_set))
+
+
+@login_required
+def remove_passkey(request: HttpRequest, pk: int) -> HttpResponseBase:
+    """allauth's page, unless nothing would be left to log in with."""
+    passkey = get_object_or_404(
+        Authenticator, pk=pk, user=request.user, type=Authenticator.Type.WEBAUTHN
+    )
+    if not services.other_ways_in(passkey.user, besides=passkey):
+        messages.error(request, _("This is your last way in. Set a password first."))
+        return redirect("mfa_list_webauthn")
+    response: HttpResponseBase = webauthn.remove_webauthn(request, pk=pk)
+    return response
+
+
+class LoginByPasskey(webauthn.LoginWebAuthnView):  # type: ignore[misc]
+    """allauth's, where a refusal does not forget where one wanted to go."""
+
+    def form_invalid(self, form: Any) -> HttpResponse:
+        response: HttpResponse = super().form_invalid(form)
+        if wanted := get_next_redirect_url(self.request, REDIRECT_FIELD_NAME):
+            return redirect(f"{reverse('account_login')}?{urlencode({'next': wanted})}")
+        return response
+
+
+class ReauthenticateByPasskey(webauthn.ReauthenticateWebAuthnView):  # type: ignore[misc]
+    """allauth's, where a refusal leaves one at the question."""
+
+    def form_invalid(self, form: Any) -> HttpResponse:
+        for message in form.errors.get("credential", []):
+            messages.error(self.request, message)
+        return redirect(self.passthrough_next_url(self.request.path))
+
+
+login_by_passkey = on_public_devices_too(LoginByPasskey.as_view())
+reauthenticate_by_passkey = login_required(ReauthenticateByPasskey.as_view())
