@@ -193,6 +193,7 @@ class Account:
 
 
 _ACCOUNT = """
+import time
 from importlib import import_module
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
@@ -204,6 +205,8 @@ session = import_module(settings.SESSION_ENGINE).SessionStore()
 session[SESSION_KEY] = str(user.pk)
 session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
 session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+session["account_authentication_methods"] = [{"method": "password", "at": time.time()}]
+session["account_authentication_methods_user"] = str(user.pk)
 session.create()
 issued = [services.issue(owner=user, name=f"key {n}") for n in range(given["keys"])]
 answer = {

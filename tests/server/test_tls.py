@@ -148,7 +148,8 @@ def test_cookies_travel_by_https_alone(running: Platform, account: Account, tls:
     set_cookies = signed_up.raw.headers.getlist("Set-Cookie")
     names = {cookie.partition("=")[0] for cookie in set_cookies}
     assert account.cookie[0] in names
-    assert len(names) == 2
+    # The session, the token of its forms, and that this browser is known from now on.
+    assert len(names) == 3
     for cookie in set_cookies:
         assert cookie.startswith("__Host-")
         assert {"Secure", "Path=/", "HttpOnly", "SameSite=Lax"} <= set(cookie.split("; "))
