@@ -7,13 +7,17 @@ from allauth.account import app_settings
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.authentication import get_authentication_records
 from allauth.account.internal.flows.login import record_authentication
+from allauth.account.internal.stagekit import clear_login
 from allauth.account.models import EmailAddress
+from allauth.account.signals import authentication_step_completed, email_confirmed
 from allauth.core.exceptions import ImmediateHttpResponse, ReauthenticationRequired
 from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.db import Error as StoreError
+from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone, translation
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -76,24 +80,6 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         """Whoever knew the old one, or got in by it, is out."""
         super().set_password(user, password)
         services.end_sessions(user, besides=self.request.session.session_key)
-
-    def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
-        was_proved = services.has_proved_address(email_address.user)
-        confirmed: bool = super().confirm_email(request, email_address)
-        if confirmed and not was_proved and _came_by_code(request, email_address.user):
-            # Somebody signed up with this address, but it is this mailbox's owner who is here now.
-            # They may not be the same person.
-            services.disown_password(email_address.user)
-            services.shut_out_others(email_address.user)
-            messages.warning(
-                request,
-                _(
-                    "Your address was not confirmed before. Should somebody else have begun this "
-                    "account, they are locked out: the password and other logins were removed. "
-                    "Set a password, and look through the keys."
-                ),
-            )
-        return confirmed
 
     def post_login(self, request: HttpRequest, user: User, **kwargs: Any) -> HttpResponse:
         response: HttpResponse = super().post_login(request, user, **kwargs)
@@ -181,6 +167,39 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             logger.exception("A notice could not be sent (%s).", template_prefix)
 
 
-def _came_by_code(request: HttpRequest, user: User) -> bool:
-    records = get_authentication_records(request, user)
-    return any(record["method"] == "code" for record in records)
+@receiver(email_confirmed)
+def shut_out_whoever_began_it(
+    sender: Any, *, request: HttpRequest, email_address: EmailAddress, **_: Any
+) -> None:
+    """A mailbox's owner is here for the first time, by a mailed code.
+
+    Somebody signed up with this address. They may not be the same person.
+    """
+    user = email_address.user
+    others = EmailAddress.objects.filter(user=user, verified=True).exclude(pk=email_address.pk)
+    came_by_code = any(
+        record["method"] == "code" for record in get_authentication_records(request, user)
+    )
+    if not came_by_code or others.exists():
+        return
+    services.disown_password(user)
+    services.shut_out_others(user)
+    messages.warning(
+        request,
+        gettext(
+            "Your address was not confirmed before. Should somebody else have begun this account, "
+            "they are locked out: the password and other logins were removed. Set a password, and "
+            "look through the keys."
+        ),
+    )
+
+
+@receiver(authentication_step_completed)
+def refuse_codes_of_former_addresses(
+    sender: Any, *, request: HttpRequest, user: User, method: str, email: str = "", **_: Any
+) -> None:
+    """A code to log in is good for the address that the account has now."""
+    if method == "code" and email and email.lower() != user.email:
+        clear_login(request)
+        messages.error(request, gettext("This code is not good any more. Ask for a new one."))
+        raise ImmediateHttpResponse(redirect("account_login"))

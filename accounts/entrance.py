@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from allauth.account import views as allauth_views
 from allauth.account.utils import get_next_redirect_url
 from allauth.mfa.models import Authenticator
 from allauth.mfa.webauthn import views as webauthn
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.contrib.auth.decorators import login_required
@@ -45,11 +46,22 @@ def leads_to_provider(view: View) -> View:
         # allauth passes on a scope that stands in the address, so that a link could ask for more.
         kept = [name for name in ("process", "next", "action") if name in request.GET]
         request.GET = QueryDict(urlencode({name: request.GET[name] for name in kept}))
-        if request.GET.get("process") == "connect" and not reauthentication.is_fresh(request):
-            return reauthentication.ask(request, then=reverse("socialaccount_connections"))
+        connects = "connect" in {request.GET.get("process"), request.POST.get("process")}
+        page = reverse("socialaccount_connections" if connects else "account_login")
+        if _is_another_name_of_ours(request):
+            return redirect(f"{settings.PUBLIC_URL}{page}")
+        # Begun by somebody who is not signed in yet, it would end in the account of who is then.
+        if connects and not reauthentication.is_fresh(request):
+            return reauthentication.ask(request, then=page)
         return view(request, *args, **kwargs)
 
     return leading
+
+
+def _is_another_name_of_ours(request: HttpRequest) -> bool:
+    """`localhost` for 127.0.0.1: the provider sends people back where this session is not found."""
+    here, ours = urlsplit(f"//{request.get_host()}"), urlsplit(settings.PUBLIC_URL)
+    return here.hostname in settings.LOOPBACK and here.netloc != ours.netloc
 
 
 def social_signup(request: HttpRequest) -> HttpResponse:

@@ -1,14 +1,21 @@
 """The forms of passkeys and codes, where ours differ from django-allauth's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from allauth.account.adapter import get_adapter as get_account_adapter
+from allauth.core import context, ratelimit
 from allauth.core.internal.cryptokit import normalize_user_code
 from allauth.mfa import app_settings
+from allauth.mfa.adapter import get_adapter
 from allauth.mfa.base import forms as factor
+from allauth.mfa.internal.flows.add import validate_can_add_authenticator
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp import forms as totp
+from allauth.mfa.totp.internal.auth import validate_totp_code
 from allauth.mfa.webauthn import forms as webauthn
+from allauth.mfa.webauthn.internal import auth
 from django import forms
 from django.core.cache import cache
 from django.utils.translation import gettext_lazy as _
@@ -30,31 +37,60 @@ def spend(user: User, code: str) -> bool:
     return bool(cache.add(name, True, timeout=good_for))
 
 
-class _SpendsCodes:
-    """A code of the app counts once, for as long as it is good."""
+@contextmanager
+def counted(user: User) -> Iterator[None]:
+    """One try at a factor of `user`. So many wrong ones, and no more are looked at for a while.
+
+    What a right one forgives are the wrong ones at factors alone.
+    """
+    key = str(user.pk)
+    if not ratelimit.consume(context.request, action="factor", key=key):
+        raise get_account_adapter().validation_error("too_many_login_attempts")
+    yield
+    ratelimit.clear(context.request, action="factor", key=key)
+
+
+class _CountsTries:
+    """A code of the app counts once, for as long as it is good; so does a recovery code."""
 
     user: User
+    cleaned_data: dict[str, Any]
     authenticator: Authenticator
 
     def clean_code(self) -> str:
-        code: str = super().clean_code()  # type: ignore[misc]
-        if self.authenticator.type == Authenticator.Type.TOTP and not spend(self.user, code):
-            raise forms.ValidationError(_("This code was used already. Wait for the next one."))
+        code: str = self.cleaned_data["code"]
+        with counted(self.user):
+            self.authenticator = self._of(code)
         return code
 
+    def _of(self, code: str) -> Authenticator:
+        for factor_of_user in Authenticator.objects.filter(user=self.user).exclude(
+            type=Authenticator.Type.WEBAUTHN
+        ):
+            if not factor_of_user.wrap().validate_code(code):
+                continue
+            if factor_of_user.type != Authenticator.Type.TOTP or spend(self.user, code):
+                return factor_of_user
+            raise forms.ValidationError(_("This code was used already. Wait for the next one."))
+        raise get_adapter().validation_error("incorrect_code")
 
-class AuthenticateForm(_SpendsCodes, factor.AuthenticateForm):  # type: ignore[misc]
+
+class AuthenticateForm(_CountsTries, factor.AuthenticateForm):  # type: ignore[misc]
     pass
 
 
-class ReauthenticateForm(_SpendsCodes, factor.ReauthenticateForm):  # type: ignore[misc]
+class ReauthenticateForm(_CountsTries, factor.ReauthenticateForm):  # type: ignore[misc]
     pass
 
 
 class ActivateTOTPForm(totp.ActivateTOTPForm):  # type: ignore[misc]
     def clean_code(self) -> str:
-        code: str = super().clean_code()
-        spend(self.user, code)
+        code: str = self.cleaned_data["code"]
+        validate_can_add_authenticator(self.user)
+        with counted(self.user):
+            if not validate_totp_code(self.secret, code):
+                raise get_adapter().validation_error("incorrect_code")
+            spend(self.user, code)
         return code
 
 
@@ -74,20 +110,39 @@ def _in_words[Result](read: Callable[[], Result]) -> Result:
 
 
 class _AnswersInWords:
+    """A passkey of somebody who is known by now, as a second factor or once more."""
+
+    user: User
+    cleaned_data: dict[str, Any]
+
     def clean_credential(self) -> Any:
-        return _in_words(super().clean_credential)  # type: ignore[misc]
+        credential = self.cleaned_data["credential"]
+        with counted(self.user):
+            return _in_words(lambda: self._of(credential))
+
+    def _of(self, credential: Any) -> Any:
+        auth.parse_authentication_response(credential)
+        return auth.complete_authentication(self.user, credential)
 
 
 class AuthenticateWebAuthnForm(_AnswersInWords, webauthn.AuthenticateWebAuthnForm):  # type: ignore[misc]
     pass
 
 
-class LoginWebAuthnForm(_AnswersInWords, webauthn.LoginWebAuthnForm):  # type: ignore[misc]
-    pass
-
-
 class ReauthenticateWebAuthnForm(_AnswersInWords, webauthn.ReauthenticateWebAuthnForm):  # type: ignore[misc]
     pass
+
+
+class LoginWebAuthnForm(webauthn.LoginWebAuthnForm):  # type: ignore[misc]
+    def clean_credential(self) -> Any:
+        return _in_words(self._of_somebody)
+
+    def _of_somebody(self) -> Any:
+        # A challenge that was made for a second factor asks for no finger and no PIN.
+        state = auth.get_state() or {}
+        if state.get("user_verification") != "required":
+            raise get_adapter().validation_error("incorrect_code")
+        return super().clean_credential()
 
 
 class _MakesPasskeys:

@@ -4,6 +4,7 @@ from typing import Any
 
 from allauth.account import app_settings
 from allauth.account import forms as allauth_forms
+from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
 from django import forms
 from django.conf import settings
@@ -134,6 +135,7 @@ class ResetPasswordForm(allauth_forms.ResetPasswordForm):  # type: ignore[misc]
 class RequestLoginCodeForm(allauth_forms.RequestLoginCodeForm):  # type: ignore[misc]
     def clean_email(self) -> str:
         email: str = super().clean_email()
+        get_adapter().clean_email(email)
         # The same as with a reset.
         self._user = User.objects.filter(email=email.lower(), is_active=True).first()
         return email

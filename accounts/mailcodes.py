@@ -11,6 +11,7 @@ from typing import Any
 
 from allauth.account.adapter import get_adapter
 from allauth.core import ratelimit
+from django.core.cache import cache
 from django.http import HttpRequest
 from django.utils.crypto import salted_hmac
 
@@ -30,6 +31,7 @@ def send(request: HttpRequest, purpose: str, *, template: str, to: str, **contex
         "purpose": purpose,
         # Sessions are kept in a database, where a backup could find the code.
         "digest": _digest(code),
+        "of": _address(request),
         "at": time.time(),
         "tries": 0,
     }
@@ -43,6 +45,8 @@ def is_waiting(request: HttpRequest, purpose: str) -> bool:
     return (
         sent is not None
         and sent["purpose"] == purpose
+        # The address that it went to may be somebody else's by now.
+        and sent["of"] == _address(request)
         and 0 <= time.time() - sent["at"] <= GOOD_FOR.total_seconds()
     )
 
@@ -52,14 +56,22 @@ def accept(request: HttpRequest, purpose: str, typed: str) -> bool:
     if not is_waiting(request, purpose):
         return False
     sent = request.session[_SESSION_KEY]
+    # Counted where all processes count: guesses may come many at once.
+    if not ratelimit.consume(request, action="mail_code_try", key=sent["digest"]):
+        del request.session[_SESSION_KEY]
+        return False
     if hmac.compare_digest(sent["digest"], _digest(typed)):
         del request.session[_SESSION_KEY]
-        return True
+        return bool(cache.add(f"spent-code:{sent['digest']}", True, GOOD_FOR.total_seconds()))
     sent["tries"] += 1
     if sent["tries"] >= MAX_TRIES:
         del request.session[_SESSION_KEY]
     request.session.modified = True
     return False
+
+
+def _address(request: HttpRequest) -> str:
+    return request.user.email if request.user.is_authenticated else ""
 
 
 def _digest(code: str) -> str:

@@ -10,13 +10,15 @@ from allauth.socialaccount.models import SocialAccount
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.admin.models import LogEntry
-from django.contrib.contenttypes.models import ContentType
+from django.contrib.sessions.models import Session
 from django.db import Error, transaction
+from django.db.models import Q
 from django.dispatch import Signal
 from django.utils import timezone
 
 from accounts import mail
 from accounts.models import User
+from outbox.models import Mail
 
 logger = logging.getLogger(__name__)
 
@@ -196,22 +198,34 @@ def delete_account(user: User, *, address: str | None = None) -> None:
     Raises Guarded for staff: another administrator has to take their rights first.
     """
     with transaction.atomic():
-        user = User.objects.select_for_update().get(pk=user.pk)
-        if not may_leave(user):
+        here = User.objects.select_for_update().filter(pk=user.pk).first()
+        if here is None:
+            # Somebody pressed twice.
+            return
+        if not may_leave(here):
             raise Guarded
-        leaving.send(User, user=user, address=address)
-        end_sessions(user)
-        # What staff did to the account is kept, under its id.
-        LogEntry.objects.filter(
-            content_type=ContentType.objects.get_for_model(User), object_id=str(user.pk)
-        ).update(object_repr=str(user.pk))
-        email, language = user.email, user.language
-        user.delete()
+        leaving.send(User, user=here, address=address)
+        end_sessions(here)
+        _forget_on_the_side(here)
+        here.delete()
     # There is no account any more: this is a letter to an address, not a notice.
     try:
-        mail.send("accounts/email/deleted", email, {}, language=language)
+        mail.send("accounts/email/deleted", user.email, {}, language=here.language)
     except (OSError, Error):
         logger.exception("The mail about a deleted account could not be sent.")
+
+
+def _forget_on_the_side(user: User) -> None:
+    """What names `user` in rows that are not theirs."""
+    Mail.objects.filter(to__iexact=user.email).delete()
+    # What staff did to the account is kept, under its id.
+    about = Q(object_id=str(user.pk)) | Q(object_repr__icontains=user.email)
+    LogEntry.objects.filter(about).update(object_repr=str(user.pk))
+    # A sign-in that was begun and not ended knows them by address or id.
+    for session in Session.objects.filter(expire_date__gt=timezone.now()).iterator():
+        held = str(session.get_decoded())
+        if user.email in held or str(user.pk) in held or user.pk.hex in held:
+            session.delete()
 
 
 def make_staff(email: str, password: str | None) -> tuple[User, bool]:

@@ -13,11 +13,12 @@ from allauth.mfa.recovery_codes import views as recovery_codes
 from allauth.mfa.totp import views as totp
 from allauth.mfa.webauthn import views as webauthn
 from allauth.socialaccount import views as social
-from allauth.socialaccount.providers.github import views as github
-from allauth.socialaccount.providers.google import views as google
+from allauth.socialaccount.providers.oauth2.views import OAuth2CallbackView, OAuth2LoginView
 from django.urls import path, re_path
 
 from accounts import entrance, views
+from accounts.github.provider import GitHubAdapter
+from accounts.google.provider import GoogleAdapter
 
 _signing_in = [
     path("login", account.login, name="account_login"),
@@ -62,16 +63,24 @@ _signing_in = [
     path("account/logins/cancelled", social.login_cancelled, name="socialaccount_login_cancelled"),
     path("account/logins/error", social.login_error, name="socialaccount_login_error"),
     # Where providers send people back to: staff register these two, slash included.
-    path("account/logins/google/login/callback/", google.oauth2_callback, name="google_callback"),
-    path("account/logins/github/login/callback/", github.oauth2_callback, name="github_callback"),
+    path(
+        "account/logins/google/login/callback/",
+        OAuth2CallbackView.adapter_view(GoogleAdapter),
+        name="google_callback",
+    ),
+    path(
+        "account/logins/github/login/callback/",
+        OAuth2CallbackView.adapter_view(GitHubAdapter),
+        name="github_callback",
+    ),
     path(
         "account/logins/google/login/",
-        entrance.leads_to_provider(google.oauth2_login),
+        entrance.leads_to_provider(OAuth2LoginView.adapter_view(GoogleAdapter)),
         name="google_login",
     ),
     path(
         "account/logins/github/login/",
-        entrance.leads_to_provider(github.oauth2_login),
+        entrance.leads_to_provider(OAuth2LoginView.adapter_view(GitHubAdapter)),
         name="github_login",
     ),
 ]

@@ -114,6 +114,8 @@ def approve_email(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         if mailcodes.accept(request, _to_change_to(new), form.cleaned_data["code"]):
             return _ask_new_address(request, request.session.pop(_NEW_EMAIL))
+        if not mailcodes.is_waiting(request, _to_change_to(new)):
+            return redirect("approve_email")
         form.add_error("code", _("This is not the code that we sent. Look at the newest mail."))
     return render(
         request,

@@ -101,9 +101,9 @@ INSTALLED_APPS = [
     "allauth.account",
     "allauth.mfa",
     "allauth.socialaccount",
-    "allauth.socialaccount.providers.github",
     "allauth.usersessions",
-    # In the place of allauth's own: it asks for a nonce.
+    # In the place of allauth's own.
+    "accounts.github",
     "accounts.google",
     "corsheaders",
     "drf_spectacular",
@@ -267,6 +267,10 @@ ACCOUNT_LOGIN_BY_CODE_SUPPORTS_RESEND = True
 ACCOUNT_RATE_LIMITS = {
     # Codes asked for by one who is signed in.
     "mail_code": "6/h/user",
+    "mail_code_try": "3/15m/key",
+    # Codes and passkeys as second factors. With allauth's own, which counts them among failed
+    # log-ins, a right one would wipe out the count of an address's wrong passwords.
+    "factor": "5/5m/key",
     # allauth's own "1/10s" refuses whoever logs in right after they signed up, in words about wrong
     # passwords.
     "confirm_email": "5/10m/key",
@@ -483,9 +487,11 @@ SECURE_CSP: dict[str, list[str]] = {
     "img-src": [CSP.SELF, "data:"],
     "font-src": [CSP.SELF],
     "connect-src": [CSP.SELF],
-    # A form that leads to a provider is sent to us first, and redirected there.
+    # A form that leads to a provider is sent to us first, and redirected there; by PUBLIC_URL, the
+    # only address that a provider sends people back to.
     "form-action": [
         CSP.SELF,
+        PUBLIC_URL,
         site(_google["AUTHORIZE_URL"] or "https://accounts.google.com"),
         site(GITHUB_URL),
     ],
@@ -571,6 +577,8 @@ LOGGING = {
         "django": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
         # A line for each 401 and 404 would let anybody fill the disk.
         "django.request": {"level": "ERROR"},
+        # At DEBUG it prints all that a page was made from: codes, addresses, forms.
+        "django.template": {"level": "INFO"},
         "django.security.DisallowedHost": {"handlers": ["nowhere"], "propagate": False},
     },
 }

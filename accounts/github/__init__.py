@@ -1,0 +1,1 @@
+"""GitHub as django-allauth knows it, with its answers read with care."""
