@@ -155,6 +155,9 @@ def reauthenticate_by_mail(request: HttpRequest) -> HttpResponse:
         if mailcodes.accept(request, _TO_REAUTHENTICATE, form.cleaned_data["code"]):
             record_authentication(request, request.user, "code", reauthenticated=True)
             return resume_request(request) or redirect("account")
+        if not mailcodes.is_waiting(request, _TO_REAUTHENTICATE):
+            messages.error(request, _("That code is not good any more. Ask for another one."))
+            return redirect(request.get_full_path())
         form.add_error("code", _("This is not the code that we sent. Look at the newest mail."))
     elif request.method == "POST" and "send" in request.POST:
         _send_code_to_reauthenticate(request)
