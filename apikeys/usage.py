@@ -89,10 +89,15 @@ def _write(hours: Counter[tuple[UUID, datetime]], last_used: dict[UUID, datetime
 
 
 def _of_kept_rows(key_ids: set[UUID]) -> set[UUID]:
-    """Those that there are: keys go with their accounts, and what was counted goes along."""
+    """Those that there are: keys go with their accounts, and what was counted goes along.
+
+    They are locked first and in order, as by whoever ends a key: with the counts before the keys,
+    the two would wait for each other.
+    """
     there = set[UUID]()
     for ids in batched(sorted(key_ids), _BATCH):
-        there.update(APIKey.objects.filter(pk__in=ids).values_list("pk", flat=True))
+        rows = APIKey.objects.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk")
+        there.update(rows.values_list("pk", flat=True))
     return there
 
 

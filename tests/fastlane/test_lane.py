@@ -1,0 +1,347 @@
+"""The lane in front of the real endpoints: the same answers, and never one that is over."""
+
+import io
+import os
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.handlers.wsgi import WSGIHandler
+from django.utils import timezone
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from accounts.models import User
+from apikeys import coherence, services, tokens, usage
+from apikeys.models import APIKey, Reason
+from config.lane import BODILESS, ROUTES
+from fastlane.wsgi import FastLane
+
+Said = tuple[str, list[tuple[str, str]], bytes]
+
+
+@pytest.fixture
+def django(transactional_db) -> WSGIHandler:
+    return WSGIHandler()
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    """The paths that went past the lane to Django."""
+    return []
+
+
+@pytest.fixture
+def lane(django, asked) -> FastLane:
+    def listening(environ: dict[str, Any], start_response: Any) -> Any:
+        asked.append(environ["PATH_INFO"])
+        return django(environ, start_response)
+
+    table = coherence.epochs()
+    assert table is not None
+    return FastLane(
+        listening,
+        epochs=table,
+        tag_keys=services.tag_keys(),
+        routes=ROUTES,
+        bodiless=BODILESS,
+        count=usage.count,
+        capacity=100,
+    )
+
+
+def request(method: str, path: str, body: bytes = b"", **headers: str) -> dict[str, Any]:
+    return {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path,
+        "QUERY_STRING": "",
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "8000",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "192.0.2.7",
+        "HTTP_HOST": "127.0.0.1:8000",
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "wsgi.version": (1, 0),
+        **headers,
+    }
+
+
+def say(application: Any, environ: dict[str, Any]) -> Said:
+    said: list[tuple[str, list[tuple[str, str]]]] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
+        said.append((status, list(headers)))
+
+    chunks = application(environ, start_response)
+    body = b"".join(chunks)
+    if hasattr(chunks, "close"):
+        chunks.close()
+    return (*said[-1], body)
+
+
+def twin(environ: dict[str, Any]) -> dict[str, Any]:
+    body = environ["wsgi.input"].getvalue()
+    return {**environ, "wsgi.input": io.BytesIO(body), "wsgi.errors": io.StringIO()}
+
+
+def forged() -> str:
+    return tokens.make(tag_key=os.urandom(32)).reveal()
+
+
+@pytest.fixture
+def presented(alice, mallory, issue) -> dict[str, str]:
+    """A token for every verdict that there is."""
+    revoked, revoked_token = issue("revoked")
+    expired = issue("expired", expires_at=timezone.now() - timedelta(minutes=1))[1]
+    disabled = issue("disabled", owner=mallory)[1]
+    services.revoke(revoked, reason=Reason.DELETED_BY_OWNER)
+    mallory.is_active = False
+    mallory.save()
+    good = issue("good")[1].reveal()
+    return {
+        "valid": good,
+        "revoked": revoked_token.reveal(),
+        "expired": expired.reveal(),
+        "disabled": disabled.reveal(),
+        "unknown": tokens.make(tag_key=services.tag_keys()[0]).reveal(),
+        "forged": forged(),
+        "malformed": good[:-1] + ("0" if good[-1] != "0" else "1"),
+        "short": good[:-1],
+        "no key": "",
+    }
+
+
+KNOWN = ["valid", "revoked", "expired", "disabled", "forged", "malformed"]
+
+WAYS = {
+    "x-api-key": lambda token: {"HTTP_X_API_KEY": token},
+    "bearer": lambda token: {"HTTP_AUTHORIZATION": f"Bearer {token}"},
+    "both": lambda token: {"HTTP_X_API_KEY": token, "HTTP_AUTHORIZATION": "Bearer nonsense"},
+    "from a page": lambda token: {"HTTP_X_API_KEY": token, "HTTP_ORIGIN": "http://a.example"},
+    "over https": lambda token: {"HTTP_X_API_KEY": token, "wsgi.url_scheme": "https"},
+    "localhost": lambda token: {"HTTP_X_API_KEY": token, "HTTP_HOST": "localhost:8000"},
+    "wrong host": lambda token: {"HTTP_X_API_KEY": token, "HTTP_HOST": "evil.example"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("route", ROUTES, ids=[path for _method, path in ROUTES])
+def test_every_verdict_is_said_byte_for_byte_as_django_says_it(
+    way, route, presented, django, lane, asked
+):
+    for verdict, token in presented.items():
+        environ = request(*route, **WAYS[way](token))
+        expected = say(django, twin(environ))
+        for time_asked in ("cold", "warm", "warm again"):
+            assert say(lane, twin(environ)) == expected, (verdict, time_asked)
+    if way != "wrong host":
+        assert len(asked) < len(presented) * 3
+
+
+@pytest.mark.parametrize("verdict", KNOWN)
+def test_what_is_known_is_said_without_asking_django(verdict, presented, lane, asked):
+    environ = request("POST", "/customers", HTTP_X_API_KEY=presented[verdict])
+    for _ in range(5):
+        say(lane, twin(environ))
+    assert asked == ["/customers"]
+
+
+def test_an_unlike_forgery_is_said_without_asking_django_too(alice, lane, asked):
+    for _ in range(5):
+        say(lane, request("POST", "/customers", HTTP_X_API_KEY=forged()))
+    assert asked == ["/customers"]
+
+
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        [
+            "HTTP_ACCEPT",
+            "HTTP_ACCEPT_LANGUAGE",
+            "HTTP_ACCESS_CONTROL_REQUEST_METHOD",
+            "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK",
+            "HTTP_AUTHORIZATION",
+            "HTTP_COOKIE",
+            "HTTP_IF_NONE_MATCH",
+            "HTTP_ORIGIN",
+            "HTTP_X_FORWARDED_PROTO",
+            "HTTP_X_CSRFTOKEN",
+            "CONTENT_TYPE",
+            "QUERY_STRING",
+        ]
+    ),
+    st.sampled_from(
+        [
+            "",
+            "*/*",
+            "ja",
+            "application/json",
+            "null",
+            "https://comfy.example",
+            "true",
+            "GET",
+            "https",
+            "Bearer x",
+            "api_key=1",
+            "a=b",
+            "session_8000=nonsense",
+        ]
+    ),
+    max_size=5,
+)
+
+
+@hypothesis_settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    verdict=st.sampled_from(KNOWN),
+    method=st.sampled_from(["GET", "POST", "HEAD", "OPTIONS", "DELETE"]),
+    path=st.sampled_from([path for _method, path in ROUTES] + ["/customers/", "/keys/"]),
+    body=st.sampled_from([b"", b"{}", b'{"key": "comfyui-"}', b"x" * 100]),
+    headers=HEADERS,
+    in_bearer=st.booleans(),
+)
+def test_whatever_is_asked_is_answered_as_django_answers(
+    verdict, method, path, body, headers, in_bearer, presented, django, lane
+):
+    token = presented[verdict]
+    key = {"HTTP_AUTHORIZATION": f"Bearer {token}"} if in_bearer else {"HTTP_X_API_KEY": token}
+    environ = request(method, path, body, **{**headers, **key})
+    expected = say(django, twin(environ))
+    assert say(lane, twin(environ)) == expected
+    assert say(lane, twin(environ)) == expected
+
+
+# --- Never what is over ----------------------------------------------------------------------
+
+
+def code_of(lane: FastLane, token: str) -> str:
+    return say(lane, request("POST", "/customers", HTTP_X_API_KEY=token))[0]
+
+
+def revoke(key: APIKey, alice: User) -> None:
+    services.revoke(key, reason=Reason.DELETED_BY_OWNER)
+
+
+def revoke_in_bulk(key: APIKey, alice: User) -> None:
+    APIKey.objects.filter(owner=alice).update(
+        revoked_at=timezone.now(), revoked_reason=Reason.REVOKED_BY_STAFF
+    )
+
+
+def let_expire(key: APIKey, alice: User) -> None:
+    key.expires_at = timezone.now() - timedelta(seconds=1)
+    key.save()
+
+
+def remove(key: APIKey, alice: User) -> None:
+    key.delete()
+
+
+def disable(key: APIKey, alice: User) -> None:
+    alice.is_active = False
+    alice.save()
+
+
+def disable_in_bulk(key: APIKey, alice: User) -> None:
+    User.objects.filter(pk=alice.pk).update(is_active=False)
+
+
+def delete_account(key: APIKey, alice: User) -> None:
+    from accounts.services import delete_account
+
+    delete_account(alice)
+
+
+@pytest.mark.parametrize(
+    "end", [revoke, revoke_in_bulk, let_expire, remove, disable, disable_in_bulk, delete_account]
+)
+def test_a_key_is_dead_once_whatever_ends_it_has_returned(end, alice, issue, lane):
+    key, token = issue("studio")
+    assert [code_of(lane, token.reveal()) for _ in range(3)] == ["200 OK"] * 3
+    end(key, alice)
+    assert code_of(lane, token.reveal()).startswith("401")
+
+
+@pytest.mark.parametrize("field", ["name", "email"])
+def test_what_is_told_of_the_owner_is_what_it_is_now(field, alice, issue, lane):
+    token = issue("studio")[1].reveal()
+    environ = request("GET", "/customers/me", HTTP_X_API_KEY=token)
+    say(lane, twin(environ))
+    setattr(alice, field, "changed@example.org")
+    alice.save()
+    assert b"changed@example.org" in say(lane, twin(environ))[2]
+
+
+def test_a_deadline_needs_no_word_of_it(issue, lane, asked):
+    deadline = timezone.now() + timedelta(seconds=2)
+    token = issue("short", expires_at=deadline)[1].reveal()
+    assert [code_of(lane, token) for _ in range(2)] == ["200 OK"] * 2
+    assert len(asked) == 1
+    time.sleep((deadline - timezone.now()).total_seconds())
+    assert code_of(lane, token).startswith("401")
+
+
+def test_a_change_in_flight_sends_everybody_to_the_database(issue, lane, asked):
+    key, token = issue("studio")
+    code_of(lane, token.reveal())
+    table = coherence.epochs()
+    slot = int(key.public_id[:4], 16)
+    table.begin([slot])
+    for _ in range(3):
+        assert code_of(lane, token.reveal()) == "200 OK"
+    assert len(asked) == 4
+    table.finish([slot])
+
+
+def test_a_table_that_is_gone_is_trusted_no_more(issue, lane, asked, monkeypatch):
+    token = issue("studio")[1].reveal()
+    code_of(lane, token)
+    monkeypatch.setattr(coherence.epochs(), "is_there", lambda: False)
+    code_of(lane, token)
+    assert len(asked) == 2
+
+
+def test_a_silent_fleet_is_trusted_no_more(issue, lane, asked, monkeypatch):
+    token = issue("studio")[1].reveal()
+    lane._listen_to_fleet = lambda: None
+    monkeypatch.setattr(coherence.epochs(), "is_heard", lambda: True)
+    assert [code_of(lane, token) for _ in range(3)] == ["200 OK"] * 3
+    assert len(asked) == 1
+    monkeypatch.setattr(coherence.epochs(), "is_heard", lambda: False)
+    code_of(lane, token)
+    assert len(asked) == 2
+
+
+def test_a_note_of_a_use_or_of_a_hash_leaves_the_verdict_alone(issue, lane, asked):
+    key, token = issue("studio")
+    code_of(lane, token.reveal())
+    APIKey.objects.filter(pk=key.pk).update(last_used_at=timezone.now())
+    usage.flush()
+    code_of(lane, token.reveal())
+    assert len(asked) == 1
+
+
+def test_each_answer_from_the_lane_is_a_use(issue, lane):
+    key, token = issue("studio")
+    for _ in range(4):
+        code_of(lane, token.reveal())
+    usage.flush()
+    assert key.daily_uses.get().calls == 4
+    assert key.hourly_uses.get().calls == 4
+
+
+def test_the_lane_keeps_a_bounded_number_of_verdicts(lane):
+    for number in range(1000):
+        lane._keep(number.to_bytes(16), None)
+    assert len(lane._young) + len(lane._old) <= 100

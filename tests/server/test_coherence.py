@@ -1,0 +1,211 @@
+"""A key that was ended is dead at once, for every worker, whoever ended it and however they end.
+
+Clients hammer one key at a platform of two workers while another process ends it. What counts is
+each request that began after that process had said it was done.
+
+COHERENCE_ROUNDS sets how many rounds each way gets (default 6, so that the suite stays short).
+"""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.server.conftest import Folder, new_database, serving
+from tests.servers import ROOT, Platform
+
+pytestmark = pytest.mark.server
+
+ROUNDS = int(os.environ.get("COHERENCE_ROUNDS", "6"))
+CLIENTS = 8
+
+# Another process, as a command or a worker of another server would be. A line in, a line out.
+_OTHER = """
+import json, os, signal, sys
+from datetime import timedelta
+from django.utils import timezone
+from accounts import services as accounts
+from accounts.models import User
+from apikeys import coherence, services
+from apikeys.models import APIKey, Reason
+
+def make(email):
+    owner = User.objects.create_user(email)
+    key, token = services.issue(owner=owner, name="hammered")
+    return {"key": str(key.pk), "token": token.reveal()}
+
+def end(how, key):
+    key = APIKey.objects.select_related("owner").get(pk=key)
+    if how == "revoked":
+        services.revoke(key, reason=Reason.REVOKED_BY_STAFF)
+    elif how == "revoked in bulk":
+        APIKey.objects.filter(owner=key.owner).update(
+            revoked_at=timezone.now(), revoked_reason=Reason.REVOKED_BY_STAFF
+        )
+    elif how == "expired by an edit":
+        key.expires_at = timezone.now() - timedelta(seconds=1)
+        key.save()
+    elif how == "disabled with its account":
+        key.owner.is_active = False
+        key.owner.save()
+    elif how == "disabled in bulk":
+        User.objects.filter(pk=key.owner.pk).update(is_active=False)
+    elif how == "deleted with its account":
+        accounts.delete_account(key.owner)
+    return {}
+
+def die(when, key):
+    key = APIKey.objects.get(pk=key)
+    def dies(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+    table = coherence.epochs()
+    if when == "before anything":
+        table.begin = dies
+    elif when == "before the commit":
+        begin = table.begin
+        table.begin = lambda slots: (begin(slots), dies())
+    elif when == "after the commit":
+        table.finish = dies
+    services.revoke(key, reason=Reason.REVOKED_BY_STAFF)
+
+print("ready", flush=True)
+for line in sys.stdin:
+    what, *given = json.loads(line)
+    print(json.dumps({"make": make, "end": end, "die": die}[what](*given)), flush=True)
+"""
+
+
+class Other:
+    """A process of its own that changes keys."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "shell", "--no-imports", "-c", _OTHER],
+            cwd=ROOT,
+            env=platform.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def __call__(self, *what: str) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+        said = self.process.stdout.readline()
+        return json.loads(said) if said else None
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def hammered(request: pytest.FixtureRequest, fresh_folder: Folder) -> Iterator[Platform]:
+    variables = {"ARGON2_MEMORY_KIB": "8", "ARGON2_PASSES": "1", "WORKERS": "2"}
+    if request.param == "postgresql":
+        variables["DATABASE_URL"] = new_database(request.getfixturevalue("postgresql"))
+    with serving(fresh_folder(), **variables) as running:
+        yield running
+
+
+@contextmanager
+def other(platform: Platform) -> Iterator[Other]:
+    process = Other(platform)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+@contextmanager
+def hammering(platform: Platform, token: str) -> Iterator[list[tuple[float, int]]]:
+    """Asks again and again from many clients; yields when each question began, and the answer."""
+    asked: list[tuple[float, int]] = []
+    stop = Event()
+
+    def ask() -> None:
+        address = urlsplit(platform.url)
+        while not stop.is_set():
+            client = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+            # A few over one connection, then another one, so that both workers are asked.
+            for _ in range(5):
+                began = time.monotonic()
+                client.request("POST", "/customers", headers={"X-API-Key": token})
+                answer = client.getresponse()
+                answer.read()
+                asked.append((began, answer.status))
+            client.close()
+
+    threads = [Thread(target=ask) for _ in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield asked
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def wait_until_warm(asked: list[tuple[float, int]]) -> None:
+    deadline = time.monotonic() + 30
+    while sum(status == 200 for _began, status in asked[-40:]) < 40:
+        assert time.monotonic() < deadline, asked[-5:]
+        time.sleep(0.02)
+
+
+WAYS = [
+    "revoked",
+    "revoked in bulk",
+    "expired by an edit",
+    "disabled with its account",
+    "disabled in bulk",
+    "deleted with its account",
+]
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_nobody_is_let_in_once_it_is_done(how: str, hammered: Platform) -> None:
+    with other(hammered) as process:
+        for number in range(ROUNDS):
+            made = process("make", f"{how.replace(' ', '-')}-{number}@example.org")
+            with hammering(hammered, made["token"]) as asked:
+                wait_until_warm(asked)
+                assert process("end", how, made["key"]) == {}, "it was done"
+                done = time.monotonic()
+                time.sleep(0.15)
+            late = [status for began, status in asked if began > done]
+            assert late, "somebody asked after it was done"
+            assert set(late) == {401}
+
+
+@pytest.mark.parametrize("when", ["before anything", "before the commit", "after the commit"])
+def test_whoever_dies_while_ending_a_key_leaves_nothing_stale(
+    when: str, hammered: Platform
+) -> None:
+    for number in range(3):
+        with other(hammered) as process:
+            made = process("make", f"dies-{when.replace(' ', '-')}-{number}@example.org")
+            with hammering(hammered, made["token"]) as asked:
+                wait_until_warm(asked)
+                assert process("die", when, made["key"]) is None
+                process.process.wait(timeout=10)
+                done = time.monotonic()
+                time.sleep(0.15)
+        late = {status for began, status in asked if began > done}
+        # What the database says: it was committed in the last case alone.
+        assert late == ({401} if when == "after the commit" else {200})
