@@ -112,7 +112,7 @@ def test_the_secret_is_in_one_answer_and_in_no_file(running: Platform, folder: P
     assert max(told) < 500
     assert [answer for answer in answers if secret in answer.body + str(answer.headers)] == []
     # This log is not without it for being empty.
-    assert " DEBUG django" in running.printed()
+    assert " WARNING django" in running.printed()
     assert (folder / "platform.sqlite3-wal").stat().st_size > 0
     assert_absent(secret, folder)
 
