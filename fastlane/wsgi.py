@@ -20,6 +20,8 @@ TICKET: Final = "fastlane.ticket"
 _BEARER: Final = "Bearer "
 # Answers differ by the address they were asked at. So many are kept of one key.
 _VARIANTS: Final = 4
+# So many different headers and the like: they differ by the length of a body, and by variant.
+_SHARED: Final = 4096
 _NEVER: Final = float("inf")
 
 
@@ -98,6 +100,8 @@ class FastLane:
         self._young: dict[bytes, Verdict] = {}
         self._old: dict[bytes, Verdict] = {}
         self._refusals: dict[tuple[Any, ...], Answer] = {}
+        # What thousands of answers have in common is kept once.
+        self._shared: dict[Any, Any] = {}
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         token = self._token(environ)
@@ -183,7 +187,8 @@ class FastLane:
         ticket = Ticket()
         answer = self._listen(environ, start_response, ticket)
         if ticket.noted:
-            verdict = Verdict(slot, word, ticket.expires_at, ticket.key_id, {variant: answer})
+            answers: dict[tuple[Any, ...], Answer] = {self._share(variant): answer}
+            verdict = Verdict(slot, word, ticket.expires_at, ticket.key_id, answers)
             self._keep(digest, verdict)
         return answer.body
 
@@ -201,7 +206,7 @@ class FastLane:
             if len(verdict.answers) >= _VARIANTS:
                 verdict.answers.clear()
             # It rests on what was read after the verdict's own word: never on less.
-            verdict.answers[variant] = answer
+            verdict.answers[self._share(variant)] = answer
         return answer.body
 
     def _refuse(
@@ -236,7 +241,14 @@ class FastLane:
             if hasattr(chunks, "close"):
                 chunks.close()
         status, headers = said[-1]
-        return Answer(status, list(headers), [body])
+        return Answer(self._share(status), self._share(tuple(headers), list(headers)), [body])
+
+    def _share[Value](self, key: Any, value: Value | None = None) -> Value:
+        """One object for all that are equal to it."""
+        if len(self._shared) > _SHARED:
+            self._shared.clear()
+        shared: Value = self._shared.setdefault(key, key if value is None else value)
+        return shared
 
 
 def _has_no_body(environ: Environ) -> bool:
