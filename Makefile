@@ -10,13 +10,14 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
 
-.PHONY: help run staff test check lock messages clean
+.PHONY: help run staff test check lock messages bench bench-10m bench-soak clean
 
 help:
 	@echo 'make run     serve the platform on http://127.0.0.1:8000 (PORT=, HOST=, TLS=1)'
 	@echo 'make staff   make a staff account (asks, or takes EMAIL= and PASSWORD=)'
 	@echo 'make test    run every test: units, PostgreSQL, browser'
 	@echo 'make check   lint, types, architecture, deployment checks'
+	@echo 'make bench   measure beside peers and floors (BENCH_SECONDS=, BENCH_ROUNDS=, BENCH_ROWS=)'
 	@echo 'make lock    resolve requirements/*.txt anew'
 	@echo 'make messages  gather what is to be translated, and compile what is (needs gettext)'
 
@@ -46,8 +47,22 @@ lock:
 messages:
 	@scripts/install test
 	@$(PYTHON) manage.py makemessages --all --no-location --no-wrap --no-obsolete \
-		--ignore '.*' --ignore tests --ignore var --ignore docs
+		--ignore '.*' --ignore tests --ignore var --ignore docs --ignore bench
 	@$(PYTHON) manage.py compilemessages --ignore '.*'
+
+bench:
+	@scripts/install bench
+	@scripts/bench-tools
+	@$(PYTHON) -m bench.run
+
+# A table of ten million keys: some minutes to fill, some gigabytes in the temporary folder.
+bench-10m:
+	@$(MAKE) --no-print-directory bench BENCH_ROWS='floor-wsgi,growth-*' BENCH_SIZES=1000,10000000
+
+bench-soak:
+	@scripts/install bench
+	@scripts/bench-tools
+	@$(PYTHON) -m bench.soak
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,12 @@
+from django.urls import path
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+
+class Check(APIView):
+    def get(self, request: Request) -> Response:
+        return Response({"valid": True})
+
+
+urlpatterns = [path("check/", Check.as_view())]

@@ -1,0 +1,28 @@
+from collections.abc import Iterator
+from datetime import timedelta
+
+from django.contrib.auth.models import User
+from django.utils import timezone
+from oauth2_provider.models import AccessToken, Application
+from oauthlib.common import generate_token
+
+
+def keys(number: int) -> Iterator[str]:
+    """The first is the resource server's own, with which it asks; the others are asked about."""
+    users = User.objects.bulk_create(User(username=f"user{i}") for i in range(number + 1))
+    application = Application.objects.create(
+        name="resource server",
+        user=users[0],
+        client_type=Application.CLIENT_CONFIDENTIAL,
+        authorization_grant_type=Application.GRANT_CLIENT_CREDENTIALS,
+    )
+    for i, user in enumerate(users):
+        token = generate_token()
+        AccessToken.objects.create(
+            user=user,
+            token=token,
+            application=application,
+            expires=timezone.now() + timedelta(days=1),
+            scope="introspection" if i == 0 else "read",
+        )
+        yield token

@@ -1,0 +1,33 @@
+"""Serves a WSGI application as config.serve serves the platform: same server, same numbers.
+
+PORT=8001 WORKERS=2 python -m bench.peers.serve module:application
+"""
+
+import os
+import sys
+
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+from granian.server.mp import MPServer as Granian
+
+from config.serve import THREADS
+
+
+def main(target: str) -> None:
+    Granian(
+        target,
+        address="127.0.0.1",
+        port=int(os.environ["PORT"]),
+        interface=Interfaces.WSGI,
+        http=HTTPModes.auto,
+        websockets=False,
+        workers=int(os.environ["WORKERS"]),
+        blocking_threads=THREADS,
+        respawn_failed_workers=True,
+        workers_kill_timeout=5,
+        log_level=LogLevels.error,
+    ).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,212 @@
+"""Makes keys and rows: ours with real hashes, at the cost that a deployment pays.
+
+Argon2id is slow on purpose, so hashes are kept between runs, in var/bench/, by all that they depend
+on. In there are plaintext keys, good on the bench's own databases alone.
+
+    DATABASE_URL=… KEY_PEPPER=… python -m bench.seed FILE
+
+fills a migrated database with the keys of FILE; it is a process of its own because of Django.
+"""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import batched
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from apikeys import tokens
+from apikeys.hashing import Cost, Hasher
+
+ROOT = Path(__file__).parents[1]
+VAR = ROOT / "var" / "bench"
+# As platform/config/settings.py has it when nobody says otherwise.
+COST = Cost(memory_kib=19456, passes=2, lanes=1)
+_PROCESSES = 2
+# So many keys has one account.
+_KEYS_OF_ONE = 20
+
+
+@dataclass(frozen=True)
+class Key:
+    text: str
+    encoded: str
+
+    @property
+    def public_id(self) -> str:
+        return self.text[len(tokens.PREFIX) :][:12]
+
+
+def pepper() -> str:
+    """The bench's own pepper, the same in each run: hashes are kept with it."""
+    path = VAR / "pepper"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(48))
+    return path.read_text()
+
+
+def kept_keys(number: int) -> list[Key]:
+    """`number` keys, hashed in this run or an earlier one."""
+    name = f"keys-m{COST.memory_kib}-t{COST.passes}-p{COST.lanes}-{zlib.crc32(pepper().encode())}"
+    path = VAR / f"{name}.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [Key(**json.loads(line)) for line in lines[:number]]
+    if len(kept) < number:
+        path.touch(mode=0o600)
+        with path.open("a") as file:
+            for key in _hashed(number - len(kept)):
+                kept.append(key)
+                file.write(json.dumps(asdict(key)) + "\n")
+    return kept
+
+
+def fresh_keys(number: int) -> list[Key]:
+    """`number` keys that nobody has seen before: this machine may remember those of other runs."""
+    return list(_hashed(number))
+
+
+def unknown(number: int) -> list[str]:
+    """Tokens with our own tag that are in no row, as of accounts that are gone."""
+    tag_key = _hasher().tag_keys[0]
+    return [tokens.make(tag_key=tag_key).reveal() for _ in range(number)]
+
+
+def forged(number: int) -> list[str]:
+    """Tokens of the right shape and CRC with somebody else's tag."""
+    return [tokens.make(tag_key=secrets.token_bytes(32)).reveal() for _ in range(number)]
+
+
+def fill(environment: Mapping[str, str], keys: Iterable[Key], *, revoked: Iterable[Key]) -> None:
+    """Migrates our database and puts these keys in."""
+    everything = {**os.environ, **environment}
+    subprocess.run(
+        [sys.executable, "manage.py", "migrate", "--verbosity=0"],
+        cwd=ROOT,
+        env=everything,
+        check=True,
+    )
+    rows = {"keys": [asdict(key) for key in keys], "revoked": [asdict(key) for key in revoked]}
+    subprocess.run(
+        [sys.executable, "-m", "bench.seed"],
+        cwd=ROOT,
+        env=everything,
+        check=True,
+        input=json.dumps(rows).encode(),
+    )
+
+
+def grow(address: str, number: int) -> None:
+    """Adds rows until there are `number` keys: copies of one, with hashes that no token matches."""
+    with psycopg.connect(address, autocommit=True) as connection:
+        there = connection.execute("SELECT count(*) FROM apikeys_apikey").fetchone()
+        missing = number - (there[0] if there else 0)
+        if missing > 0:
+            connection.execute(_FILLERS, {"accounts": -(-missing // _KEYS_OF_ONE), "of": missing})
+    settle(address)
+
+
+def settle(address: str) -> None:
+    """Does at once what autovacuum would do in the middle of a measurement."""
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("VACUUM (ANALYZE)")
+        connection.execute("CHECKPOINT")
+
+
+# One statement: whatever columns there are, they come from a row that the models made.
+_FILLERS = """
+    WITH accounts AS (
+        INSERT INTO accounts_user
+        SELECT made.* FROM accounts_user AS one, generate_series(1, %(accounts)s) AS i,
+        jsonb_populate_record(one, jsonb_build_object(
+            'id', md5('account ' || i)::uuid,
+            'email', 'filler' || i || '@example.org'
+        )) AS made
+        WHERE one.email = (SELECT min(email) FROM accounts_user)
+    )
+    INSERT INTO apikeys_apikey
+    SELECT made.* FROM apikeys_apikey AS one, generate_series(1, %(of)s) AS i,
+    jsonb_populate_record(one, jsonb_build_object(
+        'id', gen_random_uuid(),
+        'owner_id', md5('account ' || (i - 1) %% %(accounts)s + 1)::uuid,
+        'name', 'filler ' || i,
+        'folded_name', 'filler ' || i,
+        'public_id', left(md5('key ' || i), 12),
+        'nonce', gen_random_uuid(),
+        'created_at', now() - i * interval '1 second'
+    )) AS made
+    WHERE one.public_id = (SELECT min(public_id) FROM apikeys_apikey)
+    -- Two ids in ten million may be the same.
+    ON CONFLICT DO NOTHING
+"""
+
+
+def _hashed(number: int) -> Iterable[Key]:
+    with ProcessPoolExecutor(_PROCESSES) as pool:
+        yield from pool.map(partial(_hash_one, pepper()), range(number), chunksize=25)
+
+
+def _hash_one(pepper: str, _number: int) -> Key:
+    hasher = _hasher(pepper)
+    token = tokens.make(tag_key=hasher.tag_keys[0])
+    return Key(token.reveal(), hasher.hash(token, wait=60))
+
+
+_hashers: dict[str, Hasher] = {}
+
+
+def _hasher(of: str | None = None) -> Hasher:
+    """Made once in a process: with it comes one Argon2 pass."""
+    of = of or pepper()
+    if of not in _hashers:
+        _hashers[of] = Hasher(peppers=[of], cost=COST, concurrency=1)
+    return _hashers[of]
+
+
+def _insert(keys: list[Key], revoked: list[Key]) -> None:
+    from django.utils import timezone
+
+    from accounts.models import User
+    from apikeys.models import APIKey, Reason
+
+    ended = {"revoked_at": timezone.now(), "revoked_reason": Reason.DELETED_BY_OWNER}
+    rows: list[tuple[Key, dict[str, Any]]] = [(key, {}) for key in keys]
+    rows += [(key, ended) for key in revoked]
+    for some in batched(rows, _KEYS_OF_ONE):
+        owner = User.objects.create(email=f"{some[0][0].public_id}@example.org", name="Alice")
+        APIKey.objects.bulk_create(
+            APIKey(
+                owner=owner,
+                name=f"key {i}",
+                folded_name=f"key {i}",
+                public_id=key.public_id,
+                encoded=key.encoded,
+                **fields,
+            )
+            for i, (key, fields) in enumerate(some)
+        )
+
+
+def main() -> None:
+    import django
+    from django.db import transaction
+
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    django.setup()
+    rows = json.load(sys.stdin)
+    with transaction.atomic():
+        _insert([Key(**row) for row in rows["keys"]], [Key(**row) for row in rows["revoked"]])
+
+
+if __name__ == "__main__":
+    main()
