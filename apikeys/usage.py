@@ -8,10 +8,9 @@ that is killed outright loses one interval's counts at most; no answer ever wait
 import atexit
 import logging
 import os
-import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from itertools import batched
 from threading import Event, Lock, Thread
 from uuid import UUID
@@ -19,6 +18,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import Error, connection, transaction
 from django.db.models import Case, DateTimeField, F, PositiveBigIntegerField, Value, When
+from django.utils import timezone
 
 from apikeys.models import APIKey, DailyUse, HourlyUse
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _BATCH = 200
 
 # Appending and popping are one step each, whatever other threads do.
-_noted: deque[tuple[UUID, float]] = deque()
+_noted: deque[UUID] = deque()
 # What was taken from there and is not written yet.
 _hours: Counter[tuple[UUID, datetime]] = Counter()
 _last_used: dict[UUID, datetime] = {}
@@ -39,7 +39,7 @@ _writer: tuple[int, Thread] | None = None
 
 def count(key_id: UUID) -> None:
     """Notes one use of a key, now."""
-    _noted.append((key_id, time.time()))
+    _noted.append(key_id)
     if _writer is None or _writer[0] != os.getpid():
         _start_writer()
 
@@ -47,11 +47,12 @@ def count(key_id: UUID) -> None:
 def flush() -> None:
     """Writes what has been counted. What can't be written now is kept for the next time."""
     with _lock:
-        while _noted:
-            key_id, seconds = _noted.popleft()
-            at = datetime.fromtimestamp(seconds, UTC)
-            _hours[key_id, at.replace(minute=0, second=0, microsecond=0)] += 1
-            _last_used[key_id] = max(at, _last_used.get(key_id, at))
+        # Of the hour in which it is written: an interval is a few seconds.
+        at = timezone.now()
+        hour = at.replace(minute=0, second=0, microsecond=0)
+        for key_id, calls in Counter(_noted.popleft() for _ in range(len(_noted))).items():
+            _hours[key_id, hour] += calls
+            _last_used[key_id] = at
         hours, last_used = _hours.copy(), _last_used.copy()
     if not hours:
         return

@@ -22,6 +22,9 @@ _BEARER: Final = "Bearer "
 _VARIANTS: Final = 4
 # So many different headers and the like: they differ by the length of a body, and by variant.
 _SHARED: Final = 4096
+# How often it is looked whether the table is still the one that others find, in seconds: a system
+# call for each request would cost as much as all the rest.
+_LOOK_EVERY: Final = 0.05
 _NEVER: Final = float("inf")
 
 
@@ -92,7 +95,7 @@ class FastLane:
         self._count = count
         self._listen_to_fleet = listen
         # A verdict is found by a digest under a key of this process's own, made anew each time.
-        self._digest_key = os.urandom(32)
+        self._keyed = blake2b(key=os.urandom(32), digest_size=16)
         # Two generations: what is asked for in the older one moves to the younger, and when that
         # is full the older one is forgotten. Least recently used, near enough, in two dictionary
         # reads and without a lock.
@@ -100,6 +103,8 @@ class FastLane:
         self._young: dict[bytes, Verdict] = {}
         self._old: dict[bytes, Verdict] = {}
         self._refusals: dict[tuple[Any, ...], Answer] = {}
+        self._looked_at = 0.0
+        self._is_there = True
         # What thousands of answers have in common is kept once.
         self._shared: dict[Any, Any] = {}
 
@@ -113,7 +118,9 @@ class FastLane:
             "HTTP_ORIGIN" in environ,
             environ["wsgi.url_scheme"],
         )
-        digest = blake2b(token.encode("latin-1"), key=self._digest_key, digest_size=16).digest()
+        keyed = self._keyed.copy()
+        keyed.update(token.encode("latin-1"))
+        digest = keyed.digest()
         verdict = self._find(digest)
         if verdict is not None and self._holds(verdict):
             answer = verdict.answers.get(variant)
@@ -158,11 +165,14 @@ class FastLane:
         self._young[digest] = verdict
 
     def _holds(self, verdict: Verdict) -> bool:
-        epochs = self._epochs
+        epochs, now = self._epochs, time.time()
+        if not 0 <= now - self._looked_at < _LOOK_EVERY:
+            self._is_there = epochs.is_there()
+            self._looked_at = now
         return (
             epochs.word(verdict.slot) == verdict.word
-            and time.time() < verdict.expires_at
-            and epochs.is_there()
+            and now < verdict.expires_at
+            and self._is_there
             and (self._listen_to_fleet is None or epochs.is_heard())
         )
 
