@@ -14,6 +14,7 @@ from accounts.services import make_staff
 from apikeys import memory, services, usage
 from apikeys.models import APIKey
 from apikeys.tokens import Token
+from outbox import delivery
 from tests import postgres
 
 PASSWORD = "correct horse battery staple"
@@ -66,8 +67,10 @@ def signed_in(client: Client) -> Callable[[User], Client]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_over(request: pytest.FixtureRequest) -> None:
-    """Rate limits, proofs and counts of one test are none of the next one's business."""
+def _nothing_left_over(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rate limits, proofs, counts and threads of one test are none of the next one's business."""
+    # The thread that delivers mail would outlive the test, and look into what is not its own.
+    monkeypatch.setattr(delivery, "wake", lambda: None)
     memory.forget()
     for kept in (usage._noted, usage._hours, usage._last_used):
         kept.clear()
