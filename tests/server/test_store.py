@@ -121,6 +121,8 @@ def outage(running: Platform, store: Store) -> Outage:
     forged = tokens.make(tag_key=b"not the platform's").reveal()
     doors = [("POST", "/api/v1/keys/validate"), ("POST", "/customers"), ("GET", "/customers/me")]
     with store.stopped(), ThreadPoolExecutor(5) as pool:
+        # What is known stays good for two seconds: nobody can have changed it unheard.
+        assert until(lambda: validate(running, token).status == 503, seconds=15)
         back = time.monotonic() + OUTAGE
         impatient = pool.submit(visit.sign_in)
         # Twice: first with connections that broke, then with none.
