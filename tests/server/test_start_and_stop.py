@@ -272,7 +272,7 @@ def test_make_run_ends_with_all_its_processes(
         else:
             process.send_signal(number)
 
-        process.wait(timeout=60)
+        process.wait(timeout=20)
         assert until(lambda: not in_session(process.pid)), in_session(process.pid)
         browser.close()
         with socket.socket() as probe:
