@@ -6,33 +6,36 @@ that is killed outright loses one interval's counts at most; no answer ever wait
 """
 
 import atexit
+import json
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Mapping
-from datetime import date, datetime
+from collections.abc import Sequence
+from datetime import datetime
 from itertools import batched
 from threading import Event, Lock, Thread
+from typing import Final
 from uuid import UUID
 
 from django.conf import settings
 from django.db import Error, connection, transaction
-from django.db.models import Case, DateTimeField, F, PositiveBigIntegerField, Value, When
 from django.utils import timezone
 
 from apikeys.models import APIKey, DailyUse, HourlyUse
 
 logger = logging.getLogger(__name__)
 
-# Well below SQLite's bound on how deep an expression may be (1,000).
-_BATCH = 200
+# So many keys are written at once: whoever would end one of them waits no longer than that takes.
+_BATCH: Final = 1_000
+
+type Used = tuple[UUID, datetime]
 
 # Appending and popping are one step each, whatever other threads do.
 _noted: deque[UUID] = deque()
-# What was taken from there and is not written yet.
-_hours: Counter[tuple[UUID, datetime]] = Counter()
-_last_used: dict[UUID, datetime] = {}
-_lock = Lock()
+# What was taken from there and is not written yet, by key and hour: how often, and when last.
+_counted: dict[Used, tuple[int, datetime]] = {}
+_flushing = Lock()
+_starting = Lock()
 _stop = Event()
 _writer: tuple[int, Thread] | None = None
 
@@ -46,88 +49,95 @@ def count(key_id: UUID) -> None:
 
 def flush() -> None:
     """Writes what has been counted. What can't be written now is kept for the next time."""
-    with _lock:
-        # Of the hour in which it is written: an interval is a few seconds.
-        at = timezone.now()
-        hour = at.replace(minute=0, second=0, microsecond=0)
-        for key_id, calls in Counter(_noted.popleft() for _ in range(len(_noted))).items():
-            _hours[key_id, hour] += calls
-            _last_used[key_id] = at
-        hours, last_used = _hours.copy(), _last_used.copy()
-    if not hours:
-        return
-    try:
-        with transaction.atomic():
-            _write(hours, last_used)
-    except Error:
-        logger.warning("Uses could not be written; they are kept for the next try.")
-        return
-    with _lock:
-        _hours.subtract(hours)
-        for spent in [period for period, calls in _hours.items() if not calls]:
-            del _hours[spent]
-        for key_id, at in last_used.items():
-            if _last_used.get(key_id) == at:
-                del _last_used[key_id]
+    with _flushing:
+        _add_up()
+        for batch in batched(sorted(_counted), _BATCH):
+            try:
+                with transaction.atomic():
+                    _write(batch)
+            except Error:
+                logger.warning("Uses could not be written; they are kept for the next try.")
+                return
+            for written in batch:
+                del _counted[written]
 
 
-def _write(hours: Counter[tuple[UUID, datetime]], last_used: dict[UUID, datetime]) -> None:
-    there = _of_kept_rows(set(last_used))
-    hours = Counter({period: calls for period, calls in hours.items() if period[0] in there})
-    days = Counter[tuple[UUID, date]]()
-    for (key_id, hour), calls in hours.items():
-        days[key_id, hour.date()] += calls
-    _add(HourlyUse, "hour", hours)
-    _add(DailyUse, "day", days)
-    for used in batched(sorted(last_used.items()), _BATCH):
-        APIKey.objects.filter(pk__in=[key_id for key_id, _at in used]).update(
-            last_used_at=Case(
-                *(When(pk=key_id, then=Value(at)) for key_id, at in used),
-                default=F("last_used_at"),
-                output_field=DateTimeField(),
+def _add_up() -> None:
+    # Of the hour in which it is written: an interval is a few seconds.
+    at = timezone.now()
+    hour = at.replace(minute=0, second=0, microsecond=0)
+    for key_id, calls in Counter(_noted.popleft() for _ in range(len(_noted))).items():
+        before, _at = _counted.get((key_id, hour), (0, at))
+        _counted[key_id, hour] = (before + calls, at)
+
+
+# --- SQL, because the ORM can insert or add, but not add to what is there in one statement ---
+
+# Rows of JSON as a table, in each database's own way.
+_USED: Final = {
+    "postgresql": (
+        "json_to_recordset(%s) AS used"
+        "(key_id uuid, hour timestamptz, day date, calls bigint, at timestamptz)"
+    ),
+    "sqlite": (
+        "(SELECT value ->> 'key_id' AS key_id, value ->> 'hour' AS hour, value ->> 'day' AS day,"
+        " value ->> 'calls' AS calls, value ->> 'at' AS at FROM json_each(%s)) AS used"
+    ),
+}
+# The keys are locked first and in order, as by whoever ends one: with the counts before the keys,
+# the two would wait for each other. SQLite has one writer at a time.
+_LOCK: Final = {"postgresql": "ORDER BY id FOR NO KEY UPDATE", "sqlite": ""}
+
+
+def _write(batch: Sequence[Used]) -> None:
+    """Adds to the counts of those keys that there are: keys go with their accounts."""
+    vendor = connection.vendor
+    used, key = _USED[vendor], APIKey._meta.db_table
+    rows = _as_json(batch)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT id FROM {key} WHERE id IN (SELECT key_id FROM {used}) {_LOCK[vendor]}", [rows]
+        )
+        for model, period in [(HourlyUse, "hour"), (DailyUse, "day")]:
+            table = model._meta.db_table
+            cursor.execute(
+                f"INSERT INTO {table} (key_id, {period}, calls) "
+                f"SELECT key_id, {period}, sum(calls) FROM {used} "
+                f"WHERE key_id IN (SELECT id FROM {key}) GROUP BY key_id, {period} "
+                f"ON CONFLICT (key_id, {period}) "
+                f"DO UPDATE SET calls = {table}.calls + excluded.calls",
+                [rows],
             )
+        cursor.execute(
+            f"UPDATE {key} SET last_used_at = last.at "
+            f"FROM (SELECT key_id, max(at) AS at FROM {used} GROUP BY key_id) AS last "
+            f"WHERE id = last.key_id AND (last_used_at IS NULL OR last_used_at < last.at)",
+            [rows],
         )
 
 
-def _of_kept_rows(key_ids: set[UUID]) -> set[UUID]:
-    """Those that there are: keys go with their accounts, and what was counted goes along.
-
-    They are locked first and in order, as by whoever ends a key: with the counts before the keys,
-    the two would wait for each other.
-    """
-    there = set[UUID]()
-    for ids in batched(sorted(key_ids), _BATCH):
-        rows = APIKey.objects.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk")
-        there.update(rows.values_list("pk", flat=True))
-    return there
-
-
-def _add[Period: (date, datetime)](
-    model: type[HourlyUse] | type[DailyUse],
-    period: str,
-    calls: Mapping[tuple[UUID, Period], int],
-) -> None:
-    """Adds `calls` to the rows of `model`, which count by key and `period`."""
-    for batch in batched(sorted(calls.items()), _BATCH):
-        # The rows first, at zero, then one addition for all: two processes may do this at once.
-        model._default_manager.bulk_create(
-            (model(key_id=key_id, **{period: when}) for (key_id, when), _calls in batch),  # type: ignore[misc]
-            ignore_conflicts=True,
-        )
-        model._default_manager.filter(
-            key_id__in={key_id for (key_id, _when), _calls in batch},
-            **{f"{period}__in": {when for (_key_id, when), _calls in batch}},
-        ).update(
-            calls=F("calls")
-            + Case(
-                *(
-                    When(key_id=key_id, **{period: when}, then=number)
-                    for (key_id, when), number in batch
-                ),
-                default=0,
-                output_field=PositiveBigIntegerField(),
-            )
-        )
+def _as_json(batch: Sequence[Used]) -> str:
+    """The batch as the database's own columns would have it, in rows for `_USED`."""
+    id_of, hour_of, day_of, at_of = (
+        model._meta.get_field(name).get_db_prep_save
+        for model, name in [
+            (APIKey, "id"), (HourlyUse, "hour"), (DailyUse, "day"), (APIKey, "last_used_at")
+        ]
+    )  # fmt: skip
+    return json.dumps(
+        [
+            {
+                "key_id": id_of(key_id, connection),
+                "hour": hour_of(hour, connection),
+                "day": day_of(hour.date(), connection),
+                "calls": calls,
+                "at": at_of(at, connection),
+            }
+            for key_id, hour in batch
+            for calls, at in [_counted[key_id, hour]]
+        ],
+        default=str,
+    )
 
 
 def _start_writer() -> None:
@@ -135,7 +145,7 @@ def _start_writer() -> None:
     global _writer
     if settings.USAGE_FLUSH_INTERVAL <= 0:
         return
-    with _lock:
+    with _starting:
         if _writer is None or _writer[0] != os.getpid():
             thread = Thread(target=_write_now_and_then, name="usage", daemon=True)
             _writer = (os.getpid(), thread)

@@ -184,11 +184,12 @@ class FastLane:
         digest: bytes,
         variant: tuple[Any, ...],
     ) -> Iterable[bytes]:
-        if self._listen_to_fleet is not None:
-            self._listen_to_fleet()
         parsed = parse(token, tag_keys=self._tag_keys)
         if isinstance(parsed, Refusal):
-            return self._refuse(environ, start_response, (parsed, *variant))
+            is_forged = parsed is Refusal.FORGED
+            return self._refuse(environ, start_response, (is_forged, *variant))
+        if self._listen_to_fleet is not None:
+            self._listen_to_fleet()
         slot = slot_of(parsed.public_id)
         # Before the endpoint reads anything: what changes from here on is seen by the word.
         word = self._epochs.word(slot)

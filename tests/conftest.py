@@ -72,7 +72,7 @@ def _nothing_left_over(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     # The thread that delivers mail would outlive the test, and look into what is not its own.
     monkeypatch.setattr(delivery, "wake", lambda: None)
     memory.forget()
-    for kept in (usage._noted, usage._hours, usage._last_used):
+    for kept in (usage._noted, usage._counted):
         kept.clear()
     if {"db", "transactional_db", "client"} & set(request.fixturenames):
         request.getfixturevalue(

@@ -1,14 +1,14 @@
 """Counting uses without a write per call."""
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
 from apikeys import services, usage
-from apikeys.models import DailyUse, Reason
+from apikeys.models import DailyUse, HourlyUse, Reason
 
 
 def use(token, times: int = 1) -> None:
@@ -27,6 +27,39 @@ def test_uses_are_added_up_and_written_together(issue):
     assert (counted.key, counted.day, counted.calls) == (key, timezone.now().date(), 5)
     key.refresh_from_db()
     assert timezone.now() - key.last_used_at < timedelta(minutes=1)
+
+
+def test_each_hour_and_each_day_has_its_own_count(issue, monkeypatch):
+    key, token = issue()
+    for at, times in [
+        ("2026-11-24 22:59:59", 1),
+        ("2026-11-24 23:00:00", 2),
+        ("2026-11-24 23:59:59", 3),
+        ("2026-11-25 00:00:01", 4),
+    ]:
+        now = datetime.fromisoformat(f"{at}+00:00")
+        monkeypatch.setattr(timezone, "now", lambda now=now: now)
+        use(token, times)
+        usage.flush()
+    hours = HourlyUse.objects.order_by("hour").values_list("hour", "calls")
+    assert [(f"{hour:%d %H:%M}", calls) for hour, calls in hours] == [
+        ("24 22:00", 1), ("24 23:00", 5), ("25 00:00", 4),
+    ]  # fmt: skip
+    days = DailyUse.objects.order_by("day").values_list("day", "calls")
+    assert [(f"{day:%d}", calls) for day, calls in days] == [("24", 6), ("25", 4)]
+    key.refresh_from_db()
+    assert key.last_used_at == now
+
+
+def test_counts_of_a_key_that_is_gone_cost_the_others_nothing(issue, alice):
+    gone, gone_token = issue("gone")
+    _key, token = issue("there")
+    use(gone_token)
+    use(token, 2)
+    gone.delete()
+    usage.flush()
+    assert list(DailyUse.objects.values_list("key__name", "calls")) == [("there", 2)]
+    assert not usage._counted
 
 
 def test_a_refused_key_is_not_counted(issue):
