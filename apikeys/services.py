@@ -25,7 +25,7 @@ from django.utils.translation import ngettext
 
 from accounts.models import User
 from accounts.services import notify
-from apikeys import memory, tokens, usage
+from apikeys import lookup, memory, tokens, usage
 from apikeys.hashing import Busy, Cost, Hasher, UnknownPepper
 from apikeys.models import Action, APIKey, Event, Reason, Via
 from apikeys.tokens import Refusal, Token
@@ -138,12 +138,7 @@ def validate(presented: str, *, hash_wait: float | None = None, store_wait: floa
         return Verdict(Code.NOT_FOUND)
 
     def find() -> APIKey | None:
-        return _patiently(
-            lambda: (
-                APIKey.objects.select_related("owner").filter(public_id=token.public_id).first()
-            ),
-            seconds=store_wait,
-        )
+        return _patiently(lambda: lookup.find(token.public_id), seconds=store_wait)
 
     key = find()
     if key is None or not _remembers(token, key):

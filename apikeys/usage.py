@@ -75,55 +75,55 @@ def _add_up() -> None:
 
 # Rows of JSON as a table, in each database's own way.
 _USED: Final = {
-    "postgresql": (
-        "json_to_recordset(%s) AS used"
-        "(key_id uuid, hour timestamptz, day date, calls bigint, at timestamptz)"
-    ),
-    "sqlite": (
-        "(SELECT value ->> 'key_id' AS key_id, value ->> 'hour' AS hour, value ->> 'day' AS day,"
-        " value ->> 'calls' AS calls, value ->> 'at' AS at FROM json_each(%s)) AS used"
-    ),
+    "postgresql": """
+        WITH used AS (
+            SELECT * FROM json_to_recordset(%s)
+            AS used (key_id uuid, hour timestamptz, day date, calls bigint, at timestamptz)
+        )""",
+    "sqlite": """
+        WITH used AS (
+            SELECT value ->> 'key_id' AS key_id, value ->> 'hour' AS hour, value ->> 'day' AS day,
+                value ->> 'calls' AS calls, value ->> 'at' AS at
+            FROM json_each(%s)
+        )""",
 }
 # The keys are locked first and in order, as by whoever ends one: with the counts before the keys,
 # the two would wait for each other. SQLite has one writer at a time.
-_LOCK: Final = {"postgresql": "ORDER BY id FOR NO KEY UPDATE", "sqlite": ""}
+_LOCK: Final = {
+    "postgresql": """
+        SELECT id FROM apikeys_apikey WHERE id IN (SELECT key_id FROM used)
+        ORDER BY id FOR NO KEY UPDATE""",
+    "sqlite": "SELECT 1",
+}
+# Of those keys that there are: they go with their accounts, and what was counted goes along.
+_ADD_HOURS: Final = """
+    INSERT INTO apikeys_hourlyuse (key_id, hour, calls)
+    SELECT key_id, hour, calls FROM used WHERE key_id IN (SELECT id FROM apikeys_apikey)
+    ON CONFLICT (key_id, hour) DO UPDATE SET calls = apikeys_hourlyuse.calls + excluded.calls"""
+_ADD_DAYS: Final = """
+    INSERT INTO apikeys_dailyuse (key_id, day, calls)
+    SELECT key_id, day, sum(calls) FROM used WHERE key_id IN (SELECT id FROM apikeys_apikey)
+    GROUP BY key_id, day
+    ON CONFLICT (key_id, day) DO UPDATE SET calls = apikeys_dailyuse.calls + excluded.calls"""
+_NOTE_LAST_USE: Final = """
+    UPDATE apikeys_apikey SET last_used_at = last.at
+    FROM (SELECT key_id, max(at) AS at FROM used GROUP BY key_id) AS last
+    WHERE id = last.key_id AND (last_used_at IS NULL OR last_used_at < last.at)"""
 
 
 def _write(batch: Sequence[Used]) -> None:
-    """Adds to the counts of those keys that there are: keys go with their accounts."""
-    vendor = connection.vendor
-    used, key = _USED[vendor], APIKey._meta.db_table
-    rows = _as_json(batch)
+    used, rows = _USED[connection.vendor], _as_json(batch)
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT id FROM {key} WHERE id IN (SELECT key_id FROM {used}) {_LOCK[vendor]}", [rows]
-        )
-        for model, period in [(HourlyUse, "hour"), (DailyUse, "day")]:
-            table = model._meta.db_table
-            cursor.execute(
-                f"INSERT INTO {table} (key_id, {period}, calls) "
-                f"SELECT key_id, {period}, sum(calls) FROM {used} "
-                f"WHERE key_id IN (SELECT id FROM {key}) GROUP BY key_id, {period} "
-                f"ON CONFLICT (key_id, {period}) "
-                f"DO UPDATE SET calls = {table}.calls + excluded.calls",
-                [rows],
-            )
-        cursor.execute(
-            f"UPDATE {key} SET last_used_at = last.at "
-            f"FROM (SELECT key_id, max(at) AS at FROM {used} GROUP BY key_id) AS last "
-            f"WHERE id = last.key_id AND (last_used_at IS NULL OR last_used_at < last.at)",
-            [rows],
-        )
+        for statement in [_LOCK[connection.vendor], _ADD_HOURS, _ADD_DAYS, _NOTE_LAST_USE]:
+            cursor.execute(used + statement, [rows])
 
 
 def _as_json(batch: Sequence[Used]) -> str:
     """The batch as the database's own columns would have it, in rows for `_USED`."""
     id_of, hour_of, day_of, at_of = (
-        model._meta.get_field(name).get_db_prep_save
-        for model, name in [
-            (APIKey, "id"), (HourlyUse, "hour"), (DailyUse, "day"), (APIKey, "last_used_at")
-        ]
-    )  # fmt: skip
+        attribute.field.get_db_prep_save
+        for attribute in (APIKey.id, HourlyUse.hour, DailyUse.day, APIKey.last_used_at)
+    )
     return json.dumps(
         [
             {

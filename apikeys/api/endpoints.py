@@ -52,7 +52,7 @@ class CustomerEndpoint(Endpoint):
         },
     )
     def post(self, request: Request) -> Response:
-        return Response(serializers.CustomerSerializer(account(request)).data)
+        return Response(serializers.CUSTOMER.to_representation(account(request)))
 
 
 class CurrentCustomerEndpoint(Endpoint):
@@ -68,7 +68,7 @@ class CurrentCustomerEndpoint(Endpoint):
         },
     )
     def get(self, request: Request) -> Response:
-        return Response(serializers.CustomerSerializer(account(request)).data)
+        return Response(serializers.CUSTOMER.to_representation(account(request)))
 
 
 class APIKeysEndpoint(Endpoint):

@@ -74,7 +74,7 @@ class ValidateEndpoint(Endpoint):
             asked = serializers.PresentedKeySerializer(data=request.data)
             asked.is_valid(raise_exception=True)
             verdict = services.validate(asked.validated_data["key"])
-        return Response(serializers.VerdictSerializer(_answer(verdict)).data)
+        return Response(serializers.VERDICT.to_representation(_answer(verdict)))
 
 
 def _answer(verdict: services.Verdict) -> dict[str, object]:

@@ -180,11 +180,13 @@ if _database["ENGINE"].endswith("sqlite3"):
         timeout=5,
     )
 elif _database["ENGINE"].endswith("postgresql"):
+    from config import pool
+
     _options.setdefault("connect_timeout", 3)
-    # After the server restarted, connections from before are found out, not handed to a request.
-    _database["CONN_HEALTH_CHECKS"] = True
     # A request waits this long for a connection, in seconds, and is then told to come back.
     _options["pool"] = {
+        # After the server restarted, connections from before are found out, not handed on.
+        "check": pool.check,
         "min_size": 1,
         "max_size": 16,
         "timeout": 4,
