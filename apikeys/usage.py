@@ -30,8 +30,9 @@ _BATCH: Final = 1_000
 
 type Used = tuple[UUID, datetime]
 
-# Appending and popping are one step each, whatever other threads do.
-_noted: deque[UUID] = deque()
+# Appending and popping are one step each, whatever other threads do. UUIDs as numbers: a UUID's own
+# hash is computed in Python, for each of the uses that are added up.
+_noted: deque[int] = deque()
 # What was taken from there and is not written yet, by key and hour: how often, and when last.
 _counted: dict[Used, tuple[int, datetime]] = {}
 _flushing = Lock()
@@ -42,7 +43,7 @@ _writer: tuple[int, Thread] | None = None
 
 def count(key_id: UUID) -> None:
     """Notes one use of a key, now."""
-    _noted.append(key_id)
+    _noted.append(key_id.int)
     if _writer is None or _writer[0] != os.getpid():
         _start_writer()
 
@@ -66,9 +67,10 @@ def _add_up() -> None:
     # Of the hour in which it is written: an interval is a few seconds.
     at = timezone.now()
     hour = at.replace(minute=0, second=0, microsecond=0)
-    for key_id, calls in Counter(_noted.popleft() for _ in range(len(_noted))).items():
-        before, _at = _counted.get((key_id, hour), (0, at))
-        _counted[key_id, hour] = (before + calls, at)
+    for number, calls in Counter(_noted.popleft() for _ in range(len(_noted))).items():
+        used = (UUID(int=number), hour)
+        before, _at = _counted.get(used, (0, at))
+        _counted[used] = (before + calls, at)
 
 
 # --- SQL, because the ORM can insert or add, but not add to what is there in one statement ---
