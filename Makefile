@@ -10,7 +10,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
 
-.PHONY: help run staff test check lock messages bench bench-10m bench-soak clean
+.PHONY: help run staff test check lock messages bench bench-10m bench-soak bench-propagation clean
 
 help:
 	@echo 'make run     serve the platform on http://127.0.0.1:8000 (PORT=, HOST=, TLS=1)'
@@ -33,6 +33,7 @@ staff:
 test:
 	@scripts/install test
 	@mkdir -p var
+	@scripts/valkey >/dev/null
 	@CHROMIUM=$$(scripts/chromium) && export CHROMIUM && $(PYTHON) -m pytest
 	@$(PYTHON) -m tests.postgres $(PYTHON) -m pytest -m 'not browser and not server'
 
@@ -63,6 +64,10 @@ bench-soak:
 	@scripts/install bench
 	@scripts/bench-tools
 	@$(PYTHON) -m bench.soak
+
+bench-propagation:
+	@scripts/install bench
+	@$(PYTHON) -m bench.propagation
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

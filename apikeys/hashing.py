@@ -45,7 +45,7 @@ class Hasher:
 
     def __init__(self, *, peppers: Sequence[str], cost: Cost, concurrency: int) -> None:
         self._peppers = {_derive(pepper, "id")[:6]: pepper for pepper in peppers}
-        self._cost = cost
+        self.cost = cost
         self._argon2 = argon2.PasswordHasher(
             time_cost=cost.passes, memory_cost=cost.memory_kib, parallelism=cost.lanes
         )

@@ -8,7 +8,10 @@ import functools
 import hmac
 import logging
 import os
+import time
+from collections.abc import Callable
 from threading import Lock
+from typing import Final
 
 from cachetools import LRUCache
 from django.conf import settings
@@ -20,18 +23,22 @@ from apikeys.proofs import SharedProofs, seal
 logger = logging.getLogger(__name__)
 
 # Seconds for which the fleet's cache remembers a proof.
-_FLEET_REMEMBERS = 24 * 60 * 60
+_FLEET_REMEMBERS: Final = 24 * 60 * 60
+# A cache that did not answer is not asked again for so long: each wait would be a key's holder's.
+_FLEET_RESTS: Final = 5.0
 
 # Digest of a token → the hash that it was proved against. A row whose hash has changed since has
 # to be proved anew.
 _proofs: LRUCache[bytes, str] = LRUCache(maxsize=settings.PROOFS_REMEMBERED)
 _lock = Lock()
+_asked_again_at = 0.0
 
 
-def remembers(digest: bytes, encoded: str, *, where: str) -> bool:
+def remembers(digest: bytes, encoded: str, *, where: str, fleet: bool = True) -> bool:
     """Whether the token of `digest` was proved against the hash `encoded`.
 
-    where: tells those who have the same pepper from others, by a name that tells nothing of it.
+    where: tells those who have the same pepper and cost from others, by a name that tells nothing
+    of either. fleet: whether to ask the fleet's cache too, where there is one.
     """
     with _lock:
         if _proofs.get(digest) == encoded:
@@ -40,7 +47,7 @@ def remembers(digest: bytes, encoded: str, *, where: str) -> bool:
     if shared is not None and shared.has(digest, encoded):
         _keep(digest, encoded)
         return True
-    if settings.CACHE_URL and _fleet_remembers(digest, encoded):
+    if fleet and settings.CACHE_URL and _fleet_remembers(digest, encoded, where):
         _keep(digest, encoded)
         if shared is not None:
             shared.add(digest, encoded)
@@ -53,14 +60,14 @@ def remember(digest: bytes, encoded: str, *, where: str) -> None:
     if (shared := _of_machine(where)) is not None:
         shared.add(digest, encoded)
     if settings.CACHE_URL:
-        try:
-            cache.set(_name(digest), seal(digest, encoded), timeout=_FLEET_REMEMBERS)
-        except (OSError, RedisError):
-            logger.warning("The shared cache can't be told what was proved.")
+        proof = seal(digest, encoded).hex()
+        _ask_fleet(lambda: cache.set(_name(digest, where), proof, timeout=_FLEET_REMEMBERS))
 
 
 def forget() -> None:
     """Lets go of all that this process itself remembers."""
+    global _asked_again_at
+    _asked_again_at = 0.0
     _of_machine.cache_clear()
     with _lock:
         _proofs.clear()
@@ -71,16 +78,28 @@ def _keep(digest: bytes, encoded: str) -> None:
         _proofs[digest] = encoded
 
 
-def _fleet_remembers(digest: bytes, encoded: str) -> bool:
+def _fleet_remembers(digest: bytes, encoded: str, where: str) -> bool:
+    found = _ask_fleet(lambda: cache.get(_name(digest, where)))
+    wanted = seal(digest, encoded).hex()
+    return isinstance(found, str) and hmac.compare_digest(found.encode(), wanted.encode())
+
+
+def _ask_fleet[Answer](ask: Callable[[], Answer]) -> Answer | None:
+    """The fleet's cache's answer; None, and nothing for a while, where it does not answer."""
+    global _asked_again_at
+    if time.monotonic() < _asked_again_at:
+        return None
     try:
-        found = cache.get(_name(digest))
-    except (OSError, RedisError):
-        return False
-    return isinstance(found, bytes) and hmac.compare_digest(found, seal(digest, encoded))
+        return ask()
+    except (OSError, RedisError) as error:
+        _asked_again_at = time.monotonic() + _FLEET_RESTS
+        logger.warning("The shared cache is not asked for proofs for a while: %s", error)
+        return None
 
 
-def _name(digest: bytes) -> str:
-    return f"proof:{digest.hex()}"
+def _name(digest: bytes, where: str) -> str:
+    """Half the digest, as in the machine's memory: seals are made with the whole of it."""
+    return f"proof:{where}:{digest[:16].hex()}"
 
 
 @functools.cache

@@ -26,8 +26,9 @@ class SharedProofs:
     """131,072 proofs in 4 MiB at `path`, which has to be in memory (`/dev/shm`).
 
     Raises PermissionError for a file that anybody else could have written: whoever can, decides
-    which tokens are good. Reads and writes take no lock: an entry that two processes write at once
-    is a mixture that seals nothing, so it is found by nobody.
+    which tokens are good; OSError where there is not that much memory. Reads and writes take no
+    lock: an entry that two processes write at once is a mixture that seals nothing, so it is found
+    by nobody.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,6 +42,9 @@ class SharedProofs:
                 raise PermissionError(f"{path} can be read or written by others.")
             if found.st_size != _SIZE:
                 os.ftruncate(fd, _SIZE)
+            # All of it now, or an error: memory that is not there when it is written to kills the
+            # process (SIGBUS).
+            os.posix_fallocate(fd, 0, _SIZE)
             self._table = mmap.mmap(fd, _SIZE)
         finally:
             os.close(fd)

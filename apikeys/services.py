@@ -28,6 +28,7 @@ from accounts.services import notify
 from apikeys import lookup, memory, tokens, usage
 from apikeys.hashing import Busy, Cost, Hasher, UnknownPepper
 from apikeys.models import Action, APIKey, Event, Reason, Via
+from apikeys.pace import Pace
 from apikeys.tokens import Refusal, Token
 
 logger = logging.getLogger(__name__)
@@ -167,43 +168,67 @@ def _state(key: APIKey) -> Code:
 
 # One token is proved by one thread at a time: the others wait, and find it done.
 _turns = [Lock() for _ in range(256)]
+# Argon2 passes for one public id: a key needs one now and then. More is a flood of wrong secrets
+# with right tags, and that must not take the processors. Its owner gets a turn among the others.
+_pace = Pace(at_once=20, interval=0.25)
 
 
-def _remembers(token: Token, key: APIKey) -> bool:
-    return memory.remembers(_hasher().digest(token), key.encoded, where=_where())
+def _remembers(token: Token, key: APIKey, *, fleet: bool = True) -> bool:
+    return memory.remembers(_hasher().digest(token), key.encoded, where=_where(), fleet=fleet)
 
 
+@functools.cache
 def _where() -> str:
-    """A name for what was proved under this pepper; elsewhere it is of no use."""
-    return _hasher().digest_of("what was proved")[:8].hex()
+    """A name for what was proved under this pepper and at this cost; elsewhere it is of no use."""
+    hasher = _hasher()
+    return hasher.digest_of(f"what was proved at {hasher.cost}")[:8].hex()
 
 
 def _prove(token: Token, key: APIKey | None, *, wait: float) -> bool:
-    """One Argon2 pass, whether there is a row or not: the time must not tell which."""
-    hasher = _hasher()
-    digest = hasher.digest(token)
-    turn = _turns[digest[0]]
-    if not turn.acquire(timeout=wait):
-        raise Busy
-    try:
-        if key is not None and _remembers(token, key):
-            return True
-        encoded = hasher.decoy if key is None else key.encoded
+    """One Argon2 pass, whether there is a row or not: the time must not tell which.
+
+    Raises Busy if that can't be had within `wait` seconds.
+    """
+    digest = _hasher().digest(token)
+    deadline = time.monotonic() + wait
+    due: float | None = None
+    while True:
+        turn = _turns[digest[0]]
+        if not turn.acquire(timeout=_left(deadline)):
+            raise Busy
         try:
-            proved = hasher.verify(token, encoded, wait=wait)
-        except UnknownPepper as error:
-            logger.error(
-                "Key %s was hashed with a pepper (%s) that is not configured.", token, error
-            )
-            return False
-        if key is None or not proved:
-            return False
-        if hasher.needs_rehash(encoded):
-            _rehash(token, key, wait=wait)
-        memory.remember(digest, key.encoded, where=_where())
-        return True
-    finally:
-        turn.release()
+            if key is not None and _remembers(token, key, fleet=False):
+                return True
+            if due is None:
+                delay = _pace.reserve(token.public_id, within=_left(deadline))
+                if delay is None:
+                    raise Busy
+                due = time.monotonic() + delay
+            if due <= time.monotonic():
+                return _pass(token, key, digest, wait=_left(deadline))
+        finally:
+            turn.release()
+        time.sleep(max(due - time.monotonic(), 0.0))
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.0)
+
+
+def _pass(token: Token, key: APIKey | None, digest: bytes, *, wait: float) -> bool:
+    hasher = _hasher()
+    encoded = hasher.decoy if key is None else key.encoded
+    try:
+        proved = hasher.verify(token, encoded, wait=wait)
+    except UnknownPepper as error:
+        logger.error("Key %s was hashed with a pepper (%s) that is not configured.", token, error)
+        return False
+    if key is None or not proved:
+        return False
+    if hasher.needs_rehash(encoded):
+        _rehash(token, key, wait=wait)
+    memory.remember(digest, key.encoded, where=_where())
+    return True
 
 
 def _rehash(token: Token, key: APIKey, *, wait: float) -> None:
@@ -297,4 +322,5 @@ def _hasher() -> Hasher:
 def _forget(*, setting: str, **_: object) -> None:
     if setting.startswith(("ARGON2", "KEY_PEPPER")):
         _hasher.cache_clear()
+        _where.cache_clear()
         memory.forget()

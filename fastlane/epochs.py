@@ -116,7 +116,9 @@ def _open(path: Path) -> int:
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.truncate(fd, _SIZE)
+            # All of it now, or an error: a page that can't be had when it is written to kills the
+            # process (SIGBUS).
+            os.posix_fallocate(fd, 0, _SIZE)
             os.pwrite(fd, _MAGIC.to_bytes(8, "little"), 0)
             path.hardlink_to(draft)
         except FileExistsError:

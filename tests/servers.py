@@ -50,6 +50,8 @@ def platform(folder: Path, **variables: str) -> Iterator[Platform]:
         "LANG": "C.UTF-8",
         "PORT": str(port),
         "VAR_DIR": str(folder),
+        # Not in the system's own shared memory, where it would outlive the test.
+        "SHARED_PROOFS_FOLDER": str(folder),
         "USAGE_FLUSH_INTERVAL": "0.2",
         **variables,
     }

@@ -194,6 +194,10 @@ elif _database["ENGINE"].endswith("postgresql"):
         # tries grow rarer and rarer, and would go on sleeping while the server is back.
         "reconnect_timeout": 1,
     }
+    # A statement that comes again and again is planned once for a connection: planning takes
+    # PostgreSQL longer than one row by an index.
+    _options.setdefault("server_side_binding", True)
+    _options.setdefault("prepare_threshold", 5)
     # Behind a lock, too, a request is told to come back. In milliseconds.
     _options.setdefault("options", "-c lock_timeout=4000")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -206,8 +210,12 @@ CACHES: dict[str, dict[str, Any]] = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": CACHE_URL,
         "KEY_PREFIX": "comfyui-keys",
-        # Seconds. A store that hangs must not take the requests along.
-        "OPTIONS": {"socket_timeout": 1.0, "socket_connect_timeout": 1.0},
+        "OPTIONS": {
+            # Seconds. A store that hangs must not take the requests along.
+            "socket_timeout": 1.0,
+            "socket_connect_timeout": 1.0,
+            "serializer": "config.cache.JSON",
+        },
     }
     if CACHE_URL
     else {
@@ -413,7 +421,9 @@ PROOFS_REMEMBERED: int = env.int("PROOFS_REMEMBERED", default=10_000)
 # Where the workers share what they have proved: in memory that outlives them. None: each proves
 # for itself.
 _shm = Path("/dev/shm")  # noqa: S108 (its file is opened with care for whose it is)
-SHARED_PROOFS_FOLDER: Path | None = _shm if _shm.is_dir() else None
+SHARED_PROOFS_FOLDER: Path | None = env.path(
+    "SHARED_PROOFS_FOLDER", default=_shm if _shm.is_dir() else None
+)
 # Validations are answered in front of Django while nothing can have changed (docs/adr/0012).
 FAST_LANE: bool = env.bool("FAST_LANE", default=True)
 # How many verdicts a process remembers, at some 1,000 bytes each: 100 MB when it is full.

@@ -1,0 +1,857 @@
+"""One Argon2 pass for each token: of a process, of a machine, of a fleet. And under a flood."""
+
+import functools
+import itertools
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import argon2
+import pytest
+import redis
+from django.conf import settings as django_settings
+from django.core.cache import caches
+from django.db import connection
+from pytest_django import DjangoAssertNumQueries
+from pytest_django.fixtures import Settings
+
+from apikeys import memory, services, tokens
+from apikeys.hashing import Busy
+from apikeys.models import APIKey, Reason
+from apikeys.services import Code
+from apikeys.tokens import Token
+from tests.conftest import Issue
+from tests.servers import ROOT
+
+DAY = 24 * 60 * 60
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hashes that tokens were verified against since: one for each Argon2 pass there was."""
+    seen: list[str] = []
+    real = argon2.PasswordHasher.verify
+
+    def counted(self: argon2.PasswordHasher, encoded: str, secret: bytes) -> bool:
+        seen.append(encoded)
+        return real(self, encoded, secret)
+
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", counted)
+    return seen
+
+
+def code_of(token: Token, **waits: float) -> Code:
+    return services.validate(token.reveal(), **waits).code
+
+
+def wrong_secret(key: APIKey, number: int = 0, *, tag_key: bytes | None = None) -> str:
+    """All of it is right but the secret. With our tag key: what nobody else can make."""
+    body = f"comfyui-{key.public_id}{number:036x}"
+    tagged = body + tokens._tag(body, tag_key or services.tag_keys()[0])
+    return tagged + tokens._crc(tagged)
+
+
+def entry_of(token: Token) -> tuple[bytes, APIKey]:
+    """A token's digest, and its row as it is now."""
+    return services._hasher().digest(token), APIKey.objects.get(public_id=token.public_id)
+
+
+def rehash(token: Token) -> None:
+    """The row's hash is another one of the same token, as after a change of cost."""
+    APIKey.objects.filter(public_id=token.public_id).update(
+        encoded=services._hasher().hash(token, wait=10)
+    )
+
+
+# --- A process, and the machine that it is on -------------------------------------------------
+
+
+@pytest.fixture
+def shared(settings: Settings, tmp_path: Path) -> Path:
+    """Where the workers of this machine share what they have proved."""
+    settings.SHARED_PROOFS_FOLDER = tmp_path
+    return tmp_path
+
+
+def table_in(folder: Path) -> Path:
+    (found,) = folder.glob("comfyui-keys-*")
+    return found
+
+
+def test_a_process_needs_one_pass_for_a_token(issue: Issue, passes: list[str]) -> None:
+    token, other = issue("one")[1], issue("two")[1]
+    assert [code_of(token) for _ in range(5)] == [Code.VALID] * 5
+    assert len(passes) == 1
+    assert code_of(other) is Code.VALID
+    assert len(passes) == 2
+
+
+def test_a_process_that_shares_nothing_needs_another_when_it_was_restarted(
+    issue: Issue, passes: list[str]
+) -> None:
+    """So that the tests below show what they seem to."""
+    token = issue()[1]
+    code_of(token)
+    memory.forget()
+    code_of(token)
+    assert len(passes) == 2
+
+
+def test_a_restart_costs_no_pass(issue: Issue, passes: list[str], shared: Path) -> None:
+    token = issue()[1]
+    code_of(token)
+    for _ in range(3):
+        memory.forget()
+        assert [code_of(token) for _ in range(2)] == [Code.VALID] * 2
+    assert len(passes) == 1
+
+
+def test_a_proof_is_of_the_secret_and_not_of_the_state(
+    issue: Issue, passes: list[str], shared: Path
+) -> None:
+    key, token = issue()
+    code_of(token)
+    services.revoke(key, reason=Reason.DELETED_BY_OWNER)
+    memory.forget()
+    assert code_of(token) is Code.REVOKED
+    assert len(passes) == 1
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["same process", "restarted"])
+def test_a_proof_is_worthless_once_the_rows_hash_is_another(
+    issue: Issue, passes: list[str], shared: Path, restarted: bool
+) -> None:
+    token = issue()[1]
+    code_of(token)
+    rehash(token)
+    if restarted:
+        memory.forget()
+    assert code_of(token) is Code.VALID
+    assert len(passes) == 2
+    memory.forget()
+    assert code_of(token) is Code.VALID
+    assert len(passes) == 2, "the new hash is remembered in the place of the former"
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["same process", "restarted"])
+def test_a_proof_does_not_outlive_the_secret_that_it_was_of(
+    issue: Issue, shared: Path, restarted: bool
+) -> None:
+    key, token = issue("one")
+    other, _other_token = issue("two")
+    code_of(token)
+    APIKey.objects.filter(pk=key.pk).update(encoded=other.encoded)
+    if restarted:
+        memory.forget()
+    assert code_of(token) is Code.NOT_FOUND
+
+
+def test_a_proof_is_worthless_under_another_pepper(
+    issue: Issue, passes: list[str], shared: Path, settings: Settings
+) -> None:
+    token = issue()[1]
+    code_of(token)
+    former = settings.KEY_PEPPER
+    settings.KEY_PEPPER = "n" * 40
+    settings.KEY_PEPPER_FALLBACKS = [former]
+    assert code_of(token) is Code.VALID
+    assert len(passes) == 2
+    memory.forget()
+    assert code_of(token) is Code.VALID
+    assert len(passes) == 2, "and is made anew under the new one"
+    assert len(list(shared.iterdir())) == 2, "each pepper has a table of its own"
+
+
+def test_what_is_remembered_in_one_place_is_not_in_another(issue: Issue, shared: Path) -> None:
+    digest, key = entry_of(issue()[1])
+    memory.remember(digest, key.encoded, where="here")
+    memory.forget()
+    assert not memory.remembers(digest, key.encoded, where="there")
+    assert memory.remembers(digest, key.encoded, where="here")
+
+
+def test_a_wrong_secret_is_never_taken_for_the_right_one(issue: Issue, shared: Path) -> None:
+    """Before the right one was proved, after it, and when the process was restarted since."""
+    key, token = issue()
+    wrong = wrong_secret(key)
+    assert services.validate(wrong).code is Code.NOT_FOUND
+    assert code_of(token) is Code.VALID
+    assert services.validate(wrong).code is Code.NOT_FOUND
+    memory.forget()
+    assert services.validate(wrong).code is Code.NOT_FOUND
+    assert code_of(token) is Code.VALID
+
+
+def test_what_the_machine_shares_tells_nothing_of_a_token(issue: Issue, shared: Path) -> None:
+    token = issue()[1]
+    code_of(token)
+    digest, key = entry_of(token)
+    table = table_in(shared)
+    assert table.stat().st_mode & 0o777 == 0o600
+    assert_tells_nothing(table.read_bytes() + table.name.encode(), token, digest, key)
+
+
+def test_what_the_machine_shares_is_noise_to_whoever_scribbles_on_it(
+    issue: Issue, passes: list[str], shared: Path
+) -> None:
+    key, token = issue()
+    code_of(token)
+    table = table_in(shared)
+    with table.open("r+b") as file:
+        file.write(os.urandom(table.stat().st_size))
+    memory.forget()
+    assert services.validate(wrong_secret(key)).code is Code.NOT_FOUND
+    assert code_of(token) is Code.VALID
+    assert len(passes) == 3
+
+
+def no_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def open_to_all(folder: Path) -> None:
+    table_in(folder).chmod(0o666)
+
+
+def a_link(folder: Path) -> None:
+    table = table_in(folder)
+    table.symlink_to(table.rename(folder / "elsewhere"))
+
+
+@pytest.mark.parametrize("spoil", [no_folder, open_to_all, a_link])
+def test_what_can_not_be_shared_costs_a_pass_and_is_told(
+    issue: Issue,
+    passes: list[str],
+    shared: Path,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Path], None],
+) -> None:
+    key, token = issue()
+    code_of(token)
+    spoil(shared)
+    memory.forget()
+    assert [code_of(token) for _ in range(3)] == [Code.VALID] * 3
+    assert services.validate(wrong_secret(key)).code is Code.NOT_FOUND
+    assert len(passes) == 3
+    told = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(told) == 1, "once a process, not once a validation"
+    assert "can't share" in told[0].getMessage()
+
+
+# --- Processes of their own -------------------------------------------------------------------
+
+_ELSEWHERE = """
+import json, sys
+from pathlib import Path
+import argon2, django
+django.setup()
+from django.conf import settings
+from django.db import connection
+from apikeys import services
+
+given = json.load(sys.stdin)
+settings.SHARED_PROOFS_FOLDER = Path(given["folder"]) if given["folder"] else None
+passes = []
+real = argon2.PasswordHasher.verify
+argon2.PasswordHasher.verify = lambda *args: passes.append(1) or real(*args)
+codes = [services.validate(token).code for token in given["tokens"]]
+connection.close()
+if connection.vendor == "postgresql":
+    connection.close_pool()
+print(json.dumps([codes, len(passes)]))
+"""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What another process of the platform made of the tokens that it was asked about."""
+
+    codes: list[str]
+    passes: int
+
+
+def elsewhere(settings: Settings, *presented: str) -> Elsewhere:
+    """Validates in a process that has just started: with this one's stores, and own memory."""
+    name = connection.settings_dict["NAME"]
+    database = (
+        f"sqlite:///{name}"
+        if connection.vendor == "sqlite"
+        else os.environ["DATABASE_URL"].replace("/postgres?", f"/{name}?")
+    )
+    variables = {
+        "PATH": os.environ["PATH"],
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "VAR_DIR": str(settings.VAR),
+        "DATABASE_URL": database,
+        "KEY_PEPPER": settings.KEY_PEPPER,
+        "ARGON2_MEMORY_KIB": str(settings.ARGON2_MEMORY_KIB),
+        "ARGON2_PASSES": str(settings.ARGON2_PASSES),
+        "USAGE_FLUSH_INTERVAL": "0",
+        **({"CACHE_URL": settings.CACHE_URL} if settings.CACHE_URL else {}),
+    }
+    folder = settings.SHARED_PROOFS_FOLDER
+    ended = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE],
+        cwd=ROOT,
+        env=variables,
+        input=json.dumps({"folder": str(folder) if folder else None, "tokens": presented}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return Elsewhere(*json.loads(ended.stdout))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_alone_proves_for_itself(issue: Issue, settings: Settings) -> None:
+    """So that the tests below show what they seem to."""
+    token = issue()[1]
+    code_of(token)
+    assert elsewhere(settings, token.reveal()) == Elsewhere(["VALID"], 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_believes_another_of_its_machine(
+    issue: Issue, settings: Settings, passes: list[str], shared: Path
+) -> None:
+    (key, token), (_cold, cold_token) = issue("one"), issue("two")
+    code_of(token)
+    seen = elsewhere(
+        settings, token.reveal(), cold_token.reveal(), cold_token.reveal(), wrong_secret(key)
+    )
+    assert seen == Elsewhere(["VALID", "VALID", "VALID", "NOT_FOUND"], 2)
+    assert code_of(cold_token) is Code.VALID
+    assert len(passes) == 1, "what the other proved is known here"
+
+
+# --- A fleet ----------------------------------------------------------------------------------
+
+
+class Store:
+    """A Redis or Valkey of the tests' own: a Unix socket, nothing on the network or the disk."""
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which("valkey-server") or shutil.which("redis-server")
+        if program is None:
+            pytest.fail(
+                "Neither valkey-server nor redis-server is on PATH, and the tests of CACHE_URL "
+                "need one of them. Install it (Debian: apt-get install valkey-server)."
+            )
+        socket = folder / "socket"
+        self.url = f"unix://{socket}"
+        self.client: Any = redis.Redis(unix_socket_path=str(socket))
+        arguments = ["--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no"]
+        self.process = subprocess.Popen(
+            [program, *map(str, arguments), "--dir", str(folder), "--logfile", str(folder / "log")],
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.client.ping()
+            except redis.ConnectionError:
+                assert self.process.poll() is None, f"{program} ended at its start."
+                assert time.monotonic() < deadline, f"{program} does not answer."
+                time.sleep(0.05)
+            else:
+                return
+
+    def close(self) -> None:
+        self.client.close()
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
+
+@contextmanager
+def started() -> Iterator[Store]:
+    # A socket's path may have no more than 107 characters.
+    with tempfile.TemporaryDirectory(prefix="cache-") as folder:
+        store = Store(Path(folder))
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@pytest.fixture(scope="module")
+def long_running_store() -> Iterator[Store]:
+    with started() as store:
+        yield store
+
+
+@functools.cache
+def as_set(url: str) -> dict[str, Any]:
+    """CACHES as the platform's own settings have it with CACHE_URL."""
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import json; from config import settings; print(json.dumps(settings.CACHES))",
+        ],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "VAR_DIR": os.environ["VAR_DIR"], "CACHE_URL": url},
+        capture_output=True,
+        check=True,
+    ).stdout
+    made: dict[str, Any] = json.loads(told)
+    return made
+
+
+def join_fleet(settings: Settings, url: str) -> None:
+    settings.CACHE_URL = url
+    settings.CACHES = as_set(url)
+
+
+def let_go() -> None:
+    """Of the connections that this thread has to the store."""
+    store: Any = caches["default"]
+    for pool in store._cache._pools.values():
+        pool.disconnect()
+
+
+@pytest.fixture
+def fleet(settings: Settings, long_running_store: Store) -> Iterator[Any]:
+    """This machine is one of a fleet. A client of the store that the fleet shares."""
+    long_running_store.client.flushall()
+    join_fleet(settings, long_running_store.url)
+    yield long_running_store.client
+    let_go()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_machine_believes_another_of_its_fleet(
+    issue: Issue, settings: Settings, passes: list[str], fleet: Any
+) -> None:
+    (key, token), (_cold, cold_token) = issue("one"), issue("two")
+    code_of(token)
+    seen = elsewhere(
+        settings, token.reveal(), cold_token.reveal(), cold_token.reveal(), wrong_secret(key)
+    )
+    assert seen == Elsewhere(["VALID", "VALID", "VALID", "NOT_FOUND"], 2)
+    assert code_of(cold_token) is Code.VALID
+    assert len(passes) == 1, "what the other proved is known here"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_another_machine_needs_a_pass_once_the_rows_hash_is_another(
+    issue: Issue, settings: Settings, fleet: Any
+) -> None:
+    token = issue()[1]
+    code_of(token)
+    rehash(token)
+    assert elsewhere(settings, token.reveal()) == Elsewhere(["VALID"], 1)
+    assert elsewhere(settings, token.reveal()) == Elsewhere(["VALID"], 0)
+
+
+def test_what_the_fleet_told_the_machine_keeps(
+    issue: Issue, passes: list[str], fleet: Any, shared: Path
+) -> None:
+    token = issue()[1]
+    code_of(token)
+    table_in(shared).unlink()
+    memory.forget()
+    assert code_of(token) is Code.VALID
+    fleet.flushall()
+    memory.forget()
+    assert code_of(token) is Code.VALID
+    assert len(passes) == 1
+
+
+@pytest.mark.parametrize("known_to", ["shared", "fleet"])
+def test_a_hash_of_a_former_cost_is_renewed_though_its_token_is_known(
+    issue: Issue, settings: Settings, request: pytest.FixtureRequest, known_to: str
+) -> None:
+    """A cost is raised by a restart: what outlives that must not keep the cheap hashes in use."""
+    request.getfixturevalue(known_to)
+    key, token = issue()
+    code_of(token)
+    settings.ARGON2_MEMORY_KIB = 16
+    assert code_of(token) is Code.VALID
+    key.refresh_from_db()
+    assert "$m=16,t=1,p=1,keyid=" in key.encoded
+
+
+def test_a_proof_in_the_fleets_store_has_its_end(issue: Issue, fleet: Any) -> None:
+    code_of(issue()[1])
+    (name,) = fleet.keys()
+    assert 0 < fleet.ttl(name) <= DAY
+
+
+def test_what_the_fleet_shares_tells_nothing_of_a_token(issue: Issue, fleet: Any) -> None:
+    token = issue()[1]
+    code_of(token)
+    digest, key = entry_of(token)
+    (name,) = fleet.keys()
+    assert_tells_nothing(name + b" " + fleet.get(name), token, digest, key)
+
+
+def assert_tells_nothing(kept: bytes, token: Token, digest: bytes, key: APIKey) -> None:
+    """Of a digest half may be there, as docs/security.md says."""
+    text = token.reveal()
+    secrets = {
+        "token": text.encode(),
+        "secret": text[20:56].encode(),
+        "secret's bytes": bytes.fromhex(text[20:56]),
+        "hash": key.encoded.encode(),
+        "salt and hash": key.encoded.rpartition("keyid=")[2].encode(),
+    }
+    assert not [name for name, secret in secrets.items() if secret in kept]
+    halves = [
+        any(form in kept for form in (half, half.hex().encode()))
+        for half in (digest[:16], digest[16:])
+    ]
+    assert halves != [True, True], "the whole digest is there"
+
+
+PROOF = b"\x80\x05\x95\x14\x00\x00\x00\x00\x00\x00\x00C\x10%b\x94."
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"1",
+        b"\x80\x05\x88.",  # pickle for True
+        b"\x80\x05\x8c\x04true\x94.",
+        b"\x80\x05}\x94.",
+        PROOF % bytes(16),
+        PROOF % b"sixteen letters.",
+        b"",
+        b"no pickle at all",
+        PROOF[:8],
+        b"cno.such.module\nthing\n.",
+    ],
+    ids=[
+        "number",
+        "true",
+        "text",
+        "dictionary",
+        "zeros",
+        "other seal",
+        "nothing",
+        "noise",
+        "cut off",
+        "unknown class",
+    ],
+)
+def test_garbage_in_the_fleets_store_is_not_believed(
+    issue: Issue, passes: list[str], fleet: Any, garbage: bytes
+) -> None:
+    key, token = issue()
+    code_of(token)
+    (name,) = fleet.keys()
+    fleet.set(name, garbage)
+    memory.forget()
+    assert code_of(token) is Code.VALID
+    assert services.validate(wrong_secret(key)).code is Code.NOT_FOUND
+    assert len(passes) == 3
+
+
+def test_what_others_put_into_the_store_is_never_run(
+    issue: Issue, fleet: Any, tmp_path: Path
+) -> None:
+    """Whoever can write to the store decides which tokens are good; not what we execute."""
+    token = issue()[1]
+    code_of(token)
+    (name,) = fleet.keys()
+    made = tmp_path / "made"
+    # pickle for os.mkdir(made)
+    fleet.set(name, f"cos\nmkdir\n(V{made}\ntR.".encode())
+    memory.forget()
+    assert code_of(token) is Code.VALID
+    assert not made.exists()
+
+
+def test_a_proof_of_one_token_is_none_of_another(
+    issue: Issue, passes: list[str], fleet: Any
+) -> None:
+    """Mallory, who can write there but has no pepper, puts a good token's proof under another's."""
+    tokens_ = [issue(name)[1] for name in ("one", "two")]
+    for token in tokens_:
+        code_of(token)
+    one, two = fleet.keys()
+    first, second = fleet.get(one), fleet.get(two)
+    fleet.set(one, second)
+    fleet.set(two, first)
+    memory.forget()
+    assert [code_of(token) for token in tokens_] == [Code.VALID] * 2
+    assert len(passes) == 4
+
+
+def unreachable(store: Store) -> None:
+    store.process.terminate()
+    store.process.wait(timeout=30)
+
+
+def silent(store: Store) -> None:
+    store.process.send_signal(signal.SIGSTOP)
+
+
+def full(store: Store) -> None:
+    store.client.config_set("maxmemory-policy", "noeviction")
+    store.client.config_set("maxmemory", "1")
+
+
+def locked(store: Store) -> None:
+    store.client.flushall()
+    store.client.config_set("requirepass", "not ours")
+    # It asks for the password on connections that are new.
+    let_go()
+
+
+@pytest.mark.parametrize("end", [unreachable, silent, full, locked])
+def test_a_store_that_fails_costs_a_pass_and_decides_nothing(
+    issue: Issue,
+    passes: list[str],
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    end: Callable[[Store], None],
+) -> None:
+    with started() as store:
+        join_fleet(settings, store.url)
+        (key, token), (_cold, cold_token) = issue("one"), issue("two")
+        try:
+            code_of(token)
+            end(store)
+            assert code_of(cold_token) is Code.VALID
+            assert services.validate(wrong_secret(key)).code is Code.NOT_FOUND
+            assert len(passes) == 3
+            assert [code_of(one) for one in (token, cold_token)] == [Code.VALID] * 2
+            assert len(passes) == 3, "what this process knows it knows without the store"
+        finally:
+            let_go()
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert all("shared cache" in record.getMessage() for record in caplog.records)
+
+
+def test_without_a_store_nothing_is_put_into_the_platforms_own_cache(
+    issue: Issue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is a table on a disk: it would be a second verifier, and cheaper than the first."""
+    token = issue()[1]
+    monkeypatch.setattr(memory, "cache", None)
+    assert code_of(token) is Code.VALID
+
+
+# --- All at the same moment -------------------------------------------------------------------
+
+
+def at_once(calls: list[Callable[[], Code]]) -> list[Code]:
+    """What the calls come to, each in a thread of its own, all begun together."""
+    start = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], Code]) -> Code:
+        try:
+            start.wait(30)
+            return call()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_cold_key_asked_for_by_many_threads_costs_one_pass(
+    issue: Issue, passes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its worst: all of them have found it unproved before the first pass ends."""
+    threads = 32
+    token = issue()[1]
+    missed = threading.Semaphore(0)
+    really_remembers, verify = memory.remembers, services._hasher().verify
+
+    def remembers(*args: Any, **kwargs: Any) -> bool:
+        known = really_remembers(*args, **kwargs)
+        if not known:
+            missed.release()
+        return known
+
+    def after_all_have_missed(*args: Any, **kwargs: Any) -> bool:
+        # Once more than there are threads: the first looked again when its turn came.
+        for _ in range(threads + 1):
+            assert missed.acquire(timeout=30)
+        return verify(*args, **kwargs)
+
+    monkeypatch.setattr(memory, "remembers", remembers)
+    monkeypatch.setattr(services._hasher(), "verify", after_all_have_missed)
+    codes = at_once([lambda: code_of(token, hash_wait=60)] * threads)
+    assert codes == [Code.VALID] * threads
+    assert len(passes) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("setting", [1, 2, 4])
+def test_many_cold_keys_at_once_take_no_more_memory_than_is_set(
+    issue: Issue, settings: Settings, monkeypatch: pytest.MonkeyPatch, setting: int
+) -> None:
+    """ARGON2_CONCURRENCY passes run at once in a process, and no more.
+
+    A pass takes ARGON2_MEMORY_KIB, so all of them take ARGON2_CONCURRENCY × 19 MiB at most: with
+    the defaults 2 × 19 = 38 MiB for each worker, however many keys are cold. Hashing a new key
+    stands in the same line.
+    """
+    keys = 64
+    settings.KEYS_PER_ACCOUNT = keys
+    settings.ARGON2_CONCURRENCY = setting
+    cold = [issue(f"key {n}")[1] for n in range(keys)]
+    lock, crowded = threading.Lock(), threading.Event()
+    inside, most, taken = 0, 0, 0
+
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            nonlocal inside, most, taken
+            with lock:
+                inside, taken = inside + 1, taken + 1
+                most = max(most, inside)
+                if inside >= setting:
+                    crowded.set()
+            # Nobody leaves before the place was full once; then long enough to be met by others.
+            assert crowded.wait(30)
+            time.sleep(0.002)
+            try:
+                return real(*args)
+            finally:
+                with lock:
+                    inside -= 1
+
+        return run
+
+    for name in ("verify", "hash"):
+        monkeypatch.setattr(
+            argon2.PasswordHasher, name, watched(getattr(argon2.PasswordHasher, name))
+        )
+
+    def hash_one() -> Code:
+        services._hasher().hash(cold[0], wait=60)
+        return Code.VALID
+
+    calls: list[Callable[[], Code]] = [
+        lambda token=token: code_of(token, hash_wait=60)  # type: ignore[misc]
+        for token in cold
+    ]
+    codes = at_once([*calls, *[hash_one] * 8])
+    assert codes == [Code.VALID] * (keys + 8)
+    assert taken == keys + 8
+    assert most == setting
+
+
+# --- Floods -----------------------------------------------------------------------------------
+
+FLOOD = 500
+
+
+def test_forged_tokens_cost_neither_a_query_nor_a_pass(
+    issue: Issue, passes: list[str], django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    """Their CRC is right, and so are their public ids: what they lack is the tag key."""
+    key, _token = issue()
+    forged = [wrong_secret(key, n, tag_key=b"mallory's") for n in range(FLOOD)]
+    with django_assert_num_queries(0):
+        codes = {services.validate(one).code for one in forged}
+    assert codes == {Code.NOT_FOUND}
+    assert passes == []
+
+
+@contextmanager
+def full_line() -> Iterator[None]:
+    """All who may be in Argon2 at once are, and stay."""
+    with ExitStack() as stack:
+        for _ in range(django_settings.ARGON2_CONCURRENCY):
+            stack.enter_context(services._hasher()._turn(1))
+        yield
+
+
+def test_whoever_is_known_is_let_in_past_a_full_line(issue: Issue) -> None:
+    """A flood of right tags and wrong secrets fills it, and none of it is an answer."""
+    key, token = issue()
+    code_of(token)
+    with full_line():
+        with pytest.raises(Busy):
+            services.validate(wrong_secret(key), hash_wait=0.01)
+        assert code_of(token, hash_wait=0) is Code.VALID
+
+
+def test_whoever_is_known_to_the_machine_is_let_in_past_a_full_line(
+    issue: Issue, shared: Path
+) -> None:
+    token = issue()[1]
+    code_of(token)
+    memory.forget()
+    with full_line():
+        assert code_of(token, hash_wait=0) is Code.VALID
+
+
+def test_wrong_secrets_for_one_key_do_not_cost_a_pass_each(
+    issue: Issue, passes: list[str], settings: Settings
+) -> None:
+    """An insider has the tag key and a public id: Argon2 is not theirs to burn without a bound.
+
+    They may be refused or told to come back; the owner is let in, known or not, and at the very
+    most has to wait as long as ComfyUI's patience lasts.
+    """
+    key, token = issue()
+    code_of(token)
+    told = set()
+    for n in range(FLOOD):
+        with suppress(Busy):
+            told.add(services.validate(wrong_secret(key, n), hash_wait=0).code)
+    assert told <= {Code.NOT_FOUND}
+    assert code_of(token) is Code.VALID
+    memory.forget()
+    assert code_of(token, hash_wait=settings.ARGON2_PATIENT_WAIT) is Code.VALID
+    assert len(passes) < FLOOD
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("cold", [False, True], ids=["known", "cold"])
+def test_a_flood_of_wrong_secrets_does_not_lock_their_owner_out(
+    issue: Issue, settings: Settings, cold: bool
+) -> None:
+    """Mallory's threads are in Argon2 and its line all the while; that lets in whoever waits."""
+    mallory_was_there, over = threading.Semaphore(0), threading.Event()
+    key, token = issue()
+    code_of(token)
+    numbers = itertools.count()
+    told: set[Code] = set()
+
+    def flood() -> Code:
+        while not over.is_set():
+            with suppress(Busy):
+                told.add(services.validate(wrong_secret(key, next(numbers)), hash_wait=0.05).code)
+            mallory_was_there.release()
+        return Code.NOT_FOUND
+
+    def owner() -> Code:
+        try:
+            for _ in range(5):
+                # Between two of the owner's comes a lot of mallory's.
+                for _ in range(50):
+                    assert mallory_was_there.acquire(timeout=30)
+                if cold:
+                    memory.forget()
+                code = code_of(token, hash_wait=settings.ARGON2_PATIENT_WAIT)
+                if code is not Code.VALID:
+                    return code
+            return Code.VALID
+        finally:
+            over.set()
+
+    *_mallorys, let_in = at_once([*[flood] * 8, owner])
+    assert let_in is Code.VALID
+    assert told == {Code.NOT_FOUND}
