@@ -38,6 +38,8 @@ def in_front_of(application: Application) -> Application:
 
 def _listener(table: Epochs) -> Listener:
     """Listens on the database itself, with what libpq knows of Django's parameters."""
+    if settings.LISTEN_DATABASE_URL:
+        return Listener(settings.LISTEN_DATABASE_URL, table, bound=settings.FLEET_BOUND)
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
     parameters = connection.get_connection_params()
     conninfo = make_conninfo(

@@ -196,8 +196,9 @@ elif _database["ENGINE"].endswith("postgresql"):
     }
     # A statement that comes again and again is planned once for a connection: planning takes
     # PostgreSQL longer than one row by an index.
-    _options.setdefault("server_side_binding", True)
-    _options.setdefault("prepare_threshold", 5)
+    if env.bool("PREPARED_STATEMENTS", default=True):
+        _options.setdefault("server_side_binding", True)
+        _options.setdefault("prepare_threshold", 5)
     # Behind a lock, too, a request is told to come back. In milliseconds.
     _options.setdefault("options", "-c lock_timeout=4000")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -430,6 +431,8 @@ FAST_LANE: bool = env.bool("FAST_LANE", default=True)
 FAST_LANE_VERDICTS: int = env.int("FAST_LANE_VERDICTS", default=100_000)
 # Seconds after which a machine that does not hear the others stops trusting what it knows.
 FLEET_BOUND: float = env.float("FLEET_BOUND", default=2.0)
+# Where a machine listens for the others, if DATABASE_URL leads to a pooler: LISTEN needs the database.
+LISTEN_DATABASE_URL: str | None = env.str("LISTEN_DATABASE_URL", default=None)
 # PostgreSQL is shared by machines; SQLite by the processes of one.
 IS_FLEET: bool = _database["ENGINE"].endswith("postgresql")
 # Beside a database file, so that whoever finds the one finds the other.
