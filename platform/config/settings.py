@@ -431,7 +431,7 @@ FAST_LANE: bool = env.bool("FAST_LANE", default=True)
 FAST_LANE_VERDICTS: int = env.int("FAST_LANE_VERDICTS", default=100_000)
 # Seconds after which a machine that does not hear the others stops trusting what it knows.
 FLEET_BOUND: float = env.float("FLEET_BOUND", default=2.0)
-# Where a machine listens for the others, if DATABASE_URL leads to a pooler: LISTEN needs the database.
+# Where a machine listens for the others if DATABASE_URL leads to a pooler, which has no LISTEN.
 LISTEN_DATABASE_URL: str | None = env.str("LISTEN_DATABASE_URL", default=None)
 # PostgreSQL is shared by machines; SQLite by the processes of one.
 IS_FLEET: bool = _database["ENGINE"].endswith("postgresql")
