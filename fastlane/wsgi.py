@@ -90,7 +90,7 @@ class FastLane:
         self._application = application
         self._epochs = epochs
         self._tag_keys = tag_keys
-        self._methods = {path: method for method, path in routes}
+        self._routes = frozenset(routes)
         self._bodiless = frozenset(bodiless)
         self._count = count
         self._listen_to_fleet = listen
@@ -113,6 +113,7 @@ class FastLane:
         if token is None:
             return self._application(environ, start_response)
         variant = (
+            environ["REQUEST_METHOD"],
             environ["PATH_INFO"],
             environ.get("HTTP_HOST"),
             "HTTP_ORIGIN" in environ,
@@ -135,7 +136,7 @@ class FastLane:
     def _token(self, environ: Environ) -> str | None:
         """The token, of a request that can be answered here. Whatever is odd goes past the lane."""
         path = environ["PATH_INFO"]
-        if self._methods.get(path) != environ["REQUEST_METHOD"]:
+        if (environ["REQUEST_METHOD"], path) not in self._routes:
             return None
         if environ.get("QUERY_STRING") or "HTTP_COOKIE" in environ:
             return None

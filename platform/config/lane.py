@@ -15,6 +15,9 @@ ROUTES = [
     ("POST", "/customers"),
     ("GET", "/customers/me"),
     ("POST", "/api/v1/keys/validate"),
+    ("GET", "/api/v1/auth"),
+    ("HEAD", "/api/v1/auth"),
+    ("POST", "/api/v1/auth"),
 ]
 # With a body, this one is asked about the key in there.
 BODILESS = ["/api/v1/keys/validate"]

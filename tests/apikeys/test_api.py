@@ -485,3 +485,34 @@ def test_the_openapi_document_has_every_endpoint_and_no_warning(client, capsys):
 @pytest.mark.parametrize("path", ["/api/schema", "/api/schema/", "/api/docs", "/api/docs/"])
 def test_the_document_is_served_with_and_without_the_slash(client, path):
     assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["get", "head", "post"])
+@pytest.mark.parametrize("header", ["X-API-Key", "Authorization"])
+def test_a_proxy_is_told_whose_key_it_is(client, alice, issue, method, header):
+    key, token = issue()
+    value = token.reveal() if header == "X-API-Key" else f"Bearer {token.reveal()}"
+    answer = getattr(client, method)("/api/v1/auth", headers={header: value})
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert answer.headers["X-Auth-User"] == str(alice.pk)
+    assert answer.headers["X-Auth-Email"] == alice.email
+    assert answer.headers["X-Auth-Key-Id"] == str(key.pk)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert token.reveal() not in str(answer.headers)
+
+
+def test_a_proxy_is_told_nothing_with_a_key_that_is_not_good(client, issue):
+    key, token = issue()
+    services.revoke(key, reason=Reason.DELETED_BY_OWNER)
+    answer = client.get("/api/v1/auth", headers={"X-API-Key": token.reveal()})
+    assert (answer.status_code, answer.json()["error"]) == (401, "REVOKED")
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+    assert not [name for name in answer.headers if name.startswith("X-Auth-")]
+
+
+def test_a_body_that_a_proxy_sends_along_is_not_looked_at(client, issue):
+    _key, token = issue()
+    answer = client.post(
+        "/api/v1/auth", b"\xff" * 10_000, "image/png", headers={"X-API-Key": token.reveal()}
+    )
+    assert answer.status_code == 204

@@ -133,7 +133,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("route", ROUTES, ids=[path for _method, path in ROUTES])
+@pytest.mark.parametrize("route", ROUTES, ids=[f"{method} {path}" for method, path in ROUTES])
 def test_every_verdict_is_said_byte_for_byte_as_django_says_it(
     way, route, presented, django, lane, asked
 ):
