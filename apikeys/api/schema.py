@@ -40,6 +40,8 @@ BAD_REQUEST = OpenApiResponse(ErrorSerializer, "The request can't be understood,
 UNAUTHORIZED = OpenApiResponse(ErrorSerializer, "No key, or one that is not good.")
 FORBIDDEN = OpenApiResponse(ErrorSerializer, "Not with this way of signing in.")
 NOT_FOUND = OpenApiResponse(ErrorSerializer, "No such key of yours.")
+NOT_SOLD = OpenApiResponse(ErrorSerializer, "Nothing is sold here.")
+NOT_KEPT = OpenApiResponse(ErrorSerializer, "None is kept here.")
 UNAVAILABLE = OpenApiResponse(
     ErrorSerializer, "We can't know just now. Try again after `Retry-After` seconds."
 )

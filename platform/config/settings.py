@@ -477,7 +477,7 @@ SPECTACULAR_SETTINGS = {
 # with cookies: any origin, no credentials.
 CORS_ALLOW_ALL_ORIGINS = True
 CORS_ALLOW_CREDENTIALS = False
-CORS_URLS_REGEX = r"^/(customers|api|health|ready)(/|$)"
+CORS_URLS_REGEX = r"^/(customers|api|proxy|releases|health|ready)(/|$)"
 CORS_ALLOW_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 CORS_ALLOW_HEADERS = [
     *default_headers,
