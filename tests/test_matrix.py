@@ -99,6 +99,9 @@ API = {
         ],
         Row(all_get(401), all_get(401), all_get(401)),
     ),
+    "^admin/verify-api-key/?$": Row(
+        all_get(405), all_get(404), all_get(405), sends={"api_key": "comfyui-nonsense"}
+    ),
     "releases": Row(all_get(200), all_get(405), all_get(405)),
     "^api/schema/?$": Row(all_get(200), all_get(405), all_get(405)),
     "^api/docs/?$": Row(all_get(200), all_get(405), all_get(405)),
@@ -598,6 +601,7 @@ API_ADDRESSES = [
     "/customers/api-keys/not-a-uuid",
     "/api/v1/keys/validate",
     "/api/v1/auth",
+    "/admin/verify-api-key",
     "/customers/balance",
     "/customers/events",
     "/customers/credit",

@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from apikeys.api import contract, endpoints, forwardauth, validation
+from apikeys.api import contract, endpoints, forwardauth, validation, verify
 from apikeys.api.docs import Docs, Schema
 
 urlpatterns = [
@@ -12,6 +12,8 @@ urlpatterns = [
     path("customers/api-keys/<key_id>", endpoints.APIKeyEndpoint.as_view(), name="api_key"),
     path("api/v1/keys/validate", validation.ValidateEndpoint.as_view(), name="api_validate"),
     path("api/v1/auth", forwardauth.ForwardAuthEndpoint.as_view(), name="api_forward_auth"),
+    # Ahead of the staff pages, which take all the rest below admin/, and redirect to their login.
+    re_path(r"^admin/verify-api-key/?$", verify.VerifyEndpoint.as_view(), name="api_verify"),
     path("customers/balance", contract.NotKeptEndpoint.as_view(), name="api_balance"),
     path("customers/events", contract.EventsEndpoint.as_view(), name="api_events"),
     path("customers/credit", contract.NotSoldEndpoint.as_view(), name="api_credit"),

@@ -12,7 +12,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 
-_CLIENTS = ("/customers", "/api/", "/proxy/", "/releases", "/health", "/ready")
+_CLIENTS = (
+    "/customers", "/api/", "/proxy/", "/releases", "/admin/verify-api-key", "/health", "/ready"
+)  # fmt: skip
 # Seconds. ComfyUI's API nodes honour this; a person's patience is about as long.
 RETRY_AFTER = 5
 

@@ -49,6 +49,11 @@ SECRET_KEY_FALLBACKS: list[str] = env.list("SECRET_KEY_FALLBACKS", default=[])
 # The pepper of the keys' hashes, and what their tags are made with (docs/security.md).
 KEY_PEPPER = secret("KEY_PEPPER")
 KEY_PEPPER_FALLBACKS: list[str] = env.list("KEY_PEPPER_FALLBACKS", default=[])
+# What services present that ask about other people's keys; several while one takes the place of
+# another. None: such questions are not answered.
+SERVICE_SECRETS: list[str] = env.list("SERVICE_SECRETS", default=[])
+if any(len(known) < 32 for known in SERVICE_SECRETS):
+    env.fault("SERVICE_SECRETS", "must each be at least 32 characters of random text.")
 
 # --- Addresses -------------------------------------------------------------------------------
 

@@ -1,0 +1,110 @@
+"""A service asks whose key this is, with a secret of its own."""
+
+import pytest
+
+from accounts.services import display_name
+from apikeys import services
+from apikeys.models import Reason
+
+ADDRESS = "/admin/verify-api-key"
+SECRET = "s" * 40
+FORMER = "f" * 40
+
+
+@pytest.fixture(autouse=True)
+def _secrets(settings):
+    settings.SERVICE_SECRETS = [SECRET, FORMER]
+
+
+@pytest.fixture
+def ask(client):
+    def ask(body, secret=SECRET):
+        return client.post(
+            ADDRESS, body, "application/json", headers={"X-Comfy-Admin-Secret": secret}
+        )
+
+    return ask
+
+
+def test_a_service_learns_whose_key_it_is(ask, alice, issue):
+    key, token = issue("studio", description="the big one")
+    for secret in (SECRET, FORMER):
+        answer = ask({"api_key": token.reveal()}, secret)
+        assert answer.status_code == 200
+        assert answer.json() == {
+            "valid": True,
+            "firebase_uid": str(alice.pk),
+            "email": alice.email,
+            "name": display_name(alice),
+            "is_admin": False,
+            "key_name": "studio",
+            "key_description": "the big one",
+        }
+        assert answer.headers["Cache-Control"] == "no-store"
+    assert key.encoded not in answer.text
+
+
+def test_it_learns_of_the_other_keys_when_it_asks(ask, issue, mallory):
+    _key, token = issue("one")
+    other, _token = issue("two", description="second")
+    gone, _token = issue("gone")
+    services.revoke(gone, reason=Reason.DELETED_BY_OWNER)
+    issue("hers", owner=mallory)
+    answer = ask({"api_key": token.reveal(), "include_customer_keys": True})
+    told = {one["name"]: one for one in answer.json()["customer_api_keys"]}
+    assert set(told) == {"one", "two"}
+    assert told["two"] == {
+        "key_hash": str(other.pk),
+        "key_prefix": f"comfyui-{other.public_id}",
+        "name": "two",
+        "description": "second",
+    }
+    assert other.encoded not in answer.text
+    assert token.reveal() not in answer.text
+
+
+@pytest.mark.parametrize("secret", ["", "wrong", SECRET[:-1], SECRET + "s", SECRET.upper(), "é"])
+def test_strangers_learn_nothing(ask, issue, secret):
+    _key, token = issue()
+    answer = ask({"api_key": token.reveal()}, secret)
+    assert (answer.status_code, answer.json()["error"]) == (401, "UNAUTHORIZED")
+    # Not even whether a body makes sense.
+    assert ask({"nonsense": 1}, secret).status_code == 401
+
+
+def test_without_secrets_there_is_nothing_at_this_address(ask, issue, settings):
+    settings.SERVICE_SECRETS = []
+    _key, token = issue()
+    for secret in ("", SECRET):
+        assert ask({"api_key": token.reveal()}, secret).status_code == 404
+
+
+def test_a_key_that_is_not_good_is_told_apart(ask, issue, mallory):
+    key, token = issue()
+    services.revoke(key, reason=Reason.DELETED_BY_OWNER)
+    answer = ask({"api_key": token.reveal()})
+    assert (answer.status_code, answer.json()["error"]) == (404, "REVOKED")
+    answer = ask({"api_key": "comfyui-nonsense"})
+    assert (answer.status_code, answer.json()["error"]) == (404, "MALFORMED")
+    _key, token = issue("hers", owner=mallory)
+    mallory.is_active = False
+    mallory.save()
+    answer = ask({"api_key": token.reveal()})
+    assert (answer.status_code, answer.json()["error"]) == (403, "ACCOUNT_DISABLED")
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"api_key": 5}, {"api_key": None}, {"api_key": "x", "include_customer_keys": "?"}]
+)
+def test_a_question_that_makes_no_sense_is_refused_in_words(ask, body):
+    answer = ask(body)
+    assert (answer.status_code, answer.json()["error"]) == (400, "INVALID_REQUEST")
+    assert answer.json()["message"]
+
+
+@pytest.mark.parametrize("body", ["[", "[]", '"x"', ""])
+def test_a_body_that_is_no_object_is_refused_in_words(client, body):
+    answer = client.post(
+        ADDRESS, body, "application/json", headers={"X-Comfy-Admin-Secret": SECRET}
+    )
+    assert (answer.status_code, answer.json()["error"]) == (400, "INVALID_REQUEST")
