@@ -79,6 +79,7 @@ API = {
     "api/v1/keys/validate": Row(
         all_get(405), all_get(200), all_get(405), sends={"key": "comfyui-nonsense"}
     ),
+    "api/v1/keys/validate/batch": Row(all_get(405), all_get(404), all_get(405)),
     "api/v1/auth": Row(all_get(401), all_get(401), all_get(401)),
     # What is not kept here is told only to whoever has a key.
     **dict.fromkeys(
@@ -600,6 +601,7 @@ API_ADDRESSES = [
     "/customers/api-keys/0d6a52dc-6ad1-4b7b-8a8a-2b6f3c7f5c11",
     "/customers/api-keys/not-a-uuid",
     "/api/v1/keys/validate",
+    "/api/v1/keys/validate/batch",
     "/api/v1/auth",
     "/admin/verify-api-key",
     "/customers/balance",

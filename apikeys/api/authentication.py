@@ -1,5 +1,6 @@
 """Who asks: the holder of a key, or a person signed in to our pages."""
 
+import hmac
 from typing import Any
 
 from django.conf import settings
@@ -61,6 +62,28 @@ class KeyRefused(Unauthorized):
 
     def __init__(self, code: Code) -> None:
         super().__init__(code, WORDS[code], f'{CHALLENGE}, error="invalid_token"')
+
+
+def refuse_strangers(presented: str, *, where: str) -> None:
+    """Lets in services that present one of the operator's SERVICE_SECRETS, and nobody else.
+
+    where: the header it was looked for in. Without any secrets there is nothing at this address.
+    """
+    if not settings.SERVICE_SECRETS:
+        raise Refused(
+            "NOT_FOUND", _("There is nothing here by that name."), status.HTTP_404_NOT_FOUND
+        )
+    # All of them are compared, whichever fits.
+    fits = [
+        hmac.compare_digest(presented.encode(), known.encode())
+        for known in settings.SERVICE_SECRETS
+    ]
+    if not any(fits):
+        raise Unauthorized(
+            "UNAUTHORIZED",
+            _("The %(header)s header does not hold a secret of a service that is known here.")
+            % {"header": where},
+        )
 
 
 class KeyAuthentication(BaseAuthentication):

@@ -99,6 +99,15 @@ class PresentedKeySerializer(serializers.Serializer[dict[str, str]]):
     key = StrictStringField(help_text="The key to judge, `comfyui-…`.", trim_whitespace=False)
 
 
+class PresentedKeysSerializer(serializers.Serializer[dict[str, list[str]]]):
+    keys = serializers.ListField(
+        child=StrictStringField(trim_whitespace=False, allow_blank=True),
+        min_length=1,
+        max_length=100,
+        help_text="The keys to judge, 100 at most.",
+    )
+
+
 class JudgedKeySerializer(APIKeySerializer):
     """What a service that asks may know of a key."""
 
@@ -127,6 +136,10 @@ class VerdictSerializer(serializers.Serializer[dict[str, object]]):
     customer = JudgedCustomerSerializer(
         required=False, help_text="Whose key it is; absent unless it is good."
     )
+
+
+class VerdictsSerializer(serializers.Serializer[dict[str, object]]):
+    verdicts = VerdictSerializer(many=True, help_text="One for each key, in the order asked.")
 
 
 class ErrorSerializer(serializers.Serializer[dict[str, str]]):

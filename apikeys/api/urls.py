@@ -11,6 +11,7 @@ urlpatterns = [
     path("customers/api-keys", endpoints.APIKeysEndpoint.as_view(), name="api_keys"),
     path("customers/api-keys/<key_id>", endpoints.APIKeyEndpoint.as_view(), name="api_key"),
     path("api/v1/keys/validate", validation.ValidateEndpoint.as_view(), name="api_validate"),
+    path("api/v1/keys/validate/batch", validation.BatchEndpoint.as_view(), name="api_batch"),
     path("api/v1/auth", forwardauth.ForwardAuthEndpoint.as_view(), name="api_forward_auth"),
     # Ahead of the staff pages, which take all the rest below admin/, and redirect to their login.
     re_path(r"^admin/verify-api-key/?$", verify.VerifyEndpoint.as_view(), name="api_verify"),

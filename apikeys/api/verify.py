@@ -3,10 +3,6 @@
 Comfy API's `POST /admin/verify-api-key`. Off until SERVICE_SECRETS is set.
 """
 
-import hmac
-
-from django.conf import settings
-from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.request import Request
@@ -15,7 +11,7 @@ from rest_framework.response import Response
 from accounts.services import display_name
 from apikeys import services, tokens
 from apikeys.api import schema
-from apikeys.api.authentication import WORDS, Unauthorized
+from apikeys.api.authentication import WORDS, refuse_strangers
 from apikeys.api.base import Endpoint
 from apikeys.api.errors import Refused
 from apikeys.api.serializers import StrictStringField
@@ -72,7 +68,7 @@ class VerifyEndpoint(Endpoint):
         },
     )
     def post(self, request: Request) -> Response:
-        _refuse_strangers(request)
+        refuse_strangers(request.headers.get(HEADER, ""), where=HEADER)
         asked = AskedSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         verdict = services.validate(asked.validated_data["api_key"])
@@ -93,20 +89,3 @@ class VerifyEndpoint(Endpoint):
         if asked.validated_data["include_customer_keys"]:
             answer["customer_api_keys"] = APIKey.objects.live().filter(owner=key.owner)
         return Response(VerifiedSerializer(answer).data)
-
-
-def _refuse_strangers(request: Request) -> None:
-    """Whoever has none of the secrets learns nothing; where there are none, nothing is here."""
-    if not settings.SERVICE_SECRETS:
-        raise Refused(
-            "NOT_FOUND", _("There is nothing here by that name."), status.HTTP_404_NOT_FOUND
-        )
-    presented = request.headers.get(HEADER, "").encode()
-    # All of them are compared, whichever fits.
-    fits = [hmac.compare_digest(presented, known.encode()) for known in settings.SERVICE_SECRETS]
-    if not any(fits):
-        raise Unauthorized(
-            "UNAUTHORIZED",
-            _("The %(header)s header does not hold this platform's service secret.")
-            % {"header": HEADER},
-        )

@@ -1,9 +1,10 @@
-"""A service asks whose key this is, with a secret of its own."""
+"""A service asks whose keys these are, with a secret of its own."""
 
 import pytest
 
 from accounts.services import display_name
 from apikeys import services
+from apikeys.hashing import Busy
 from apikeys.models import Reason
 
 ADDRESS = "/admin/verify-api-key"
@@ -108,3 +109,62 @@ def test_a_body_that_is_no_object_is_refused_in_words(client, body):
         ADDRESS, body, "application/json", headers={"X-Comfy-Admin-Secret": SECRET}
     )
     assert (answer.status_code, answer.json()["error"]) == (400, "INVALID_REQUEST")
+
+
+BATCH = "/api/v1/keys/validate/batch"
+
+
+@pytest.fixture
+def ask_many(client):
+    def ask(keys, secret=SECRET):
+        return client.post(
+            BATCH, {"keys": keys}, "application/json", headers={"Authorization": f"Bearer {secret}"}
+        )
+
+    return ask
+
+
+def test_many_keys_have_a_verdict_each_in_their_order(ask_many, alice, issue, client):
+    _key, token = issue("studio")
+    gone, gone_token = issue("gone")
+    services.revoke(gone, reason=Reason.DELETED_BY_OWNER)
+    asked = [gone_token.reveal(), token.reveal(), "comfyui-nonsense", "", token.reveal()]
+    answer = ask_many(asked)
+    assert answer.status_code == 200
+    verdicts = answer.json()["verdicts"]
+    assert [one["code"] for one in verdicts] == [
+        "REVOKED", "VALID", "MALFORMED", "MALFORMED", "VALID",
+    ]  # fmt: skip
+    alone = client.post("/api/v1/keys/validate", {"key": token.reveal()}, "application/json")
+    assert verdicts[1] == verdicts[4] == alone.json()
+    assert token.reveal() not in answer.text
+
+
+@pytest.mark.parametrize("keys", [[], ["x"] * 101, "x", None, [5], [None], {"a": 1}])
+def test_too_many_keys_or_none_are_refused_in_words(ask_many, keys):
+    answer = ask_many(keys)
+    assert (answer.status_code, answer.json()["error"]) == (400, "INVALID_REQUEST")
+    assert answer.json()["message"].startswith("keys: ")
+
+
+def test_a_key_is_no_secret_of_a_service(ask_many, issue):
+    _key, token = issue()
+    for secret in (token.reveal(), "", "wrong"):
+        answer = ask_many([token.reveal()], secret)
+        assert (answer.status_code, answer.json()["error"]) == (401, "UNAUTHORIZED")
+
+
+def test_many_keys_are_no_ones_business_without_secrets(ask_many, settings):
+    settings.SERVICE_SECRETS = []
+    assert ask_many(["x"]).status_code == 404
+
+
+def test_when_one_cannot_be_judged_none_is(ask_many, issue, monkeypatch):
+    def busy(*args, **kwargs):
+        raise Busy
+
+    _key, token = issue()
+    monkeypatch.setattr(services._hasher(), "verify", busy)
+    answer = ask_many(["comfyui-nonsense", token.reveal()])
+    assert (answer.status_code, answer.json()["error"]) == (503, "SERVICE_UNAVAILABLE")
+    assert int(answer.headers["Retry-After"]) > 0
