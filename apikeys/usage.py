@@ -38,13 +38,13 @@ _counted: dict[Used, tuple[int, datetime]] = {}
 _flushing = Lock()
 _starting = Lock()
 _stop = Event()
-_writer: tuple[int, Thread] | None = None
+_writer: Thread | None = None
 
 
 def count(key_id: UUID) -> None:
     """Notes one use of a key, now."""
     _noted.append(key_id.int)
-    if _writer is None or _writer[0] != os.getpid():
+    if _writer is None:
         _start_writer()
 
 
@@ -143,16 +143,26 @@ def _as_json(batch: Sequence[Used]) -> str:
 
 
 def _start_writer() -> None:
-    """Starts this process's writer at its first use; a fork needs one of its own."""
+    """Starts this process's writer at its first use."""
     global _writer
     if settings.USAGE_FLUSH_INTERVAL <= 0:
         return
     with _starting:
-        if _writer is None or _writer[0] != os.getpid():
-            thread = Thread(target=_write_now_and_then, name="usage", daemon=True)
-            _writer = (os.getpid(), thread)
-            thread.start()
+        if _writer is None:
+            _writer = Thread(target=_write_now_and_then, name="usage", daemon=True)
+            _writer.start()
             atexit.register(_finish)
+
+
+def _begin_anew() -> None:
+    """In a child: a fork takes no thread along, and what was noted is its parent's to write."""
+    global _writer
+    _writer = None
+    _noted.clear()
+    _counted.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _write_now_and_then() -> None:

@@ -90,8 +90,8 @@ class FastLane:
         self._application = application
         self._epochs = epochs
         self._tag_keys = tag_keys
-        self._routes = frozenset(routes)
-        self._bodiless = frozenset(bodiless)
+        takes_no_body = frozenset(bodiless)
+        self._routes = {(method, path): path in takes_no_body for method, path in routes}
         self._count = count
         self._listen_to_fleet = listen
         # A verdict is found by a digest under a key of this process's own, made anew each time.
@@ -109,55 +109,47 @@ class FastLane:
         self._shared: dict[Any, Any] = {}
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        token = self._token(environ)
-        if token is None:
+        # One method as far as a known verdict: what this takes, each request takes, and all threads
+        # of a process take it one after the other.
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        takes_no_body = self._routes.get((method, path))
+        # Whatever is odd goes past the lane.
+        if (
+            takes_no_body is None
+            or environ.get("QUERY_STRING")
+            or "HTTP_COOKIE" in environ
+            or "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK" in environ
+            or (takes_no_body and not _has_no_body(environ))
+        ):
             return self._application(environ, start_response)
-        variant = (
-            environ["REQUEST_METHOD"],
-            environ["PATH_INFO"],
-            environ.get("HTTP_HOST"),
-            "HTTP_ORIGIN" in environ,
-            environ["wsgi.url_scheme"],
-        )
+        token = environ.get("HTTP_X_API_KEY")
+        if token is None:
+            token = environ.get("HTTP_AUTHORIZATION", "")
+            if not token.startswith(_BEARER):
+                return self._application(environ, start_response)
+            token = token[len(_BEARER) :]
+        if len(token) != LENGTH:
+            return self._application(environ, start_response)
         keyed = self._keyed.copy()
         keyed.update(token.encode("latin-1"))
         digest = keyed.digest()
-        verdict = self._find(digest)
-        if verdict is not None and self._holds(verdict):
-            answer = verdict.answers.get(variant)
-            if answer is not None:
-                if verdict.key_id is not None:
-                    self._count(verdict.key_id)
-                start_response(answer.status, answer.headers)
-                return answer.body
+        host, scheme = environ.get("HTTP_HOST"), environ["wsgi.url_scheme"]
+        variant = (method, path, host, scheme, "HTTP_ORIGIN" in environ)
+        verdict = self._young.get(digest) or self._from_old(digest)
+        if verdict is None or not self._holds(verdict):
+            return self._ask(environ, start_response, token, digest, variant)
+        answer = verdict.answers.get(variant)
+        if answer is None:
             return self._ask_again(environ, start_response, verdict, variant)
-        return self._ask(environ, start_response, token, digest, variant)
+        if verdict.key_id is not None:
+            self._count(verdict.key_id)
+        start_response(answer.status, answer.headers)
+        return answer.body
 
-    def _token(self, environ: Environ) -> str | None:
-        """The token, of a request that can be answered here. Whatever is odd goes past the lane."""
-        path = environ["PATH_INFO"]
-        if (environ["REQUEST_METHOD"], path) not in self._routes:
-            return None
-        if environ.get("QUERY_STRING") or "HTTP_COOKIE" in environ:
-            return None
-        if "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK" in environ:
-            return None
-        if path in self._bodiless and not _has_no_body(environ):
-            return None
-        token: str | None = environ.get("HTTP_X_API_KEY")
-        if token is None:
-            authorization = environ.get("HTTP_AUTHORIZATION", "")
-            if not authorization.startswith(_BEARER):
-                return None
-            token = authorization[len(_BEARER) :]
-        return token if token is not None and len(token) == LENGTH else None
-
-    def _find(self, digest: bytes) -> Verdict | None:
-        verdict = self._young.get(digest)
-        if verdict is None:
-            verdict = self._old.get(digest)
-            if verdict is not None:
-                self._keep(digest, verdict)
+    def _from_old(self, digest: bytes) -> Verdict | None:
+        verdict = self._old.get(digest)
+        if verdict is not None:
+            self._keep(digest, verdict)
         return verdict
 
     def _keep(self, digest: bytes, verdict: Verdict) -> None:
