@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from allauth.account.admin import EmailAddressAdmin as AllauthEmailAddressAdmin
+from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from allauth.usersessions.models import UserSession
@@ -18,12 +20,15 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import services
 from accounts.models import User
-from config.modeladmins import FindsPastedKeys
+from config.modeladmins import LongList, shown_digits
+from config.text import fold
 
 # allauth's own pages for these show providers' secrets and people's, let staff attach anybody's
 # Google or GitHub identity to an account, or search by a field that our accounts have not.
 for model in [Authenticator, SocialAccount, SocialApp, SocialToken, UserSession]:
     admin.site.unregister(model)
+# And this one searches by reading every row; it gets a list of ours, below.
+admin.site.unregister(EmailAddress)
 
 
 class ProviderForm(forms.ModelForm[SocialApp]):
@@ -91,15 +96,23 @@ class NewAccountForm(AdminUserCreationForm[User]):
 
 
 @admin.register(User)
-class UserAdmin(FindsPastedKeys, DjangoUserAdmin[User]):
+class UserAdmin(LongList, DjangoUserAdmin[User]):
     form = AccountForm
     add_form = NewAccountForm
     ordering = ["email"]
     list_display = ["email", "name", "is_active", "is_staff", "date_joined", "last_login"]
     list_filter = ["is_active", "is_staff", "date_joined"]
+    sortable_by = ["email", "date_joined"]
     # Staff often know an account by a key only: by its name, or by what a log shows of it.
-    search_fields = ["email", "name", "api_keys__name", "api_keys__public_id"]
-    search_help_text = _("Email address, name, or a key: its name or the digits after comfyui-.")
+    finds = {
+        "email": str.lower,
+        "name__caseless": str,
+        "api_keys__folded_name": fold,
+        "api_keys__public_id": shown_digits,
+    }
+    search_help_text = _(
+        "How the email address, the name, a key's name or its digits after comfyui- begin."
+    )
     readonly_fields = ["id", "date_joined", "last_login", "keys", "factors"]
     actions = ["remove_factors"]
     fieldsets = [
@@ -176,3 +189,12 @@ class UserAdmin(FindsPastedKeys, DjangoUserAdmin[User]):
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         # Disabled, not deleted: the audit trail and the keys keep their owner.
         return False
+
+
+@admin.register(EmailAddress)
+class EmailAddressAdmin(LongList, AllauthEmailAddressAdmin):  # type: ignore[misc]
+    list_filter = []
+    sortable_by = ["email"]
+    related = ["user"]
+    finds = {"email": str.lower}
+    search_help_text = _("How the email address begins.")

@@ -12,6 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts import changes
+from config.lookups import Caseless
 
 
 class UserQuerySet(models.QuerySet["User"]):
@@ -110,6 +111,17 @@ class User(AbstractBaseUser, PermissionsMixin):
         verbose_name = _("account")
         verbose_name_plural = _("accounts")
         ordering = ["email"]
+        # What staff filter and search by, besides the address.
+        indexes = [
+            models.Index(fields=["date_joined"], name="accounts_user_joined"),
+            models.Index(
+                fields=["email"], condition=models.Q(is_active=False), name="accounts_user_disabled"
+            ),
+            models.Index(
+                fields=["email"], condition=models.Q(is_staff=True), name="accounts_user_staff"
+            ),
+            models.Index(Caseless("name"), name="accounts_user_name_begins"),
+        ]
         constraints = [
             # With `unique` above, this makes addresses unique regardless of case.
             models.CheckConstraint(

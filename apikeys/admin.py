@@ -1,5 +1,7 @@
 """Keys and what happened to them, for staff. Revoking is all that staff do to a key."""
 
+from collections.abc import Iterator
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from django.contrib import admin, messages
@@ -9,13 +11,16 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.dateparse import parse_date
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from apikeys import services
 from apikeys.models import APIKey, Event, Reason, Via
 from apikeys.requests import actor
-from config.modeladmins import FindsPastedKeys, ReadOnlyAdmin
+from config.modeladmins import LongList, ReadOnlyAdmin, shown_digits
+from config.text import fold
 
 # How many keys the page that asks before revoking names one by one.
 SHOWN = 100
@@ -31,22 +36,27 @@ class StateFilter(admin.SimpleListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
         match self.value():
             case "live":
-                return APIKey.objects.live()
+                return queryset & APIKey.objects.live()
             case "revoked":
                 return queryset.filter(revoked_at__isnull=False)
             case "expired":
-                return APIKey.objects.kept().exclude(pk__in=APIKey.objects.live())
+                expired = APIKey.objects.kept().filter(expires_at__lte=timezone.now())
+                # Apart, or SQLite looks at every key, in the list's order, for one that has.
+                return queryset.filter(pk__in=expired.order_by().values("pk"))
             case _:
                 return queryset
 
 
 @admin.register(APIKey)
-class APIKeyAdmin(FindsPastedKeys, ReadOnlyAdmin):
+class APIKeyAdmin(LongList, ReadOnlyAdmin):
     list_display = ["name", "masked_key", "owner", "created_at", "last_used_at", "state"]
     list_filter = [StateFilter, "created_at"]
-    list_select_related = ["owner"]
-    search_fields = ["owner__email", "name", "public_id"]
-    search_help_text = _("Email address, name of the key, or the digits after comfyui-.")
+    sortable_by = ["created_at"]
+    related = ["owner"]
+    finds = {"owner__email": str.lower, "folded_name": fold, "public_id": shown_digits}
+    search_help_text = _(
+        "How the owner's email address, the key's name or the digits after comfyui- begin."
+    )
     fields = [
         "masked_key",
         "name",
@@ -124,6 +134,7 @@ class APIKeyAdmin(FindsPastedKeys, ReadOnlyAdmin):
         )
 
     def _ask(self, request: HttpRequest, keys: Any, context: dict[str, str]) -> HttpResponse:
+        number = keys.count() if isinstance(keys, QuerySet) else len(keys)
         return TemplateResponse(
             request,
             "admin/apikeys/apikey/revoke.html",
@@ -131,7 +142,7 @@ class APIKeyAdmin(FindsPastedKeys, ReadOnlyAdmin):
                 **self.admin_site.each_context(request),
                 "title": _("Revoke keys"),
                 "keys": keys[:SHOWN],
-                "more": max(len(keys) - SHOWN, 0),
+                "more": max(number - SHOWN, 0),
                 "opts": self.opts,
                 **context,
             },
@@ -139,11 +150,27 @@ class APIKeyAdmin(FindsPastedKeys, ReadOnlyAdmin):
 
 
 @admin.register(Event)
-class EventAdmin(ReadOnlyAdmin):
+class EventAdmin(LongList, ReadOnlyAdmin):
+    # No date_hierarchy: it reads every row, for the days that there are. Days can be searched.
     list_display = ["at", "action", "public_id", "account", "actor", "via", "address"]
     list_filter = ["action", "via", "at"]
-    list_select_related = ["account", "actor"]
-    search_fields = ["account__email", "actor__email", "public_id"]
-    search_help_text = _("Email address of the account or of who did it, or a key's digits.")
+    sortable_by = ["at"]
+    related = ["account", "actor"]
+    finds = {"account__email": str.lower, "actor__email": str.lower, "public_id": shown_digits}
+    search_help_text = _(
+        "How the email address of the account or of who did it, or a key's digits, begin; "
+        "or a day, as 2026-11-24."
+    )
     fields = ["at", "action", "public_id", "account", "actor", "via", "address", "detail"]
-    date_hierarchy = "at"
+
+    def beginning(self, words: str) -> Iterator[QuerySet[Any, Any]]:
+        yield from super().beginning(words)
+        try:
+            day = parse_date(words)
+        except ValueError:
+            # Shaped like a day, as the 30th of February is.
+            return
+        if day is not None:
+            start = datetime.combine(day, time(), UTC)
+            within = Event.objects.filter(at__gte=start, at__lt=start + timedelta(days=1))
+            yield within.order_by().values("pk")

@@ -139,6 +139,22 @@ class APIKey(models.Model):
                 name="apikeys_apikey_kept",
             ),
             models.Index(fields=["-created_at", "-id"], name="apikeys_apikey_newest"),
+            # What staff filter and search by. No use of a key changes a column of these.
+            models.Index(
+                fields=["-created_at", "-id"],
+                condition=models.Q(revoked_at__isnull=False),
+                name="apikeys_apikey_revoked",
+            ),
+            models.Index(
+                fields=["expires_at"],
+                condition=models.Q(revoked_at__isnull=True, expires_at__isnull=False),
+                name="apikeys_apikey_expiring",
+            ),
+            models.Index(
+                fields=["folded_name"],
+                opclasses=["varchar_pattern_ops"],
+                name="apikeys_apikey_begins",
+            ),
         ]
         constraints = [
             models.UniqueConstraint(
@@ -261,6 +277,10 @@ class Event(models.Model):
         verbose_name = _("event")
         verbose_name_plural = _("events")
         ordering = ["-at", "-id"]
+        indexes = [
+            models.Index(fields=["action", "-at", "-id"], name="apikeys_event_action"),
+            models.Index(fields=["via", "-at", "-id"], name="apikeys_event_via"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M:%S} {self.action} {self.public_id}"

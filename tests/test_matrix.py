@@ -250,7 +250,7 @@ ADMIN = {
     "admin/autocomplete/": Row(staff(403), staff(405)),
     "admin/jsi18n/": Row(staff(200), staff(405)),
     "admin/r/<path:content_type_id>/<path:object_id>/": Row(staff(404), staff(404)),
-    r"admin/^(?P<app_label>auth|account|socialaccount|accounts|apikeys|outbox)/$": Row(
+    r"admin/^(?P<app_label>auth|socialaccount|accounts|account|apikeys|outbox)/$": Row(
         staff(200), staff(200)
     ),
     "admin/(?P<url>.*)$": Row(staff(404), staff(404)),
@@ -462,7 +462,7 @@ def address_of(route: str, ids: dict[str, str]) -> str:
         "<path:object_id>": ids.get(model[1] if model else "key", ids["key"]),
         r"(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[-\w]+)$": ids["reset"],
         r"(?P<key>[-:\w]+)$": "not:a:key",
-        "^(?P<app_label>auth|account|socialaccount|accounts|apikeys|outbox)/$": "apikeys/",
+        "^(?P<app_label>auth|socialaccount|accounts|account|apikeys|outbox)/$": "apikeys/",
         "(?P<url>.*)$": "nothing",
         "/?$": "",
         "^": "",

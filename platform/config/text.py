@@ -31,3 +31,12 @@ def has_controls(text: str, *, allow: str = "") -> bool:
 def is_visible(name: str) -> bool:
     """Whether `name` has at least one character that a person can see."""
     return any(unicodedata.category(character) not in _INVISIBLE for character in name)
+
+
+def fold(text: str) -> str:
+    """`text` as it counts where case does not, in any script.
+
+    Unicode's canonical caseless match (Unicode Standard §3.13, D145), which databases don't agree
+    on: SQLite's LOWER knows ASCII only.
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
