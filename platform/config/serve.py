@@ -7,10 +7,12 @@ import os
 import signal
 import socket
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import django
@@ -28,6 +30,8 @@ from config import tls
 # A request that waits (for Argon2, for a store) holds a thread: enough of them that the others
 # go on meanwhile, few enough that each finds a database connection.
 THREADS = 24
+# A terminal that is closed ends the platform. granian would take it for "reload".
+_ENDINGS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def main() -> int:
@@ -46,10 +50,29 @@ def main() -> int:
     # Before the server's own first words: its workers may already print a mail.
     print(_welcome(certificate), flush=True)
     server = _server(certificate)
-    # A terminal that is closed ends the platform. granian would take it for "reload".
-    server.on_startup(lambda: signal.signal(signal.SIGHUP, server.signal_handler_interrupt))
+    _end_when_told(server)
     server.serve(target_loader=_load)
     return 0
+
+
+def _end_when_told(server: Granian) -> None:
+    """Leaves the signals that end the platform to a thread that does nothing but wait for them.
+
+    granian's own handlers take a lock, which the code that they interrupt may be holding: told
+    twice in a moment they wait for themselves, for ever. And `make` tells it twice: what goes to
+    the whole group it passes on as well.
+    """
+    # Held back from each thread that is started from here on, and from the workers (_load).
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+    Thread(target=_wait_for_the_end, args=(server,), name="signals", daemon=True).start()
+
+
+def _wait_for_the_end(server: Granian) -> None:
+    signal.sigwait(_ENDINGS)
+    while True:
+        # Not once: granian forgets it while it is busy with a worker that died.
+        server.signal_handler_interrupt()  # type: ignore[no-untyped-call]  # as all of granian
+        time.sleep(0.1)
 
 
 def _load(target: str) -> Any:
@@ -59,6 +82,11 @@ def _load(target: str) -> Any:
     twice, by both, they hang until they are killed, and lose what they have counted.
     """
     os.setpgid(0, 0)
+    # Its parent says it once. Until granian listens, nothing is lost by ending on the spot, while
+    # a word that went by would be waited for until the worker is killed.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
     _give_memory_back()
     from config.wsgi import application
 

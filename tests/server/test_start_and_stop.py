@@ -195,8 +195,10 @@ def clone(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def make_run(clone: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """`make run` as a session of its own, and its port."""
+def make_run(
+    clone: Path, folder: Path, *command: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """`make run`, or `command` in its place, as a session of its own, and its port."""
     port = free_port()
     environment = {
         "PATH": os.environ["PATH"],
@@ -206,7 +208,7 @@ def make_run(clone: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes
     }
     with (folder / "make.log").open("wb") as log:
         process = subprocess.Popen(
-            ["make", "run"],
+            command or ["make", "run"],
             cwd=clone,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -259,11 +261,13 @@ def test_make_run_ends_with_all_its_processes(
     clone: Path, fresh_folder: Folder, number: signal.Signals, whom: str
 ) -> None:
     folder = fresh_folder()
-    with make_run(clone, folder) as (process, port):
+    with (
+        make_run(clone, folder) as (process, port),
+        closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as browser,
+    ):
         assert until(lambda: says_ready(port), seconds=60), (folder / "make.log").read_text()
         assert len(in_session(process.pid)) > 2
         # A browser keeps its connection open; nobody waits for it.
-        browser = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         browser.request("GET", "/health")
         browser.getresponse().read()
 
@@ -274,11 +278,73 @@ def test_make_run_ends_with_all_its_processes(
 
         process.wait(timeout=20)
         assert until(lambda: not in_session(process.pid)), in_session(process.pid)
-        browser.close()
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
     assert "Traceback" not in (folder / "make.log").read_text()
+
+
+# config.serve, with what happens once in a hundred times happening each time.
+TOLD_TWICE = """
+import os, signal, sys, threading
+from config import serve
+
+class Bell(threading.Condition):
+    def notify_all(self):
+        # The second word comes while the first is being passed on.
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().notify_all()
+
+class Server(serve.Granian):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.main_loop_interrupt._cond = Bell(threading.Lock())
+
+serve.Granian = Server
+sys.exit(serve.main())
+"""
+TOLD_EARLY = """
+import os, sys, time
+from config import serve
+
+class Server(serve.Granian):
+    def __init__(self, *given, **named):
+        # Nobody comes to the aid of a worker that missed the word.
+        super().__init__(*given, **{**named, "workers_kill_timeout": 600})
+
+def late(*given):
+    print("a worker is on its way", flush=True)
+    time.sleep(2)
+
+serve.Granian, MOMENT = Server, late
+sys.exit(serve.main())
+"""
+
+
+def test_being_told_a_second_time_while_listening_to_the_first_hangs_nothing(
+    clone: Path, fresh_folder: Folder
+) -> None:
+    """`make` passes on the SIGTERM that the whole group got."""
+    with make_run(clone, fresh_folder(), sys.executable, "-c", TOLD_TWICE) as (process, port):
+        assert until(lambda: says_ready(port), seconds=60)
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+        assert until(lambda: not in_session(process.pid)), in_session(process.pid)
+
+
+@pytest.mark.parametrize("moment", ["os.setpgid", "serve._give_memory_back"])
+def test_workers_that_are_told_before_they_serve_end_as_well(
+    clone: Path, fresh_folder: Folder, moment: str
+) -> None:
+    """Before they have left the group that is told, and after."""
+    folder = fresh_folder()
+    program = TOLD_EARLY.replace("MOMENT", moment)
+    with make_run(clone, folder, sys.executable, "-c", program) as (process, _port):
+        log = folder / "make.log"
+        assert until(lambda: log.read_text().count("on its way") == 2, seconds=60), log.read_text()
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=20)
+        assert until(lambda: not in_session(process.pid)), in_session(process.pid)
 
 
 def test_make_run_says_where_it_is(clone: Path, fresh_folder: Folder) -> None:
