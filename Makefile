@@ -18,6 +18,7 @@ help:
 	@echo 'make test    run every test: units, PostgreSQL, browser'
 	@echo 'make check   lint, types, architecture, deployment checks'
 	@echo 'make bench   measure beside peers and floors (BENCH_SECONDS=, BENCH_ROUNDS=, BENCH_ROWS=)'
+	@echo 'make bench-propagation  measure how soon machines hear of each other'
 	@echo 'make lock    resolve requirements/*.txt anew'
 	@echo 'make messages  gather what is to be translated, and compile what is (needs gettext)'
 

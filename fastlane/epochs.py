@@ -61,16 +61,23 @@ class Epochs:
         self._add(slots, 1 << _HALF)
 
     def bump(self, slots: Collection[int] | None = None) -> None:
-        """Something has changed elsewhere; None: nobody knows what."""
-        touched = range(SLOTS) if slots is None else slots
-        self.begin(touched)
-        self.finish(touched)
+        """Something has changed elsewhere; None: nobody knows what.
+
+        Begun and finished in one write a slot: it is done, and whoever dies on the way, as a thread
+        does with its process, must not leave slots that nobody trusts again.
+        """
+        self._add(range(SLOTS) if slots is None else slots, 1 | 1 << _HALF)
 
     # --- The fleet: other machines' changes come by message, and a silence means nothing good ---
 
-    def hear(self, seconds: float) -> None:
-        """The fleet is heard: other machines' changes arrive. Good for so many seconds."""
-        self._header[_HEARD_UNTIL] = time.monotonic_ns() + int(seconds * 1e9)
+    def hear(self, seconds: float, *, since: float | None = None) -> None:
+        """The fleet is heard: other machines' changes arrive. Good for so many seconds.
+
+        since: from when they are counted (time.monotonic()); now, if that is not given. Whoever
+        says it may have been stopped since it heard.
+        """
+        since = time.monotonic() if since is None else since
+        self._header[_HEARD_UNTIL] = int((since + seconds) * 1e9)
 
     def is_heard(self) -> bool:
         """Whether the fleet was heard lately. CLOCK_MONOTONIC is one for all processes."""

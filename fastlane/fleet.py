@@ -4,24 +4,35 @@ The database tells of each change in the transaction that makes it (a trigger), 
 that transaction commits, whoever made it. A heartbeat goes the same way: while it comes back,
 nothing is lost between here and the database. When it does not, this machine stops trusting what it
 knows.
+
+Each worker of a machine listens, and any of them vouches for all: what it has heard it has put into
+the table that they share, and only then does its heartbeat count.
 """
 
 import logging
 import os
+import re
+import select
 import time
+from contextlib import closing
 from threading import Lock, Thread
 from typing import Final
 
 import psycopg
+from psycopg.pq import ExecStatus, PGnotify
 
 from fastlane.epochs import Epochs
 
 logger = logging.getLogger(__name__)
 
 CHANNEL: Final = "comfyui_keys"
-_HEARTBEAT: Final = "heartbeat"
-# Between two tries to reach a database that does not answer, in seconds.
+_HEARTBEAT: Final = b"heartbeat"
+_SLOT: Final = re.compile(rb"[0-9a-f]{4}")
+# In seconds: between two tries to reach a database that does not answer; how long one may take to
+# answer; and between two heartbeats at least, however short the bound.
 _PAUSE: Final = 0.5
+_PATIENCE: Final = 3
+_LEAST: Final = 0.05
 
 
 class Listener:
@@ -37,6 +48,7 @@ class Listener:
         self._bound = bound
         self._lock = Lock()
         self._pid: int | None = None
+        self._is_deaf = False
 
     def start(self) -> None:
         """Starts listening, once in each process: a fork takes no thread along."""
@@ -44,35 +56,123 @@ class Listener:
             return
         with self._lock:
             if self._pid != os.getpid():
-                self._pid = os.getpid()
+                # The file may say that somebody was heard until a moment that never comes: its
+                # clock starts anew with the machine.
+                self._epochs.hear(0)
                 Thread(target=self._listen_for_ever, name="fleet", daemon=True).start()
+                self._pid = os.getpid()
 
     def _listen_for_ever(self) -> None:
         while True:
             try:
                 self._listen()
-            except psycopg.Error as error:
-                logger.warning("The fleet can't be heard, so nothing is trusted: %s", error)
+            # Whatever it is: without this thread the machine would be slow for good, and silent.
+            except Exception as error:
+                if not self._is_deaf:
+                    logger.warning(
+                        "The fleet can't be heard, so nothing is trusted: %s",
+                        error,
+                        exc_info=not isinstance(error, psycopg.Error),
+                    )
+                self._is_deaf = True
             time.sleep(_PAUSE)
 
     def _listen(self) -> None:
-        with psycopg.connect(
-            self._conninfo, autocommit=True, connect_timeout=3, application_name=CHANNEL
+        with closing(
+            psycopg.connect(
+                self._conninfo,
+                autocommit=True,
+                connect_timeout=_PATIENCE,
+                application_name=CHANNEL,
+            )
         ) as connection:
-            connection.execute(f"LISTEN {CHANNEL}")
+            line = _Line(connection)
+            line.send(f"LISTEN {CHANNEL}".encode())
+            deadline = time.monotonic() + _PATIENCE
+            while line.is_busy:
+                line.receive(_until(deadline))
             # What was told before now has been missed.
             self._epochs.bump()
-            mark = f"{_HEARTBEAT} {os.getpid()} {time.monotonic_ns()}"
             while True:
-                sent = time.monotonic()
-                connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, mark])
-                self._hear(connection, mark, sent)
+                self._beat(line)
+                if self._is_deaf:
+                    self._is_deaf = False
+                    logger.warning("The fleet is heard again.")
 
-    def _hear(self, connection: psycopg.Connection, mark: str, sent: float) -> None:
-        """Takes in what comes for half a bound; the heartbeat, when it is back, buys a bound."""
-        for notice in connection.notifies(timeout=self._bound / 4):
-            if notice.payload == mark:
-                # Counted from when it was sent: what was told before then has arrived.
-                self._epochs.hear(self._bound - (time.monotonic() - sent))
-            elif not notice.payload.startswith(_HEARTBEAT):
-                self._epochs.bump([int(notice.payload, 16)])
+    def _beat(self, line: "_Line") -> None:
+        """A heartbeat, and what comes until the next one is due. Once it is back it buys a bound.
+
+        Raises OperationalError if it does not come back.
+        """
+        mark = b"%s %d" % (_HEARTBEAT, time.monotonic_ns())
+        sent = time.monotonic()
+        line.send(b"NOTIFY %s, '%s'" % (CHANNEL.encode(), mark))
+        is_back = False
+        while not is_back or line.is_busy:
+            told = line.receive(_until(sent + max(self._bound, _PATIENCE)))
+            self._take_in(told)
+            # By this very connection: another one's repetition proves nothing, and a pooler that
+            # hands us on from one to the next loses what it is told in between.
+            if any(notice.extra == mark and notice.be_pid == line.pid for notice in told):
+                is_back = True
+                # Counted from when it was sent: what was told before then has arrived. One that
+                # comes too late takes nothing from what a sibling has heard.
+                if time.monotonic() < sent + self._bound:
+                    self._epochs.hear(self._bound, since=sent)
+        due = sent + max(self._bound / 4, _LEAST)
+        while (now := time.monotonic()) < due:
+            self._take_in(line.receive(due - now))
+
+    def _take_in(self, told: list[PGnotify]) -> None:
+        changes = [notice.extra for notice in told if not notice.extra.startswith(_HEARTBEAT)]
+        if all(_SLOT.fullmatch(payload) for payload in changes):
+            if changes:
+                self._epochs.bump({int(payload, 16) for payload in changes})
+        else:
+            # Anybody in the database may speak here. What isn't understood may mean anything.
+            self._epochs.bump()
+
+
+class _Line:
+    """A connection on which nothing waits longer than it is told to.
+
+    psycopg's own calls wait for an answer as long as it takes, and a network that swallows what is
+    sent never brings one.
+    """
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._pgconn = connection.pgconn
+        self._poll = select.poll()
+        self._poll.register(connection.fileno(), select.POLLIN)
+        self.pid = self._pgconn.backend_pid
+        self.is_busy = False
+
+    def send(self, statement: bytes) -> None:
+        self._pgconn.send_query(statement)
+        self.is_busy = True
+
+    def receive(self, seconds: float) -> list[PGnotify]:
+        """What is told, as soon as anything comes; nothing, after `seconds` without.
+
+        `is_busy` says whether what was sent is still to be answered. Raises OperationalError.
+        """
+        self._pgconn.flush()
+        self._poll.poll(seconds * 1000)
+        self._pgconn.consume_input()
+        while self.is_busy and not self._pgconn.is_busy():
+            result = self._pgconn.get_result()
+            if result is None:
+                self.is_busy = False
+            elif result.status == ExecStatus.FATAL_ERROR:
+                raise psycopg.OperationalError(result.get_error_message())
+        return list(iter(self._pgconn.notifies, None))
+
+
+def _until(deadline: float) -> float:
+    """Seconds until then. Raises OperationalError when it has passed."""
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise psycopg.OperationalError(
+            "No heartbeat comes back. Does the network swallow it, or is there a pooler in between?"
+        )
+    return remaining

@@ -5,6 +5,7 @@ var/, mail printed in the terminal. With PRODUCTION=1 nothing is made up: what i
 reported, all of it, in one go.
 """
 
+import zlib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -204,8 +205,14 @@ elif _database["ENGINE"].endswith("postgresql"):
     if env.bool("PREPARED_STATEMENTS", default=True):
         _options.setdefault("server_side_binding", True)
         _options.setdefault("prepare_threshold", 5)
-    # Behind a lock, too, a request is told to come back. In milliseconds.
-    _options.setdefault("options", "-c lock_timeout=4000")
+    # Behind a lock, too, a request is told to come back. In milliseconds. And a machine that is
+    # cut off in the middle of a transaction, as of writing uses, must not hold its locks until the
+    # server finds out that it is gone: its keys could not be deleted for two hours.
+    _options.setdefault(
+        "options", "-c lock_timeout=4000 -c idle_in_transaction_session_timeout=10000"
+    )
+    # Nor does a request wait on a connection that the network swallows longer than for a lock.
+    _options.setdefault("tcp_user_timeout", 4000)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CACHE_URL: str | None = env.str("CACHE_URL", default=None)
@@ -440,11 +447,17 @@ FLEET_BOUND: float = env.float("FLEET_BOUND", default=2.0)
 LISTEN_DATABASE_URL: str | None = env.str("LISTEN_DATABASE_URL", default=None)
 # PostgreSQL is shared by machines; SQLite by the processes of one.
 IS_FLEET: bool = _database["ENGINE"].endswith("postgresql")
+_which = zlib.crc32(
+    repr(
+        [_database.get("HOST"), _database.get("PORT"), _database["NAME"], _options.get("host")]
+    ).encode()
+)
 # Beside a database file, so that whoever finds the one finds the other.
 EPOCHS_FILE: Path = (
     Path(f"{_database['NAME']}.epochs")
     if _database["ENGINE"].endswith("sqlite3") and _database["NAME"] != ":memory:"
-    else VAR / "epochs"
+    # Of this database alone: who listens to one says nothing of another's changes.
+    else VAR / f"epochs-{_which:08x}"
 )
 # Uses are counted in memory and written this often, in seconds.
 USAGE_FLUSH_INTERVAL: float = env.float("USAGE_FLUSH_INTERVAL", default=5.0)
