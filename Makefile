@@ -10,7 +10,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
 
-.PHONY: help run staff test check lock messages bench bench-10m bench-soak bench-propagation clean
+.PHONY: help run staff test check lock messages bench bench-10m bench-soak bench-warm bench-propagation clean
 
 help:
 	@echo 'make run     serve the platform on http://127.0.0.1:8000 (PORT=, HOST=, TLS=1)'
@@ -65,6 +65,11 @@ bench-soak:
 	@scripts/install bench
 	@scripts/bench-tools
 	@$(PYTHON) -m bench.soak
+
+bench-warm:
+	@scripts/install bench
+	@scripts/bench-tools
+	@$(PYTHON) -m bench.warm
 
 bench-propagation:
 	@scripts/install bench

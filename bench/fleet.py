@@ -64,8 +64,8 @@ class Fleet:
             _growth, size, way = name.split("-")
             return self._platform(name, self._table(self._sizes[size]), lane=way == "lane")
         starts: dict[str, Callable[[], AbstractContextManager[Server]]] = {
-            "ours": lambda: self._platform(name, self._ours, lane=True),
-            "ours-drf": lambda: self._platform(name, self._ours, lane=False),
+            "ours": lambda: self._platform(name, self.ours, lane=True),
+            "ours-drf": lambda: self._platform(name, self.ours, lane=False),
             "floor-wsgi": self._empty,
             "floor-nginx": lambda: servers.nginx(name, self._folder / name),
             "better-auth": lambda: self._better_auth(name, {}),
@@ -90,12 +90,12 @@ class Fleet:
         self._write("forged", seed.forged(self._number))
 
     @cached_property
-    def _ours(self) -> str:
+    def ours(self) -> str:
         """The address of a database with all real keys."""
         say(f"Hashing {sum(self._cold)} keys that nobody has seen before")
         fresh = seed.fresh_keys(sum(self._cold))
         address = self._postgres.create("ours")
-        seed.fill(self._environment(address), [*self._good, *fresh], revoked=self._deleted)
+        seed.fill(self.environment(address), [*self._good, *fresh], revoked=self._deleted)
         for round_, number in enumerate(self._cold):
             self._write(f"cold-{round_}", [key.text for key in fresh[:number]])
             del fresh[:number]
@@ -105,7 +105,7 @@ class Fleet:
     @cached_property
     def _template(self) -> str:
         address = self._postgres.create("few")
-        seed.fill(self._environment(address), self._some, revoked=[])
+        seed.fill(self.environment(address), self._some, revoked=[])
         return "few"
 
     def _table(self, size: int) -> str:
@@ -122,10 +122,11 @@ class Fleet:
         return servers.platform(
             name,
             folder,
-            {**self._environment(address), "VAR_DIR": str(folder), "FAST_LANE": str(int(lane))},
+            {**self.environment(address), "VAR_DIR": str(folder), "FAST_LANE": str(int(lane))},
         )
 
-    def _environment(self, address: str) -> dict[str, str]:
+    def environment(self, address: str) -> dict[str, str]:
+        """What a platform of ours needs to know of the database at `address`."""
         return {
             "DATABASE_URL": address,
             "KEY_PEPPER": seed.pepper(),
