@@ -10,6 +10,7 @@ is known already, all the while.
 import http.client
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from bench.servers import Server
 
 
 def main() -> int:
+    # Ended from outside, it ends what it started all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     number = int(os.environ.get("BENCH_KEYS") or 10_000)
     folder = seed.VAR / "warm"
     shutil.rmtree(folder, ignore_errors=True)
