@@ -325,10 +325,7 @@ def test_a_process_alone_proves_for_itself(issue: Issue, settings: Settings) -> 
     assert elsewhere(settings, token.reveal()) == Elsewhere(["VALID"], 1)
 
 
-@pytest.mark.django_db(transaction=True)
-def test_a_worker_believes_another_of_its_machine(
-    issue: Issue, settings: Settings, passes: list[str], shared: Path
-) -> None:
+def each_believes_the_other(issue: Issue, settings: Settings, passes: list[str]) -> None:
     (key, token), (_cold, cold_token) = issue("one"), issue("two")
     code_of(token)
     seen = elsewhere(
@@ -337,6 +334,13 @@ def test_a_worker_believes_another_of_its_machine(
     assert seen == Elsewhere(["VALID", "VALID", "VALID", "NOT_FOUND"], 2)
     assert code_of(cold_token) is Code.VALID
     assert len(passes) == 1, "what the other proved is known here"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_believes_another_of_its_machine(
+    issue: Issue, settings: Settings, passes: list[str], shared: Path
+) -> None:
+    each_believes_the_other(issue, settings, passes)
 
 
 # --- A fleet ----------------------------------------------------------------------------------
@@ -438,14 +442,7 @@ def fleet(settings: Settings, long_running_store: Store) -> Iterator[Any]:
 def test_a_machine_believes_another_of_its_fleet(
     issue: Issue, settings: Settings, passes: list[str], fleet: Any
 ) -> None:
-    (key, token), (_cold, cold_token) = issue("one"), issue("two")
-    code_of(token)
-    seen = elsewhere(
-        settings, token.reveal(), cold_token.reveal(), cold_token.reveal(), wrong_secret(key)
-    )
-    assert seen == Elsewhere(["VALID", "VALID", "VALID", "NOT_FOUND"], 2)
-    assert code_of(cold_token) is Code.VALID
-    assert len(passes) == 1, "what the other proved is known here"
+    each_believes_the_other(issue, settings, passes)
 
 
 @pytest.mark.django_db(transaction=True)
