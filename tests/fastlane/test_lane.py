@@ -3,6 +3,7 @@
 import io
 import os
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -31,6 +32,15 @@ def django(transactional_db) -> WSGIHandler:
 def asked() -> list[str]:
     """The paths that went past the lane to Django."""
     return []
+
+
+@pytest.fixture(autouse=True)
+def _table_of_its_own(settings, tmp_path) -> Iterator[None]:
+    """Other tests' transactions are rolled back, and leave slots that are never trusted again."""
+    settings.EPOCHS_FILE = tmp_path / "epochs"
+    coherence.epochs.cache_clear()
+    yield
+    coherence.epochs.cache_clear()
 
 
 @pytest.fixture
