@@ -15,7 +15,7 @@ PYTHON := .venv/bin/python
 help:
 	@echo 'make run     serve the platform on http://127.0.0.1:8000 (PORT=, HOST=, TLS=1)'
 	@echo 'make staff   make a staff account (asks, or takes EMAIL= and PASSWORD=)'
-	@echo 'make test    run every test: units, PostgreSQL, browser'
+	@echo 'make test    run every test: units, PostgreSQL, browser, real ComfyUI clients'
 	@echo 'make check   lint, types, architecture, deployment checks'
 	@echo 'make bench   measure beside peers and floors (BENCH_SECONDS=, BENCH_ROUNDS=, BENCH_ROWS=)'
 	@echo 'make bench-propagation  measure how soon machines hear of each other'
@@ -35,6 +35,7 @@ test:
 	@scripts/install test
 	@mkdir -p var
 	@scripts/valkey >/dev/null
+	@scripts/clients
 	@CHROMIUM=$$(scripts/chromium) && export CHROMIUM && $(PYTHON) -m pytest
 	@$(PYTHON) -m tests.postgres $(PYTHON) -m pytest -m 'not browser and not server'
 
