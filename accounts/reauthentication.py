@@ -37,16 +37,20 @@ def ask(request: HttpRequest, *, then: str | None = None, keep: Iterable[str] = 
 
     keep: fields of the form that was sent, so that nobody types them twice. Never secrets.
     """
-    written = {name: request.POST[name] for name in keep if name in request.POST}
+    written = {
+        name: values if len(values) > 1 else values[0]
+        for name in keep
+        if (values := request.POST.getlist(name))
+    }
     if written:
         request.session[_DRAFT] = written
     back = then or request.get_full_path()
     return redirect(f"{reverse('account_reauthenticate')}?{urlencode({REDIRECT_FIELD_NAME: back})}")
 
 
-def take_draft(request: HttpRequest) -> dict[str, str]:
+def take_draft(request: HttpRequest) -> dict[str, str | list[str]]:
     """What was written before the question, once."""
-    draft: dict[str, str] = request.session.pop(_DRAFT, {})
+    draft: dict[str, str | list[str]] = request.session.pop(_DRAFT, {})
     return draft
 
 

@@ -62,6 +62,8 @@ class APIKeyAdmin(LongList, ReadOnlyAdmin):
         "name",
         "description",
         "owner",
+        "scopes",
+        "successor",
         "created_at",
         "expires_at",
         "last_used_at",

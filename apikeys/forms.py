@@ -1,15 +1,58 @@
-"""The form behind `+ New`."""
+"""The forms behind `+ New` and `Roll`."""
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
-from apikeys import names
+from apikeys import expiry, names, scopes
+
+_DAY = timedelta(days=1)
 
 
-class NewKeyForm(forms.Form):
+class ExpiryForm(forms.Form):
+    """How long a key lives. `cleaned_data["expires_at"]` is a time, or None for ever."""
+
+    expires = forms.ChoiceField(
+        label=_("Expires"), choices=expiry.CHOICES, initial=expiry.NEVER, required=False
+    )
+    expires_on = forms.DateField(
+        label=_("Last day"),
+        required=False,
+        widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
+        help_text=_("The key works until this day ends (UTC)."),
+    )
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean() or self.cleaned_data
+        choice, day = cleaned.pop("expires", None), cleaned.pop("expires_on", None)
+        if not {"expires", "expires_on"} & self.errors.keys():
+            try:
+                cleaned["expires_at"] = expiry.chosen(choice or expiry.NEVER, day)
+            except ValidationError as error:
+                self.add_error("expires_on", error)
+        return cleaned
+
+
+class OnceForm(forms.Form):
+    """One showing of the form makes one key, however often it is sent."""
+
+    nonce = forms.UUIDField(widget=forms.HiddenInput)
+
+    def clean(self) -> dict[str, Any] | None:
+        if "nonce" in self.errors:
+            # Nothing a person could mend: give the form another one, and keep what they wrote.
+            del self.errors["nonce"]
+            written = {name: self[name].value() for name in self.fields}
+            self.data = {**written, "nonce": str(uuid.uuid4())}
+            self.add_error(None, _("This form was incomplete. Press the button once more."))
+        return super().clean()
+
+
+class NewKeyForm(OnceForm, ExpiryForm):
     """What a person says of a key they want. The service judges it; this shows where it failed."""
 
     name = forms.CharField(
@@ -27,14 +70,46 @@ class NewKeyForm(forms.Form):
         strip=False,
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
-    # One showing of the form makes one key, however often it is sent.
-    nonce = forms.UUIDField(widget=forms.HiddenInput)
+    scopes = forms.MultipleChoiceField(
+        label=_("The key may"),
+        choices=[
+            (scopes.SIGN_IN, _("sign in to ComfyUI")),
+            (scopes.ANY_PROVIDER, _("use API nodes through this site's gateway")),
+            (scopes.MANAGE, _("list and delete your keys")),
+        ],
+        initial=scopes.ALL,
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+    )
 
-    def clean(self) -> dict[str, Any] | None:
-        if "nonce" in self.errors:
-            # Nothing a person could mend: give the form another one, and keep what they wrote.
-            del self.errors["nonce"]
-            fresh = {name: self.data.get(name) for name in self.fields}
-            self.data = {**fresh, "nonce": str(uuid.uuid4())}
-            self.add_error(None, _("This form was incomplete. Press Generate once more."))
-        return super().clean()
+    def clean_scopes(self) -> list[str]:
+        chosen: list[str] = self.cleaned_data["scopes"]
+        # Who sends a name alone, as the page of an older version does, has chosen nothing here.
+        if not chosen and "expires" in self.data:
+            raise ValidationError(
+                _("Choose at least one thing that the key may do."), code="required"
+            )
+        return chosen
+
+    @property
+    def has_options(self) -> bool:
+        """Whether something under "More options" was chosen, or is wrong."""
+        return any(
+            self[name].errors
+            or self[name].value() not in (self.fields[name].initial, [*scopes.ALL])
+            for name in ("expires", "expires_on", "scopes")
+        )
+
+
+class RollForm(OnceForm):
+    overlap = forms.TypedChoiceField(
+        label=_("The old key works on for"),
+        choices=[
+            (0, _("no longer: it ends at once")),
+            (3600, _("1 hour")),
+            (86400, _("24 hours")),
+            (604800, _("7 days")),
+        ],
+        coerce=lambda seconds: timedelta(seconds=int(seconds)),
+        initial=86400,
+    )

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
-from apikeys import names, tokens
+from apikeys import names, scopes, tokens
 from apikeys.coherence import changing
 from config import text
 
@@ -25,6 +25,8 @@ class Reason(models.TextChoices):
     DELETED_BY_OWNER = "owner", _("deleted by its owner")
     REVOKED_BY_STAFF = "staff", _("revoked by staff")
     ACCOUNT_DELETED = "account", _("its account was deleted")
+    ROLLED = "rolled", _("replaced by a new key")
+    CODE_CAME_TWICE = "code", _("the code it was fetched with came twice")
 
 
 # What is noted of a key without changing a verdict on it.
@@ -57,6 +59,11 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
             models.Q(expires_at__isnull=True) | models.Q(expires_at__gt=timezone.now())
         )
 
+    def listed(self) -> "APIKeyQuerySet":
+        """Keys as lists show them: one that was replaced is shown for as long as it works."""
+        over = models.Q(successor__isnull=False, expires_at__lte=timezone.now())
+        return self.kept().exclude(over)
+
     def matching(self, words: str) -> "APIKeyQuerySet":
         """Keys with `words` in the name, the description or the visible part of the key."""
         return self.filter(
@@ -85,6 +92,17 @@ def validate_description(description: str) -> None:
         raise ValidationError(
             _("This description has an invisible control character. Remove it."), code="controls"
         )
+
+
+def validate_scopes(text: str) -> None:
+    try:
+        scopes.parse(text)
+    except ValueError as error:
+        raise ValidationError(
+            _("There is no scope “%(scope)s”. The scopes are %(all)s and proxy:<provider>."),
+            code="scope",
+            params={"scope": tokens.redact(str(error)[:80]), "all": ", ".join(scopes.ALL)},
+        ) from None
 
 
 class APIKey(models.Model):
@@ -117,6 +135,25 @@ class APIKey(models.Model):
     encoded = models.CharField(max_length=255, editable=False)
     # Which showing of the form this key was made from: one form makes one key.
     nonce = models.UUIDField(default=uuid.uuid4, editable=False)
+    # With spaces between; none: it may do everything (apikeys.scopes).
+    scopes = models.CharField(
+        _("scopes"),
+        max_length=scopes.MAX_LENGTH,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        validators=[validate_scopes],
+    )
+    # The key that takes this one's place. From then on the name is the successor's.
+    successor = models.OneToOneField(
+        "self",
+        null=True,
+        editable=False,
+        on_delete=models.SET_NULL,
+        related_name="predecessor",
+        verbose_name=_("replaced by"),
+    )
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     last_used_at = models.DateTimeField(_("last used"), null=True, editable=False)
@@ -159,7 +196,7 @@ class APIKey(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["owner", "folded_name"],
-                condition=models.Q(revoked_at__isnull=True),
+                condition=models.Q(revoked_at__isnull=True, successor__isnull=True),
                 name="apikeys_apikey_name",
                 violation_error_message=_(
                     "You have a key with this name already. "
@@ -198,6 +235,11 @@ class APIKey(models.Model):
         return tokens.mask(self.public_id)
 
     @property
+    def granted(self) -> tuple[str, ...]:
+        """The scopes that count: all of them for a key that has none of its own."""
+        return scopes.granted(self.scopes)
+
+    @property
     def is_expired(self) -> bool:
         return self.expires_at is not None and self.expires_at <= timezone.now()
 
@@ -207,6 +249,7 @@ class Action(models.TextChoices):
 
     KEY_ISSUED = "key.issued", _("key generated")
     KEY_REVOKED = "key.revoked", _("key revoked")
+    KEY_ROLLED = "key.rolled", _("key replaced")
     ACCOUNT_DELETED = "account.deleted", _("account deleted by its owner")
 
 
@@ -217,6 +260,7 @@ class Via(models.TextChoices):
     API = "api", _("REST API")
     ADMIN = "admin", _("staff pages")
     COMMAND = "command", _("command line")
+    OAUTH = "oauth", _("machine or site that was allowed to")
 
 
 class EventQuerySet(models.QuerySet["Event"]):

@@ -25,6 +25,7 @@ def collect(sender: type[User], *, user: User, **_: object) -> dict[str, Any]:
                 "name": key.name,
                 "description": key.description,
                 "created_at": key.created_at,
+                "scopes": key.granted,
                 "expires_at": key.expires_at,
                 "last_used_at": key.last_used_at,
                 "revoked_at": key.revoked_at,

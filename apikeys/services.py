@@ -1,4 +1,4 @@
-"""What one can do with a key: issue, revoke, validate.
+"""What one can do with a key: issue, roll, revoke, validate.
 
 Pages, the REST API, the admin and the commands all come here. Nothing in here knows of requests,
 forms or serializers.
@@ -7,9 +7,10 @@ forms or serializers.
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from threading import Lock
 from uuid import UUID
@@ -29,6 +30,7 @@ from apikeys import lookup, memory, tokens, usage
 from apikeys.hashing import Busy, Cost, Hasher, UnknownPepper
 from apikeys.models import Action, APIKey, Event, Reason, Via
 from apikeys.pace import Pace
+from apikeys.scopes import join
 from apikeys.tokens import Refusal, Token
 
 logger = logging.getLogger(__name__)
@@ -57,17 +59,80 @@ def issue(
     name: str,
     description: str = "",
     expires_at: datetime | None = None,
+    scopes: Iterable[str] = (),
     nonce: UUID | None = None,
     by: Actor | None = None,
 ) -> tuple[APIKey, Token]:
     """Makes a key for `owner`. The token's plaintext exists in what is returned, and only there.
 
+    scopes: what it may be used for (apikeys.scopes); none: for everything.
     nonce: says which showing of a form this is for. A form makes one key, however often and
     however simultaneously it arrives: the others raise AlreadyIssued.
     Raises ValidationError with words for the person (a bad or taken name, too many keys), and
     hashing.Busy.
     """
-    key = APIKey(owner=owner, name=name, description=description, expires_at=expires_at)
+    key = APIKey(
+        owner=owner,
+        name=name,
+        description=description,
+        expires_at=expires_at,
+        scopes=join(scopes),
+    )
+    token = _prepare(key, nonce=nonce)
+    with _one_at_a_time(owner):
+        _refuse_second(key)
+        _refuse_beyond_limit(owner)
+        _add(key, by=by or Actor(), detail={})
+    notify(owner, "apikeys/email/issued", {"key": key}, is_security=False)
+    return key, token
+
+
+def check(
+    *,
+    owner: User,
+    name: str,
+    expires_at: datetime | None = None,
+    scopes: Iterable[str] = (),
+) -> None:
+    """Raises ValidationError, in words for the person, if `issue` would now. Makes nothing."""
+    _refuse_beyond_limit(owner)
+    key = APIKey(owner=owner, name=name, expires_at=expires_at, scopes=join(scopes))
+    key.full_clean(exclude={"public_id", "encoded"})
+
+
+def roll(
+    key: APIKey, *, overlap: timedelta, nonce: UUID | None = None, by: Actor | None = None
+) -> tuple[APIKey, Token]:
+    """Makes a successor to `key`, which goes on working for `overlap` and then ends.
+
+    The successor has the name, the description and the scopes, and lives as long as the key was
+    given to live when it was made. Without an overlap the key has ended when this returns.
+    nonce, and what is raised: as for `issue`; a key that has ended or has a successor can't be
+    rolled.
+    """
+    now = timezone.now()
+    successor = APIKey(
+        owner=key.owner,
+        name=key.name,
+        description=key.description,
+        scopes=key.scopes,
+        expires_at=None if key.expires_at is None else now + (key.expires_at - key.created_at),
+    )
+    token = _prepare(successor, nonce=nonce)
+    by = by or Actor()
+    with _one_at_a_time(key.owner):
+        _refuse_second(successor)
+        # First, since the name is free only then.
+        _replace(key, successor, overlap)
+        _add(successor, by=by, detail={"replaces": key.public_id})
+        detail = {"successor": successor.public_id, "overlap": f"{overlap.total_seconds():.0f} s"}
+        _record(Action.KEY_ROLLED, key, by, detail)
+    notify(key.owner, "apikeys/email/issued", {"key": successor}, is_security=False)
+    return successor, token
+
+
+def _prepare(key: APIKey, *, nonce: UUID | None) -> Token:
+    """Gives `key` its token and hash, as far as that can be done before others have to wait."""
     # What can be refused without Argon2 is: the name's shape, before it costs anything.
     key.clean_fields(exclude={"public_id", "encoded"})
     if nonce is not None:
@@ -76,17 +141,40 @@ def issue(
     token = _new_token()
     key.public_id = token.public_id
     key.encoded = _hasher().hash(token, wait=settings.ARGON2_PATIENT_WAIT)
+    return token
+
+
+@contextmanager
+def _one_at_a_time(owner: User) -> Iterator[None]:
+    """One new key at a time for an account: limit and name are checked, then they hold."""
     with transaction.atomic():
-        # One issue at a time for an account: the limit and the name are checked, then they hold.
         if not User.objects.select_for_update().filter(pk=owner.pk).exists():
             raise ValidationError(_("This account has just been deleted."), code="deleted")
-        _refuse_second(key)
-        _refuse_beyond_limit(owner)
-        key.full_clean()
-        key.save(force_insert=True)
-        _record(Action.KEY_ISSUED, key, by or Actor(), {})
-    notify(owner, "apikeys/email/issued", {"key": key}, is_security=False)
-    return key, token
+        yield
+
+
+def _add(key: APIKey, *, by: Actor, detail: dict[str, str]) -> None:
+    key.full_clean()
+    key.save(force_insert=True)
+    _record(Action.KEY_ISSUED, key, by, detail)
+
+
+def _replace(key: APIKey, successor: APIKey, overlap: timedelta) -> None:
+    now = timezone.now()
+    ends_at = now + overlap if key.expires_at is None else min(now + overlap, key.expires_at)
+    end = (
+        {"expires_at": ends_at} if overlap else {"revoked_at": now, "revoked_reason": Reason.ROLLED}
+    )
+    here = APIKey.objects.live().filter(pk=key.pk, successor=None)
+    if not here.update(successor_id=successor.pk, **end):
+        raise ValidationError(
+            _(
+                "This key can't be replaced: it was deleted, has expired, or was replaced already. "
+                "Generate a new one."
+            ),
+            code="ended",
+        )
+    key.refresh_from_db(fields=["successor_id", *end])
 
 
 def revoke(key: APIKey, *, reason: Reason, by: Actor | None = None) -> bool:
@@ -273,7 +361,8 @@ def _refuse_second(key: APIKey) -> None:
 
 def _refuse_beyond_limit(owner: User) -> None:
     limit = settings.KEYS_PER_ACCOUNT
-    if APIKey.objects.live().filter(owner=owner).count() >= limit:
+    # One that was replaced is on its way out.
+    if APIKey.objects.live().filter(owner=owner, successor=None).count() >= limit:
         raise ValidationError(
             ngettext(
                 "You have %(limit)d key, the most an account may have. "

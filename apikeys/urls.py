@@ -11,5 +11,6 @@ urlpatterns = [
     path("keys/", views.keys, name="keys"),
     path("keys/generate", views.generate, name="generate_key"),
     path("keys/<uuid:key_id>/delete", views.delete, name="delete_key"),
+    path("keys/<uuid:key_id>/roll", views.roll, name="roll_key"),
     path("usage/", views.usage, name="usage"),
 ]

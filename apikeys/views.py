@@ -19,12 +19,14 @@ from django.views.decorators.http import require_http_methods, require_safe
 from accounts import reauthentication
 from accounts.services import may_hold_keys
 from apikeys import services, tokens
-from apikeys.forms import NewKeyForm
+from apikeys.forms import NewKeyForm, RollForm
 from apikeys.models import APIKey, DailyUse, Reason, Via
 from apikeys.requests import account, actor
 
 PER_PAGE = 20
 USAGE_DAYS = 7
+# What of a form that was sent is there again after the question who this is.
+_KEPT = ["name", "description", "expires", "expires_on", "scopes"]
 
 
 @login_required
@@ -47,9 +49,7 @@ def generate(request: HttpRequest) -> HttpResponse:
         messages.error(request, _("Confirm your email address before you generate a key."))
         return redirect("account_email")
     if not reauthentication.is_fresh(request, within=settings.LONG_SESSION):
-        return reauthentication.ask(
-            request, then=reverse("keys") + "?new=1", keep=["name", "description"]
-        )
+        return reauthentication.ask(request, then=reverse("keys") + "?new=1", keep=_KEPT)
     if not form.is_valid():
         return _keys_page(request, form=form, is_open=True, status=400)
     try:
@@ -82,6 +82,38 @@ def delete(request: HttpRequest, key_id: UUID) -> HttpResponse:
 
 
 @login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def roll(request: HttpRequest, key_id: UUID) -> HttpResponse:
+    """Asks for how long the key shall work on; then makes its successor and reveals that."""
+    key = get_object_or_404(APIKey.objects.live(), pk=key_id, owner=account(request))
+    if not reauthentication.is_fresh(request, within=settings.LONG_SESSION):
+        return reauthentication.ask(request)
+    form = RollForm(request.POST or None, initial={"nonce": uuid.uuid4()})
+    if request.method == "POST" and form.is_valid():
+        try:
+            successor, token = services.roll(
+                key, by=actor(request, via=Via.PAGE), **form.cleaned_data
+            )
+        except services.AlreadyIssued as already:
+            return _keys_page(
+                request, form=_blank_form(), status=409, already_issued=already.key, is_open=False
+            )
+        except ValidationError as error:
+            form.add_error(None, error)
+        else:
+            # Not a redirect, as when a key is generated.
+            return _keys_page(
+                request, form=_blank_form(), issued=successor, plaintext=token.reveal()
+            )
+    return render(
+        request,
+        "apikeys/roll.html",
+        {"key": key, "form": form, "section": "keys"},
+        status=400 if form.errors else 200,
+    )
+
+
+@login_required
 @require_safe
 def usage(request: HttpRequest) -> HttpResponse:
     """Calls per key and day (UTC), the last week as plain numbers."""
@@ -106,7 +138,7 @@ def usage(request: HttpRequest) -> HttpResponse:
     )
 
 
-def _blank_form(**draft: str) -> NewKeyForm:
+def _blank_form(**draft: str | list[str]) -> NewKeyForm:
     return NewKeyForm(initial={**draft, "nonce": uuid.uuid4()})
 
 
@@ -115,7 +147,7 @@ def _keys_page(
 ) -> HttpResponse:
     # PostgreSQL has no text with a NUL in it. A pasted key is cut down to what may be shown.
     words = tokens.redact(request.GET.get("q", "")).replace("\0", "").strip().rstrip("…")
-    mine = APIKey.objects.kept().filter(owner=account(request))
+    mine = APIKey.objects.listed().filter(owner=account(request))
     found = mine.matching(words) if words else mine
     page = Paginator(found, PER_PAGE).get_page(request.GET.get("page"))
     return render(

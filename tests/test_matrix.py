@@ -76,6 +76,9 @@ API = {
     "customers/api-keys/<key_id>": Row(
         (401, 405, 405), (401, 405, 405), (401, 404, 404), sends={"name": "stolen"}
     ),
+    "customers/api-keys/<key_id>/roll": Row(
+        (401, 405, 405), (401, 404, 404), (401, 405, 405), sends={"overlap_seconds": "0"}
+    ),
     "api/v1/keys/validate": Row(
         all_get(405), all_get(200), all_get(405), sends={"key": "comfyui-nonsense"}
     ),
@@ -119,6 +122,7 @@ PAGES = {
     ),
     # Another's key is not there, for staff too: they have the admin, which writes down who it was.
     "keys/<uuid:key_id>/delete": Row(signed_in(404), signed_in(404)),
+    "keys/<uuid:key_id>/roll": Row(signed_in(404), signed_in(404), sends={"overlap": "0"}),
     "usage/": Row(signed_in(200), signed_in(405)),
     "login": Row(
         (200, "/keys/", "/keys/"),
@@ -600,6 +604,7 @@ API_ADDRESSES = [
     "/customers/api-keys",
     "/customers/api-keys/0d6a52dc-6ad1-4b7b-8a8a-2b6f3c7f5c11",
     "/customers/api-keys/not-a-uuid",
+    "/customers/api-keys/0d6a52dc-6ad1-4b7b-8a8a-2b6f3c7f5c11/roll",
     "/api/v1/keys/validate",
     "/api/v1/keys/validate/batch",
     "/api/v1/auth",

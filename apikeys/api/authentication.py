@@ -64,6 +64,22 @@ class KeyRefused(Unauthorized):
         super().__init__(code, WORDS[code], f'{CHALLENGE}, error="invalid_token"')
 
 
+class ScopeMissing(Refused):
+    """403: the key is good, and not for this (RFC 6750 §3.1)."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(
+            "INSUFFICIENT_SCOPE",
+            _(
+                "This API key may not be used for this: it lacks the scope %(scope)s. "
+                "Generate one that has it."
+            )
+            % {"scope": scope},
+            status.HTTP_403_FORBIDDEN,
+        )
+        self.auth_header = f'{CHALLENGE}, error="insufficient_scope", scope="{scope}"'
+
+
 def refuse_strangers(presented: str, *, where: str) -> None:
     """Lets in services that present one of the operator's SERVICE_SECRETS, and nobody else.
 
@@ -95,8 +111,11 @@ class KeyAuthentication(BaseAuthentication):
     def __init__(self, *, patient: bool = False) -> None:
         self._patient = patient
 
+    def presented(self, request: Request) -> str | None:
+        return presented_key(request)
+
     def authenticate(self, request: Request) -> tuple[User, APIKey] | None:
-        presented = presented_key(request)
+        presented = self.presented(request)
         if presented is None:
             return None
         if self._patient:

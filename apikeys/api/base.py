@@ -12,6 +12,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from apikeys import scopes
+from apikeys.api.authentication import ScopeMissing
+from apikeys.models import APIKey
+
+
+def require(scope: str, *, of: APIKey) -> None:
+    """Lets a key pass that is good for `scope`."""
+    if not scopes.covers(of.granted, scope):
+        raise ScopeMissing(scope)
+
 
 class JSONAlways(DefaultContentNegotiation):
     """JSON whatever the Accept header says: a 406 would cost a ComfyUI user their key."""
@@ -26,6 +36,8 @@ class Endpoint(APIView):
     """What all endpoints share: nothing is stored on the way, and OPTIONS asks for no key."""
 
     permission_classes = [IsAuthenticated]
+    # What a key must be good for here; nothing in particular, if that is not said.
+    scope: str | None = None
     content_negotiation_class = JSONAlways
 
     def get_authenticators(self) -> list[BaseAuthentication]:
@@ -37,6 +49,12 @@ class Endpoint(APIView):
     def check_permissions(self, request: Request) -> None:
         if request.method != "OPTIONS":
             super().check_permissions(request)
+            wanted = self.wanted_scope(request)
+            if wanted and isinstance(request.auth, APIKey):
+                require(wanted, of=request.auth)
+
+    def wanted_scope(self, request: Request) -> str | None:
+        return self.scope
 
     def options(  # type: ignore[override]  # DRF hands its own Request to every handler
         self, request: Request, *args: Any, **kwargs: Any

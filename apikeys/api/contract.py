@@ -14,6 +14,7 @@ from rest_framework.response import Response
 
 from accounts.models import User
 from accounts.services import display_name
+from apikeys import scopes
 from apikeys.api import schema
 from apikeys.api.authentication import KeyAuthentication
 from apikeys.api.base import Endpoint
@@ -27,6 +28,7 @@ class WithKey(Endpoint):
     """Who has no good key is told that first, whatever else is wrong."""
 
     authentication_classes = [KeyAuthentication]
+    scope = scopes.SIGN_IN
 
 
 class NotSoldEndpoint(WithKey):
@@ -35,7 +37,7 @@ class NotSoldEndpoint(WithKey):
         summary="Buying credits: refused",
         description="This platform sells nothing.",
         request=None,
-        responses={403: schema.NOT_SOLD, **schema.REFUSALS},
+        responses={**schema.REFUSALS, 403: schema.NOT_SOLD},
     )
     def post(self, request: Request) -> Response:
         raise Refused(
@@ -51,7 +53,7 @@ class NotKeptEndpoint(WithKey):
     @extend_schema(
         tags=["ComfyUI"],
         summary="A balance, and what may be bought with it: none is kept",
-        responses={404: schema.NOT_KEPT, **schema.REFUSALS},
+        responses={404: schema.NOT_KEPT, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
         raise Refused(
@@ -86,7 +88,7 @@ class EventsEndpoint(WithKey):
             OpenApiParameter("page", int, description="From 1."),
             OpenApiParameter("limit", int, description=f"1 to {_MAX_LIMIT}."),
         ],
-        responses={200: EventsSerializer, **schema.REFUSALS},
+        responses={200: EventsSerializer, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
         return Response(
@@ -115,6 +117,10 @@ class ElsewhereEndpoint(WithKey):
         )
 
     post = put = patch = delete = get
+
+    def wanted_scope(self, request: Request) -> str | None:
+        _empty, *path = request.path.split("/")
+        return scopes.for_provider(path[1]) if path[0] == "proxy" else scopes.SIGN_IN
 
 
 class ReleasesEndpoint(Endpoint):
@@ -155,7 +161,7 @@ class WorkspaceEndpoint(WithKey):
     @extend_schema(
         tags=["ComfyUI"],
         summary="The workspace of a key: its account",
-        responses={200: WorkspaceSerializer, **schema.REFUSALS},
+        responses={200: WorkspaceSerializer, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
         return Response(WorkspaceSerializer(account(request)).data)
@@ -190,7 +196,7 @@ class MembersEndpoint(WithKey):
     @extend_schema(
         tags=["ComfyUI"],
         summary="Who is in the workspace of a key: its owner",
-        responses={200: MembersSerializer, **schema.REFUSALS},
+        responses={200: MembersSerializer, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
         members = [account(request)]
@@ -207,7 +213,7 @@ class BillingStatusEndpoint(WithKey):
     @extend_schema(
         tags=["ComfyUI"],
         summary="Nothing is gated: the operator pays",
-        responses={200: BillingStatusSerializer, **schema.REFUSALS},
+        responses={200: BillingStatusSerializer, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
         return Response({"is_active": True, "has_funds": True})
@@ -217,7 +223,7 @@ class FeaturesEndpoint(WithKey):
     @extend_schema(
         tags=["ComfyUI"],
         summary="Features of a hosted ComfyUI: none",
-        responses={200: OpenApiTypes.OBJECT, **schema.REFUSALS},
+        responses={200: OpenApiTypes.OBJECT, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
         return Response({})

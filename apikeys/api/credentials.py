@@ -19,12 +19,40 @@ def presented_key(request: HttpRequest) -> str | None:
     one header, and for a key in the address.
     """
     _refuse_key_in_address(request)
-    if (value := request.headers.get("X-API-Key")) is not None:
-        return _one("X-API-Key", value)
-    scheme, _space, value = request.headers.get("Authorization", "").strip().partition(" ")
-    if scheme.lower() == "bearer":
-        return _one("Authorization", value)
-    return None
+    return _key_under(request, "")
+
+
+def handed_on_key(request: HttpRequest) -> str | None:
+    """The key that a proxy's client presented to it, as the proxy hands it on; None for none.
+
+    `X-Original-X-API-Key`, or else `X-Original-Authorization: Bearer`, for a proxy that needs the
+    plain headers for itself on its way to us; without them, `presented_key`. An empty header is
+    none: some proxies send it where their client sent nothing. Raises BadRequest as presented_key
+    does, and for another key of ours under the plain names.
+
+    Whoever sends these could as well send the plain ones: they open nothing that a key does not.
+    """
+    plain = presented_key(request)
+    original = _key_under(request, "X-Original-")
+    if not original:
+        return plain
+    # Anything else under the plain names is the proxy's own.
+    if plain and plain.strip().startswith(tokens.PREFIX) and plain.strip() != original.strip():
+        raise BadRequest(
+            "AMBIGUOUS_KEY",
+            _("There is one key in the X-Original headers, and another beside them. Send one."),
+        )
+    return original
+
+
+def _key_under(request: HttpRequest, prefix: str) -> str | None:
+    name = f"{prefix}X-API-Key"
+    value = request.headers.get(name)
+    if value or (value == "" and not prefix):
+        return _one(name, value)
+    name = f"{prefix}Authorization"
+    scheme, _space, value = request.headers.get(name, "").strip().partition(" ")
+    return _one(name, value) if scheme.lower() == "bearer" else None
 
 
 def _one(header: str, value: str) -> str:

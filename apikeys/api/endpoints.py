@@ -1,5 +1,6 @@
 """What ComfyUI calls, and what one does with one's keys: each reads, asks a service, answers."""
 
+from datetime import timedelta
 from uuid import UUID
 
 from django.conf import settings
@@ -12,16 +13,17 @@ from rest_framework.response import Response
 
 from accounts import reauthentication
 from accounts.services import may_hold_keys
-from apikeys import services
+from apikeys import scopes, services
 from apikeys.api import schema, serializers
 from apikeys.api.authentication import (
     KeyAuthentication,
     PageSession,
 )
-from apikeys.api.base import Endpoint
+from apikeys.api.base import Endpoint, require
 from apikeys.api.errors import BadRequest, Refused
 from apikeys.models import APIKey, Reason, Via
 from apikeys.requests import account, actor
+from apikeys.tokens import Token
 
 
 class CustomerEndpoint(Endpoint):
@@ -32,6 +34,7 @@ class CustomerEndpoint(Endpoint):
     """
 
     authentication_classes = [KeyAuthentication]
+    scope = scopes.SIGN_IN
 
     def get_authenticators(self) -> list[BaseAuthentication]:
         return [KeyAuthentication(patient=True)] if super().get_authenticators() else []
@@ -48,7 +51,7 @@ class CustomerEndpoint(Endpoint):
         request=None,
         responses={
             200: serializers.CustomerSerializer,
-            **schema.REFUSALS,
+            **schema.SCOPED,
         },
     )
     def post(self, request: Request) -> Response:
@@ -57,6 +60,7 @@ class CustomerEndpoint(Endpoint):
 
 class CurrentCustomerEndpoint(Endpoint):
     authentication_classes = [KeyAuthentication]
+    scope = scopes.SIGN_IN
 
     @extend_schema(
         tags=["ComfyUI"],
@@ -64,7 +68,7 @@ class CurrentCustomerEndpoint(Endpoint):
         summary="Whose key this is",
         responses={
             200: serializers.CustomerSerializer,
-            **schema.REFUSALS,
+            **schema.SCOPED,
         },
     )
     def get(self, request: Request) -> Response:
@@ -73,6 +77,7 @@ class CurrentCustomerEndpoint(Endpoint):
 
 class APIKeysEndpoint(Endpoint):
     authentication_classes = [KeyAuthentication, PageSession]
+    scope = scopes.MANAGE
 
     @extend_schema(
         tags=["Keys"],
@@ -80,11 +85,11 @@ class APIKeysEndpoint(Endpoint):
         summary="List one's keys",
         responses={
             200: serializers.APIKeyListSerializer,
-            **schema.REFUSALS,
+            **schema.SCOPED,
         },
     )
     def get(self, request: Request) -> Response:
-        keys = APIKey.objects.kept().filter(owner=account(request))
+        keys = APIKey.objects.listed().filter(owner=account(request))
         return Response(serializers.APIKeyListSerializer({"api_keys": list(keys)}).data)
 
     @extend_schema(
@@ -99,45 +104,30 @@ class APIKeysEndpoint(Endpoint):
         request=serializers.NewAPIKeySerializer,
         responses={
             201: serializers.IssuedAPIKeySerializer,
-            403: schema.FORBIDDEN,
-            **schema.REFUSALS,
+            **schema.SCOPED,
         },
     )
     def post(self, request: Request) -> Response:
-        if request.auth is not None and not settings.KEYS_MAY_CREATE_KEYS:
-            raise Refused(
-                "KEYS_MAY_NOT_CREATE_KEYS",
-                _("A key may not generate keys. Sign in to the keys page and generate one there."),
-                status.HTTP_403_FORBIDDEN,
-            )
-        if not may_hold_keys(account(request)):
-            raise Refused(
-                "EMAIL_NOT_VERIFIED",
-                _("Confirm your email address first: sign in to the keys page and follow it."),
-                status.HTTP_403_FORBIDDEN,
-            )
-        if request.auth is None and not reauthentication.is_fresh(
-            request._request, within=settings.LONG_SESSION
-        ):
-            raise Refused(
-                "REAUTHENTICATION_REQUIRED",
-                _("You have been logged in for long. Generate the key on the keys page."),
-                status.HTTP_403_FORBIDDEN,
-            )
+        _may_make_keys(request)
         wanted = serializers.NewAPIKeySerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
+        if isinstance(request.auth, APIKey):
+            # Never more than it may do itself.
+            for scope in wanted.validated_data.setdefault("scopes", request.auth.granted):
+                require(scope, of=request.auth)
+        description = wanted.validated_data.pop("description", None) or ""
         key, token = services.issue(
             owner=account(request),
-            name=wanted.validated_data["name"],
-            description=wanted.validated_data.get("description") or "",
+            description=description,
             by=actor(request, via=Via.API),
+            **wanted.validated_data,
         )
-        answer = serializers.IssuedAPIKeySerializer({"api_key": key}, context={"token": token})
-        return Response(answer.data, status=status.HTTP_201_CREATED)
+        return _revealed(key, token)
 
 
 class APIKeyEndpoint(Endpoint):
     authentication_classes = [KeyAuthentication, PageSession]
+    scope = scopes.MANAGE
 
     @extend_schema(
         tags=["Keys"],
@@ -148,19 +138,91 @@ class APIKeyEndpoint(Endpoint):
         responses={
             204: None,
             404: schema.NOT_FOUND,
-            **schema.REFUSALS,
+            **schema.SCOPED,
         },
     )
     def delete(self, request: Request, key_id: str) -> Response:
-        key = APIKey.objects.kept().filter(owner=account(request), pk=_uuid(key_id)).first()
-        by = actor(request, via=Via.API)
-        if key is None or not services.revoke(key, reason=Reason.DELETED_BY_OWNER, by=by):
-            raise Refused(
-                "NOT_FOUND",
-                _("You have no key with this id. It may have been deleted already."),
-                status.HTTP_404_NOT_FOUND,
-            )
+        key = _key(request, key_id)
+        if not services.revoke(key, reason=Reason.DELETED_BY_OWNER, by=actor(request, via=Via.API)):
+            raise _no_such_key()
         return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class RollEndpoint(Endpoint):
+    authentication_classes = [KeyAuthentication, PageSession]
+    scope = scopes.MANAGE
+
+    @extend_schema(
+        tags=["Keys"],
+        operation_id="roll_key",
+        summary="Replace a key",
+        description=(
+            "Makes a successor with the same name, scopes and lifetime. The old key works on for "
+            "`overlap_seconds`, so that machines can be changed over one by one, and then ends; "
+            "with 0 it works no more from the moment this answers. `plaintext_key` is in this "
+            "answer and nowhere else. Who may generate keys may replace them."
+        ),
+        parameters=[OpenApiParameter("key_id", UUID, OpenApiParameter.PATH)],
+        request=serializers.RollSerializer,
+        responses={
+            201: serializers.IssuedAPIKeySerializer,
+            404: schema.NOT_FOUND,
+            **schema.SCOPED,
+        },
+    )
+    def post(self, request: Request, key_id: str) -> Response:
+        _may_make_keys(request)
+        key = _key(request, key_id)
+        if isinstance(request.auth, APIKey):
+            for scope in key.granted:
+                require(scope, of=request.auth)
+        wanted = serializers.RollSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        overlap = timedelta(seconds=wanted.validated_data["overlap_seconds"])
+        return _revealed(*services.roll(key, overlap=overlap, by=actor(request, via=Via.API)))
+
+
+def _may_make_keys(request: Request) -> None:
+    if request.auth is not None and not settings.KEYS_MAY_CREATE_KEYS:
+        raise Refused(
+            "KEYS_MAY_NOT_CREATE_KEYS",
+            _("A key may not generate keys. Sign in to the keys page and generate one there."),
+            status.HTTP_403_FORBIDDEN,
+        )
+    if not may_hold_keys(account(request)):
+        raise Refused(
+            "EMAIL_NOT_VERIFIED",
+            _("Confirm your email address first: sign in to the keys page and follow it."),
+            status.HTTP_403_FORBIDDEN,
+        )
+    if request.auth is None and not reauthentication.is_fresh(
+        request._request, within=settings.LONG_SESSION
+    ):
+        raise Refused(
+            "REAUTHENTICATION_REQUIRED",
+            _("You have been logged in for long. Generate the key on the keys page."),
+            status.HTTP_403_FORBIDDEN,
+        )
+
+
+def _revealed(key: APIKey, token: Token) -> Response:
+    answer = serializers.IssuedAPIKeySerializer({"api_key": key}, context={"token": token})
+    return Response(answer.data, status=status.HTTP_201_CREATED)
+
+
+def _key(request: Request, key_id: str) -> APIKey:
+    key = APIKey.objects.kept().filter(owner=account(request), pk=_uuid(key_id)).first()
+    if key is None:
+        raise _no_such_key()
+    return key
+
+
+def _no_such_key() -> Refused:
+    return Refused(
+        "NOT_FOUND",
+        _("You have no key with this id. It may have been deleted already."),
+        status.HTTP_404_NOT_FOUND,
+    )
 
 
 def _uuid(text: str) -> UUID:

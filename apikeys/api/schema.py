@@ -38,7 +38,9 @@ class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-
 
 BAD_REQUEST = OpenApiResponse(ErrorSerializer, "The request can't be understood, or says twice.")
 UNAUTHORIZED = OpenApiResponse(ErrorSerializer, "No key, or one that is not good.")
-FORBIDDEN = OpenApiResponse(ErrorSerializer, "Not with this way of signing in.")
+FORBIDDEN = OpenApiResponse(
+    ErrorSerializer, "Not with this way of signing in, or not with this key's scopes."
+)
 NOT_FOUND = OpenApiResponse(ErrorSerializer, "No such key of yours.")
 NOT_SOLD = OpenApiResponse(ErrorSerializer, "Nothing is sold here.")
 NOT_KEPT = OpenApiResponse(ErrorSerializer, "None is kept here.")
@@ -48,3 +50,5 @@ UNAVAILABLE = OpenApiResponse(
 
 # What any endpoint that takes a key may answer.
 REFUSALS = {400: BAD_REQUEST, 401: UNAUTHORIZED, 503: UNAVAILABLE}
+# And any that a key must have a scope for.
+SCOPED = {**REFUSALS, 403: FORBIDDEN}

@@ -1,12 +1,14 @@
 """The wire: shapes and names as ComfyUI's contract has them. They decide nothing."""
 
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
+from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
 from accounts.models import User
 from accounts.services import display_name
-from apikeys import tokens
+from apikeys import expiry, tokens
 from apikeys.models import APIKey
 from apikeys.services import Code
 
@@ -37,6 +39,8 @@ class APIKeySerializer(serializers.ModelSerializer[APIKey]):
     """A key in its owner's list, as Comfy API's `APIKey`."""
 
     key_prefix = serializers.SerializerMethodField()
+    scopes = serializers.ListField(child=serializers.CharField(), source="granted", read_only=True)
+    replaced_by = serializers.UUIDField(source="successor_id", read_only=True, allow_null=True)
 
     class Meta:
         model = APIKey
@@ -48,6 +52,8 @@ class APIKeySerializer(serializers.ModelSerializer[APIKey]):
             "created_at",
             "last_used_at",
             "expires_at",
+            "scopes",
+            "replaced_by",
         ]
         read_only_fields = fields
 
@@ -86,12 +92,49 @@ class StrictStringField(serializers.CharField):
         return super().to_internal_value(data)
 
 
-class NewAPIKeySerializer(serializers.Serializer[dict[str, str]]):
+class NewAPIKeySerializer(serializers.Serializer[dict[str, object]]):
     """What one sends to make a key. Bounds and uniqueness are the service's to judge."""
 
     name = StrictStringField(trim_whitespace=False)
     description = StrictStringField(
         required=False, allow_blank=True, allow_null=True, trim_whitespace=False
+    )
+    expires_at = serializers.DateTimeField(
+        required=False,
+        allow_null=True,
+        help_text="When it ends (ISO 8601; UTC, unless an offset is given). Default: never.",
+    )
+    expires_in_days = serializers.IntegerField(
+        required=False, min_value=1, max_value=expiry.MAX_DAYS, help_text="Instead of expires_at."
+    )
+    scopes = serializers.ListField(
+        child=StrictStringField(),
+        required=False,
+        min_length=1,
+        max_length=20,
+        help_text=(
+            "What it may be used for: customers:read, keys:manage, proxy:* or proxy:<provider>. "
+            "Left out: everything."
+        ),
+    )
+
+    def validate_expires_at(self, moment: datetime | None) -> datetime | None:
+        return None if moment is None else expiry.must_be_ahead(moment)
+
+    def validate(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        days = wanted.pop("expires_in_days", None)
+        if days is None:
+            return wanted
+        if wanted.get("expires_at") is not None:
+            raise serializers.ValidationError(_("Send expires_at or expires_in_days, not both."))
+        return {**wanted, "expires_at": expiry.in_days(days)}
+
+
+class RollSerializer(serializers.Serializer[dict[str, int]]):
+    overlap_seconds = serializers.IntegerField(
+        min_value=0,
+        max_value=604_800,
+        help_text="For how long the old key works on: 0, so that it ends at once, to seven days.",
     )
 
 
@@ -112,7 +155,7 @@ class JudgedKeySerializer(APIKeySerializer):
     """What a service that asks may know of a key."""
 
     class Meta(APIKeySerializer.Meta):
-        fields = ["id", "name", "key_prefix", "created_at", "expires_at"]
+        fields = ["id", "name", "key_prefix", "created_at", "expires_at", "scopes"]
         read_only_fields = fields
 
 

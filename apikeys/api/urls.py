@@ -10,6 +10,7 @@ urlpatterns = [
     path("customers/me", endpoints.CurrentCustomerEndpoint.as_view(), name="api_current_customer"),
     path("customers/api-keys", endpoints.APIKeysEndpoint.as_view(), name="api_keys"),
     path("customers/api-keys/<key_id>", endpoints.APIKeyEndpoint.as_view(), name="api_key"),
+    path("customers/api-keys/<key_id>/roll", endpoints.RollEndpoint.as_view(), name="api_roll"),
     path("api/v1/keys/validate", validation.ValidateEndpoint.as_view(), name="api_validate"),
     path("api/v1/keys/validate/batch", validation.BatchEndpoint.as_view(), name="api_batch"),
     path("api/v1/auth", forwardauth.ForwardAuthEndpoint.as_view(), name="api_forward_auth"),

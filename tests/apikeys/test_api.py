@@ -312,7 +312,7 @@ def test_a_good_key_says_whose_it_is_in_both_forms(client, alice, plaintext):
     body = in_body.json()
     assert set(body) == {"valid", "code", "key", "customer"}
     assert (body["valid"], body["code"]) == (True, "VALID")
-    assert set(body["key"]) == {"id", "name", "key_prefix", "created_at", "expires_at"}
+    assert set(body["key"]) == {"id", "name", "key_prefix", "created_at", "expires_at", "scopes"}
     assert body["key"]["id"] == str(key.pk)
     assert body["customer"] == {
         "id": str(alice.pk),

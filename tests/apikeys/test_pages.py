@@ -90,7 +90,7 @@ def test_a_form_without_its_nonce_gets_a_new_one_and_makes_nothing(alice, signed
     client = signed_in(alice)
     answer = generate(client, "studio", nonce=nonce)
     assert answer.status_code == 400
-    assert "Press Generate once more" in answer.text
+    assert "Press the button once more" in answer.text
     assert not APIKey.objects.exists()
     (fresh,) = re.findall(r'name="nonce" value="([^"]+)"', answer.text)
     assert TOKEN.search(generate(client, "studio", nonce=fresh).text)
