@@ -9,6 +9,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
+from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -85,7 +86,9 @@ def delete(request: HttpRequest, key_id: UUID) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def roll(request: HttpRequest, key_id: UUID) -> HttpResponse:
     """Asks for how long the key shall work on; then makes its successor and reveals that."""
-    key = get_object_or_404(APIKey.objects.live(), pk=key_id, owner=account(request))
+    # Also one that this very form has ended: whoever sent it twice must hear what became of it.
+    there = APIKey.objects.filter(Q(revoked_at=None) | Q(revoked_reason=Reason.ROLLED))
+    key = get_object_or_404(there, pk=key_id, owner=account(request))
     if not reauthentication.is_fresh(request, within=settings.LONG_SESSION):
         return reauthentication.ask(request)
     form = RollForm(request.POST or None, initial={"nonce": uuid.uuid4()})

@@ -47,6 +47,8 @@ def end(how, key):
     key = APIKey.objects.select_related("owner").get(pk=key)
     if how == "revoked":
         services.revoke(key, reason=Reason.REVOKED_BY_STAFF)
+    elif how == "rolled":
+        services.roll(key, overlap=timedelta())
     elif how == "revoked in bulk":
         APIKey.objects.filter(owner=key.owner).update(
             revoked_at=timezone.now(), revoked_reason=Reason.REVOKED_BY_STAFF
@@ -170,6 +172,7 @@ def wait_until_warm(asked: list[tuple[float, int]]) -> None:
 
 WAYS = [
     "revoked",
+    "rolled",
     "revoked in bulk",
     "expired by an edit",
     "disabled with its account",
