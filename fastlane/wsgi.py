@@ -119,6 +119,8 @@ class FastLane:
             or environ.get("QUERY_STRING")
             or "HTTP_COOKIE" in environ
             or "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK" in environ
+            or "HTTP_X_ORIGINAL_X_API_KEY" in environ
+            or "HTTP_X_ORIGINAL_AUTHORIZATION" in environ
             or (takes_no_body and not _has_no_body(environ))
         ):
             return self._application(environ, start_response)
