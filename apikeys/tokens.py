@@ -49,6 +49,15 @@ class Refusal(Enum):
     """Well formed, but its tag was made with no key of ours."""
 
 
+class Flaw(Enum):
+    """What is wrong with a text that is no token, for a person who has it before them."""
+
+    PREFIX = "prefix"
+    LENGTH = "length"
+    DIGITS = "digits"
+    CHECKSUM = "checksum"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Token:
     """A well-formed token. Its text is had from `reveal()` alone; repr and str show it masked."""
@@ -88,6 +97,18 @@ def parse(text: str, *, tag_keys: Sequence[bytes]) -> Token | Refusal:
         if hmac.compare_digest(_tag(text[_UP_TO_TAG], key), text[_TAG]):
             return Token(text[_PUBLIC_ID], text)
     return Refusal.FORGED
+
+
+def flaw(text: str) -> Flaw | None:
+    """The first thing that is wrong with the shape of `text`; None if nothing is."""
+    text = text.strip()
+    if not text.startswith(PREFIX):
+        return Flaw.PREFIX
+    if len(text) != LENGTH:
+        return Flaw.LENGTH
+    if not _SHAPE.fullmatch(text):
+        return Flaw.DIGITS
+    return None if _crc(text[_UP_TO_CRC]) == text[_CRC] else Flaw.CHECKSUM
 
 
 def mask(public_id: str) -> str:

@@ -3,7 +3,7 @@
 from django.urls import path
 from django.views.generic import RedirectView
 
-from apikeys import views
+from apikeys import connecting, views
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="keys"), name="home"),
@@ -13,4 +13,7 @@ urlpatterns = [
     path("keys/<uuid:key_id>/delete", views.delete, name="delete_key"),
     path("keys/<uuid:key_id>/roll", views.roll, name="roll_key"),
     path("usage/", views.usage, name="usage"),
+    path("connect", connecting.connect, name="connect"),
+    # Where the hosted platform's documentation leads.
+    path("profile/api-keys", RedirectView.as_view(pattern_name="keys")),
 ]

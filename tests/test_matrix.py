@@ -124,6 +124,8 @@ PAGES = {
     "keys/<uuid:key_id>/delete": Row(signed_in(404), signed_in(404)),
     "keys/<uuid:key_id>/roll": Row(signed_in(404), signed_in(404), sends={"overlap": "0"}),
     "usage/": Row(signed_in(200), signed_in(405)),
+    "connect": Row(all_get(200), all_get(200), sends={"key": "comfyui-nonsense"}),
+    "profile/api-keys": Row(all_get("/keys/"), all_get("/keys/")),
     "login": Row(
         (200, "/keys/", "/keys/"),
         (200, "/keys/", "/keys/"),

@@ -1,5 +1,7 @@
 // The one showing of a new key: copy it, and leave nothing of it behind.
 
+import { copy } from "./copy.js";
+
 export function revealOnce(dialog) {
   if (!dialog) return;
   const field = dialog.querySelector("#plaintext");
@@ -53,15 +55,4 @@ export function revealOnce(dialog) {
     scrub();
     location.replace(dialog.dataset.home);
   });
-}
-
-async function copy(text) {
-  try {
-    // There on https and on one's own machine only.
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    // On a plain-http LAN the old way is the only one. It copies what is selected.
-    return document.execCommand("copy");
-  }
 }

@@ -1,5 +1,6 @@
 // What scripts add to the pages. Everything works without them; with them it works in place.
 
+import { copy } from "./copy.js";
 import { usePasskeys } from "./passkeys.js";
 import { revealOnce } from "./reveal.js";
 
@@ -90,6 +91,20 @@ for (const form of publicDevice ? document.querySelectorAll("form[data-minds-pub
   publicDevice.addEventListener("change", update);
   addEventListener("pageshow", update);
   update();
+}
+
+// --- Commands: copied by a button ---------------------------------------------------------------
+
+for (const button of document.querySelectorAll("[data-copies]")) {
+  const shown = document.getElementById(button.dataset.copies);
+  const words = button.textContent;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    getSelection().selectAllChildren(shown);
+    const done = await copy(shown.textContent);
+    button.textContent = done ? button.dataset.copied : button.dataset.failed;
+    setTimeout(() => (button.textContent = words), 4000);
+  });
 }
 
 // --- Exact times, in the reader's own zone ------------------------------------------------------

@@ -15,6 +15,7 @@ FOR_ANYBODY = [
     "/account/password/reset",
     "/account/password/reset/sent",
     "/account/confirm-email",
+    "/connect",
     "/api/docs/",
     "/api/docs",
 ]
@@ -23,6 +24,7 @@ FOR_ALICE = [
     "/keys/?new=1",
     "/keys/?q=nothing",
     "/usage/",
+    "/connect",
     "/account/",
     "/account/email",
     "/account/password/change",
