@@ -1,0 +1,130 @@
+"""For FastAPI, Starlette and any other ASGI application: only who holds a good key gets in.
+
+    app.add_middleware(RequireComfyKey, client=client, exempt=["/health", "/docs/*"])
+
+Behind it, `scope["comfy_key"]` is the Verdict (`request.scope["comfy_key"].customer.email`). CORS
+goes in front of it, so that refusals have its headers as well; preflights pass by themselves.
+"""
+
+import json
+import math
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Final
+
+from comfy_keys import headers
+from comfy_keys.client import AsyncClient
+from comfy_keys.errors import NoVerdict
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_DENIAL: Final = "websocket.http.response"
+_POLICY_VIOLATION: Final = 1008
+
+
+class RequireComfyKey:
+    """Lets requests and websockets pass that bring a good key; others get 401, 403 or 503.
+
+    scope: what the key must be good for, such as "proxy:openai".
+    exempt: paths that take no key: one exactly, or all beneath with `/*` at the end.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        client: AsyncClient,
+        scope: str | None = None,
+        exempt: Iterable[str] = (),
+    ) -> None:
+        if isinstance(exempt, str):
+            raise TypeError("exempt takes several paths, not one")
+        self._app = app
+        self._client = client
+        self._scope = scope
+        exempt = list(exempt)
+        self._exempt = {path for path in exempt if not path.endswith("/*")}
+        self._beneath = tuple(path[:-1] for path in exempt if path.endswith("/*"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or self._is_open(scope):
+            await self._app(scope, receive, send)
+            return
+        key = headers.presented_key(_header(scope, b"x-api-key"), _header(scope, b"authorization"))
+        if key is None:
+            refusal = _refusal(401, "UNAUTHORIZED", headers.NO_KEY, challenge=headers.CHALLENGE)
+            await refusal(scope, receive, send)
+            return
+        try:
+            verdict = await self._client.validate(key)
+        except NoVerdict as problem:
+            refusal = _refusal(
+                503, "SERVICE_UNAVAILABLE", headers.CANNOT_KNOW, retry_after=problem.retry_after
+            )
+        else:
+            if not verdict:
+                refusal = _refusal(401, verdict.code, verdict.message, challenge=headers.refused())
+            elif self._scope is not None and not verdict.covers(self._scope):
+                refusal = _refusal(
+                    403,
+                    "INSUFFICIENT_SCOPE",
+                    headers.lacks(self._scope),
+                    challenge=headers.out_of_scope(self._scope),
+                )
+            else:
+                await self._app({**scope, "comfy_key": verdict}, receive, send)
+                return
+        await refusal(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        if scope["type"] == "http" and scope["method"] == "OPTIONS":
+            # A preflight can't bring a key (Fetch standard §3.3): this is how one is known.
+            return _header(scope, b"access-control-request-method") is not None
+        path: str = scope["path"]
+        if path in self._exempt:
+            return True
+        # An application may take `/docs/../admin` for `/admin`.
+        is_plain = not {"", ".", ".."} & set(path.strip("/").split("/")) and "\\" not in path
+        return is_plain and path.startswith(self._beneath)
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    """The value of a header. Of several, all with commas between: no key has a comma."""
+    values = [value for known, value in scope["headers"] if known.lower() == name]
+    return b",".join(values).decode("latin-1") if values else None
+
+
+def _refusal(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    challenge: str | None = None,
+    retry_after: float | None = None,
+) -> Application:
+    body = json.dumps({"error": code, "message": message}).encode()
+    sent = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    if challenge is not None:
+        sent.append((b"www-authenticate", challenge.encode("latin-1")))
+    if retry_after is not None:
+        sent.append((b"retry-after", str(math.ceil(retry_after)).encode()))
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        kind = "http.response"
+        if scope["type"] == "websocket":
+            await receive()
+            if _DENIAL not in (scope.get("extensions") or {}):
+                await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+                return
+            kind = _DENIAL
+        await send({"type": f"{kind}.start", "status": status, "headers": sent})
+        await send({"type": f"{kind}.body", "body": body})
+
+    return refuse
