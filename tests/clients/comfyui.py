@@ -98,7 +98,7 @@ class _ComfyUI(SimpleHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self._answer({})
 
-    do_PUT = do_DELETE = do_POST
+    do_PUT = do_DELETE = do_POST  # noqa: N815 (the handler's names)
 
     def _answer(self, value: Any, *, status: int = 200) -> None:
         body = json.dumps(value).encode()

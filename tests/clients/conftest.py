@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
 from playwright.sync_api import Browser
 
+from apikeys import tokens
 from tests.browser.conftest import browser_type_launch_args  # noqa: F401 (a fixture)
 from tests.server.conftest import Account, join, serving
 from tests.servers import ROOT, Platform
@@ -52,8 +53,8 @@ def tls(running: Platform) -> Path:
 
 @pytest.fixture
 def alice(running: Platform) -> Iterator[Account]:
-    """Somebody with two keys, which are in no file of the platform's when the test is over."""
-    account = join(running, keys=2)
+    """Somebody with a key, which is in no file of the platform's when the test is over."""
+    account = join(running, keys=1)
     yield account
     files = [path for path in running.log.parent.rglob("*") if "static" not in path.parts]
     held = {path: path.read_bytes() for path in files if path.is_file()}
@@ -159,6 +160,17 @@ def _way_out() -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
-def unknown(token: str) -> str:
-    """A token of the right form that this platform has not made: one digit of it is another."""
-    return token[:-1] + ("0" if token[-1] != "0" else "1")
+@pytest.fixture
+def wrong(alice: Account, running: Platform) -> Callable[[str], tuple[str, str]]:
+    """Makes a key that is no good, of the right form each, and returns it with our code for it."""
+
+    def make(why: str) -> tuple[str, str]:
+        token = alice.keys[0].token
+        if why == "mistyped":
+            return token[:-1] + ("0" if token[-1] != "0" else "1"), "MALFORMED"
+        if why == "of another platform":
+            return tokens.make(tag_key=b"another platform's").reveal(), "NOT_FOUND"
+        running.manage("revoke_key", alice.keys[0].public_id)
+        return token, "REVOKED"
+
+    return make
