@@ -25,6 +25,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
 from apikeys.models import APIKey, DailyUse, Event
+from oauth.models import DeviceRequest, Site
 from outbox.models import Mail
 from tests.conftest import PASSWORD
 
@@ -234,6 +235,22 @@ PAGES = {
     "account/logins/github/login/callback/": Row(all_get(404), all_get(404)),
 }
 
+OAUTH = {
+    # A code that no machine shows; the ones that do are in tests/oauth.
+    "device": Row(signed_in(200), signed_in(400), sends={"user_code": "BCDF-GHJK"}),
+    "device/done/<uuid:device_id>": Row(signed_in(404), (LOGIN, 405, 405)),
+    # Nobody is sent anywhere for a question that says not even who asks.
+    "oauth/authorize": Row(all_get(400), all_get(400), sends={"decision": "allow"}),
+    # Programs have no session, and one opens nothing here.
+    "oauth/device/code": Row(
+        all_get(405), all_get(200), all_get(405), sends={"client_id": "comfy-key"}
+    ),
+    "oauth/token": Row(all_get(405), all_get(400), all_get(405), sends={"grant_type": "password"}),
+    "oauth/revoke": Row(all_get(405), all_get(200), all_get(405), sends={"token": "comfyui-x"}),
+    "oauth/introspect": Row(all_get(405), all_get(404), all_get(405), sends={"token": "comfyui-x"}),
+    ".well-known/oauth-authorization-server": Row(all_get(200), all_get(405), all_get(405)),
+}
+
 ADMIN = {
     "admin/": Row(staff(200), staff(200)),
     "admin/login/": Row(
@@ -256,7 +273,7 @@ ADMIN = {
     "admin/autocomplete/": Row(staff(403), staff(405)),
     "admin/jsi18n/": Row(staff(200), staff(405)),
     "admin/r/<path:content_type_id>/<path:object_id>/": Row(staff(404), staff(404)),
-    r"admin/^(?P<app_label>auth|socialaccount|accounts|account|apikeys|outbox)/$": Row(
+    r"admin/^(?P<app_label>auth|socialaccount|accounts|account|apikeys|oauth|outbox)/$": Row(
         staff(200), staff(200)
     ),
     "admin/(?P<url>.*)$": Row(staff(404), staff(404)),
@@ -342,6 +359,22 @@ ADMIN = {
             "<path:object_id>/": Row(staff("change/"), staff("change/")),
         }.items()
     },
+    "admin/oauth/site/": Row(
+        staff(200),
+        staff("/admin/oauth/site/"),
+        sends={"action": "delete_selected", "_selected_action": "{site}", "post": "yes"},
+    ),
+    "admin/oauth/site/add/": Row(
+        staff(200), staff("/admin/oauth/site/"), sends={"origin": "https://evil.example.net"}
+    ),
+    "admin/oauth/site/<path:object_id>/history/": Row(staff(200), staff(200)),
+    "admin/oauth/site/<path:object_id>/delete/": Row(
+        staff(200), staff("/admin/oauth/site/"), sends={"post": "yes"}
+    ),
+    "admin/oauth/site/<path:object_id>/change/": Row(
+        staff(200), staff("/admin/oauth/site/"), sends={"origin": "https://evil.example.net"}
+    ),
+    "admin/oauth/site/<path:object_id>/": Row(staff("change/"), staff("change/")),
     # The client of a provider. Its secret goes in and does not come out (tests/accounts).
     "admin/socialaccount/socialapp/": Row(
         staff(200),
@@ -385,7 +418,7 @@ ADMIN = {
     "admin/account/emailaddress/<path:object_id>/": Row(staff("change/"), staff("change/")),
 }
 
-TABLE = {**API, **PAGES, **ADMIN}
+TABLE = {**API, **PAGES, **OAUTH, **ADMIN}
 
 
 def routes(resolver: URLResolver, above: str = "") -> Iterator[str]:
@@ -426,6 +459,10 @@ def alices(alice, issue) -> dict[str, str]:
         "socialtoken": token.pk,
         "authenticator": factor.pk,
         "usersession": session.pk,
+        "site": Site.objects.create(origin="https://comfy.example.org").pk,
+        "device": DeviceRequest.objects.create(
+            owner=alice, device_digest="d", user_digest="u", expires_at=timezone.now()
+        ).pk,
         "mail": Mail.objects.create(to=alice.email, subject="s", sender="p@example.org").pk,
         "content_type": ContentType.objects.get_for_model(APIKey).pk,
         # The key of allauth's second step, which counts only in the session that took the first.
@@ -450,6 +487,8 @@ def everything_of(alice) -> list[list[dict[str, Any]]]:
             Authenticator.objects.filter(user=alice),
             UserSession.objects.filter(user=alice),
             Mail.objects.filter(to=alice.email),
+            DeviceRequest.objects.filter(owner=alice),
+            Site.objects.all(),
             Group.objects.all(),
         )
     ]
@@ -461,6 +500,7 @@ def address_of(route: str, ids: dict[str, str]) -> str:
     values = {
         "<key_id>": ids["key"],
         "<uuid:key_id>": ids["key"],
+        "<uuid:device_id>": ids["device"],
         "<path:content_type_id>": ids["content_type"],
         "<id>": ids["user"],
         "<int:pk>": ids["authenticator"],
@@ -468,7 +508,7 @@ def address_of(route: str, ids: dict[str, str]) -> str:
         "<path:object_id>": ids.get(model[1] if model else "key", ids["key"]),
         r"(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[-\w]+)$": ids["reset"],
         r"(?P<key>[-:\w]+)$": "not:a:key",
-        "^(?P<app_label>auth|socialaccount|accounts|account|apikeys|outbox)/$": "apikeys/",
+        "^(?P<app_label>auth|socialaccount|accounts|account|apikeys|oauth|outbox)/$": "apikeys/",
         "(?P<url>.*)$": "nothing",
         "/?$": "",
         "^": "",

@@ -13,7 +13,8 @@ from django.shortcuts import render
 from django.utils.translation import gettext as _
 
 _CLIENTS = (
-    "/customers", "/api/", "/proxy/", "/releases", "/admin/verify-api-key", "/health", "/ready"
+    "/customers", "/api/", "/proxy/", "/releases", "/admin/verify-api-key", "/health", "/ready",
+    "/oauth/device/", "/oauth/token", "/oauth/revoke", "/oauth/introspect", "/.well-known/",
 )  # fmt: skip
 # Seconds. ComfyUI's API nodes honour this; a person's patience is about as long.
 RETRY_AFTER = 5

@@ -17,6 +17,7 @@ from django.utils.csp import CSP
 from environs import validate
 
 from config.environment import Environment, made_once, origin, site
+from oauth import origins
 
 # Django's generic classes can't be subscripted at run time; the type checker wants them to be.
 django_stubs_ext.monkeypatch()
@@ -91,6 +92,14 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"] if _is_loopback else [PUBLIC
 # Behind a proxy that ends TLS, Django sees http where the browser's Origin says https.
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", default=[])
+# The first sites that may sign people in with their session here; from then on staff list them.
+SITE_WHITELIST: list[str] = []
+for _given in (env.str("SITE_WHITELIST", default="") or "").replace(",", " ").split():
+    try:
+        SITE_WHITELIST.append(origins.to_list(_given))
+    except origins.Refused as refused:
+        if refused.why is not origins.Why.LOOPBACK:
+            env.fault("SITE_WHITELIST", f"has {_given!r}, which is {refused.why}.")
 
 # --- Applications ----------------------------------------------------------------------------
 
@@ -118,6 +127,7 @@ INSTALLED_APPS = [
     # Last, so that they can put right what the others registered with the admin.
     "accounts",
     "apikeys",
+    "oauth",
     "outbox",
 ]
 
@@ -297,6 +307,9 @@ ACCOUNT_RATE_LIMITS = {
     # allauth's own "1/10s" refuses whoever logs in right after they signed up, in words about wrong
     # passwords.
     "confirm_email": "5/10m/key",
+    # Machines that begin to wait for a key; and codes typed for one that is not there.
+    "device_code": "30/h/ip",
+    "device_try": "10/10m/user,30/10m/ip",
 }
 # How long nobody is asked again who they are, before what hurts; and before a new key.
 REAUTHENTICATION_GRACE = timedelta(minutes=10)
@@ -487,6 +500,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "ComfyUI", "description": "What an unmodified ComfyUI calls."},
         {"name": "Keys", "description": "A person's keys."},
         {"name": "Validation", "description": "What a service in front of ComfyUI asks."},
+        {"name": "OAuth", "description": "A key without copying one, for machines and sites."},
         {"name": "Probes", "description": "For load balancers and monitors."},
     ],
 }
@@ -495,7 +509,7 @@ SPECTACULAR_SETTINGS = {
 # with cookies: any origin, no credentials.
 CORS_ALLOW_ALL_ORIGINS = True
 CORS_ALLOW_CREDENTIALS = False
-CORS_URLS_REGEX = r"^/(customers|api|proxy|releases|health|ready)(/|$)"
+CORS_URLS_REGEX = r"^/(customers|api|proxy|releases|health|ready|\.well-known)(/|$)"
 CORS_ALLOW_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 CORS_ALLOW_HEADERS = [
     *default_headers,

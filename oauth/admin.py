@@ -1,0 +1,26 @@
+"""Sites that may sign people in, for staff. Django's own log keeps who changed what."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+
+from config.modeladmins import LongList
+from oauth.models import Site
+
+
+@admin.register(Site)
+class SiteAdmin(LongList):
+    list_display = ["origin", "note", "created_at", "added_by"]
+    sortable_by = ["origin"]
+    related = ["added_by"]
+    finds = {"origin": str.lower}
+    search_help_text = _("How the origin begins: https://comfy.")
+    fields = ["origin", "note", "created_at", "added_by"]
+    readonly_fields = ["created_at", "added_by"]
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        if not change:
+            obj.added_by = request.user
+        super().save_model(request, obj, form, change)
