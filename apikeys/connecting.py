@@ -54,7 +54,12 @@ class TestForm(forms.Form):
         label=_("Your key"),
         max_length=4096,
         widget=forms.PasswordInput(
-            attrs={"autocomplete": "off", "spellcheck": "false", "placeholder": "comfyui-…"}
+            attrs={
+                "autocomplete": "off",
+                "spellcheck": "false",
+                "placeholder": "comfyui-…",
+                "data-forgets": True,
+            }
         ),
         help_text=_("It is checked and forgotten: not stored, not logged, not shown."),
     )

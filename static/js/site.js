@@ -114,6 +114,12 @@ for (const time of document.querySelectorAll("time[datetime][title]")) {
   time.title = exact.format(new Date(time.dateTime));
 }
 
+// --- What was typed in here is not there when one comes back -------------------------------------
+
+for (const input of document.querySelectorAll("[data-forgets]")) {
+  addEventListener("pagehide", () => (input.value = ""));
+}
+
 // --- What is shown once is not there when one comes back ----------------------------------------
 
 for (const shown of document.querySelectorAll("[data-secret]")) {

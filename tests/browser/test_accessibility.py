@@ -18,12 +18,14 @@ FOR_ANYBODY = [
     "/signup",
     "/account/password/reset",
     "/account/password/reset/sent",
+    "/connect",
     "/nowhere",
 ]
 FOR_ALICE = [
     "/keys/",
     "/keys/?new=1",
     "/usage/",
+    "/connect",
     "/account/",
     "/account/email",
     "/account/password/change",
@@ -84,6 +86,7 @@ def test_the_way_from_new_to_delete_is_accessible(
     page.on("dialog", lambda dialog: dialog.accept())
     found = {}
     page.get_by_role("button", name="+ New").click()
+    page.get_by_text("More options").click()
     found["dialog"] = objections(page)
     page.get_by_role("button", name="Close").click()
     generate(page, "studio-pc", "The render box under the stairs")
@@ -99,6 +102,8 @@ def test_the_way_from_new_to_delete_is_accessible(
     assert asks is not None
     page.goto(asks)
     found["delete page"] = objections(page)
+    page.goto(asks.replace("/delete", "/roll"))
+    found["roll page"] = objections(page)
     page.goto("/usage/")
     found["usage"] = objections(page)
     assert {place: said for place, said in found.items() if said} == {}

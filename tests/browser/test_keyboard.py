@@ -27,6 +27,8 @@ def test_alice_makes_copies_and_deletes_a_key(enter: Callable[..., Page]) -> Non
     page.keyboard.press("Tab")
     expect(page.get_by_label("Description")).to_be_focused()
     page.keyboard.press("Tab")
+    expect(page.get_by_text("More options")).to_be_focused()
+    page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Generate")).to_be_focused()
     page.keyboard.press("Enter")
 

@@ -118,6 +118,7 @@ def presented(alice, mallory, issue) -> dict[str, str]:
     good = issue("good")[1].reveal()
     return {
         "valid": good,
+        "narrow": issue("narrow", scopes=["proxy:bfl"])[1].reveal(),
         "revoked": revoked_token.reveal(),
         "expired": expired.reveal(),
         "disabled": disabled.reveal(),
@@ -129,7 +130,7 @@ def presented(alice, mallory, issue) -> dict[str, str]:
     }
 
 
-KNOWN = ["valid", "revoked", "expired", "disabled", "forged", "malformed"]
+KNOWN = ["valid", "narrow", "revoked", "expired", "disabled", "forged", "malformed"]
 
 WAYS = {
     "x-api-key": lambda token: {"HTTP_X_API_KEY": token},

@@ -1,0 +1,89 @@
+"""More than a name: an expiry, scopes, a successor; and the page that points ComfyUI here."""
+
+import re
+from collections.abc import Callable
+from urllib.request import Request, urlopen
+
+import pytest
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+
+
+def scopes_of(base_url: str, key: str) -> str:
+    asked = Request(f"{base_url}/api/v1/auth", headers={"X-API-Key": key})
+    with urlopen(asked, timeout=10) as answer:
+        return str(answer.headers["X-Auth-Scopes"])
+
+
+def test_alice_limits_a_key_and_gives_it_a_last_day(
+    enter: Callable[..., Page], base_url: str, shoot: Callable[[Page, str], None]
+) -> None:
+    page = enter()
+    page.get_by_role("button", name="+ New").click()
+    expect(page.get_by_label("Expires")).to_be_hidden()
+    page.get_by_text("More options").click()
+    expect(page.get_by_label("Last day")).to_be_hidden()
+    page.get_by_label("Expires").select_option("At the end of a day")
+    page.get_by_label("Last day").fill("2001-01-01")
+    page.get_by_label("list and delete your keys").uncheck()
+    page.get_by_label("API Key name").fill("studio")
+    shoot(page, "options")
+    page.get_by_role("button", name="Generate").click()
+    # What is wrong is said, and what was chosen is there still.
+    expect(page.get_by_text("can't expire in the past")).to_be_visible()
+    expect(page.get_by_label("list and delete your keys")).not_to_be_checked()
+    page.get_by_label("Last day").fill("2999-12-31")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("button", name="Copy")).to_be_focused()
+    key = page.locator("#plaintext").input_value()
+    assert scopes_of(base_url, key) == "customers:read proxy:*"
+    page.get_by_role("button", name="Copy").click()
+    page.get_by_role("link", name="Close").click()
+    expect(page.get_by_text("Limited", exact=True)).to_be_visible()
+
+
+def test_alice_rolls_a_key_by_keyboard_and_sees_its_successor_once(
+    enter: Callable[..., Page], keep: Callable[..., str], base_url: str
+) -> None:
+    page = enter()
+    old = keep(page, "studio")
+    page.get_by_role("link", name="Roll").press("Enter")
+    expect(page.get_by_role("heading", name="Replace “studio”?")).to_be_visible()
+    page.get_by_label("The old key works on for").select_option("1 hour")
+    page.get_by_role("button", name="Roll").press("Enter")
+    expect(page.get_by_role("button", name="Copy")).to_be_focused()
+    new = page.locator("#plaintext").input_value()
+    assert new != old
+    assert scopes_of(base_url, old) == scopes_of(base_url, new)
+    page.get_by_role("button", name="Copy").press("Enter")
+    page.get_by_role("link", name="Close").press("Enter")
+    expect(page.get_by_text("Replaced", exact=True)).to_be_visible()
+    assert new not in page.content()
+
+
+def test_a_key_that_was_tested_is_not_there_when_one_comes_back(
+    enter: Callable[..., Page], keep: Callable[..., str], remains: Callable[[Page], str]
+) -> None:
+    page = enter()
+    key = keep(page, "studio")
+    page.goto("/connect")
+    page.get_by_label("Your key").fill(key)
+    page.get_by_role("button", name="Test", exact=True).click()
+    expect(page.get_by_role("status")).to_contain_text("This key is good: it is “studio”")
+    assert key not in remains(page)
+    page.go_back()
+    expect(page.get_by_label("Your key")).to_have_value("")
+    assert key not in remains(page)
+
+
+def test_a_command_is_copied_whole(enter: Callable[..., Page], base_url: str) -> None:
+    page = enter(permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_role("link", name="Connect").click()
+    expect(page).to_have_url(re.compile(r"/connect$"))
+    row = page.locator(".command").filter(has=page.locator("#command-portable"))
+    row.get_by_role("button").click()
+    expect(row.get_by_role("button")).to_have_text("Copied")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.startswith(f"--comfy-api-base {base_url} --feature-flag comfy_api_base_url=")
+    assert copied.endswith("--feature-flag show_signin_button=true")
