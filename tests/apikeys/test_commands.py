@@ -31,6 +31,13 @@ def test_issue_key_can_expire(alice):
     assert 6 < (key.expires_at - key.created_at).total_seconds() / 86400 < 8
 
 
+def test_issue_key_can_limit_what_the_key_may_do(alice):
+    run("issue_key", alice.email, "--name", "node", "--scopes", "proxy:openai", "customers:read")
+    assert APIKey.objects.get().granted == ("proxy:openai", "customers:read")
+    with pytest.raises(CommandError, match="no scope “root”"):
+        run("issue_key", alice.email, "--name", "x", "--scopes", "root")
+
+
 @pytest.mark.parametrize("days", ["0", "-1", "99999999"])
 def test_issue_key_refuses_a_senseless_expiry(alice, days):
     with pytest.raises(CommandError, match="number of days"):
