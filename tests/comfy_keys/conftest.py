@@ -1,0 +1,238 @@
+"""A real platform for the client library to ask, and strangers that answer in its place."""
+
+import asyncio
+import contextlib
+import http.client
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from comfy_keys import AsyncClient, Client, Verdict
+
+from tests.server.conftest import fresh_folder, serving, store  # noqa: F401 (fixtures)
+from tests.servers import ROOT, Platform, free_port
+
+SERVICE_SECRET = "a-secret-of-the-gateways-own-0123456789"
+SOURCES = ROOT / "clients" / "python" / "src"
+
+
+@pytest.fixture(scope="session")
+def running(fresh_folder: Callable[[], Path]) -> Iterator[Platform]:  # noqa: F811
+    """The platform, with a secret for services."""
+    with serving(fresh_folder(), SERVICE_SECRETS=SERVICE_SECRET) as started:
+        yield started
+
+
+def invented() -> str:
+    """A key of the right shape that nobody ever made."""
+    body = f"comfyui-{secrets.token_hex(28)}"
+    return f"{body}{zlib.crc32(body.encode()):08x}"
+
+
+class InOneLoop:
+    """An AsyncClient, asked from outside of its loop: so that one test speaks of both clients."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._runner = asyncio.Runner()
+        self._client = self._runner.run(self._make(url, options))
+
+    async def _make(self, url: str, options: dict[str, Any]) -> AsyncClient:
+        return AsyncClient(url, **options)
+
+    def validate(self, key: str) -> Verdict:
+        return self._runner.run(self._client.validate(key))
+
+    def validate_many(self, keys: Iterable[str]) -> list[Verdict]:
+        return self._runner.run(self._client.validate_many(keys))
+
+    def close(self) -> None:
+        self._runner.run(self._client.aclose())
+        self._runner.close()
+
+    def __repr__(self) -> str:
+        return repr(self._client)
+
+
+@pytest.fixture(params=[Client, InOneLoop], ids=["sync", "async"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Makes clients of either kind, for the platform's or somebody else's address."""
+    made: list[Any] = []
+
+    def make(url: str, **options: Any) -> Any:
+        made.append(request.param(url, **options))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.close()
+
+
+# --- Between a client and the platform ----------------------------------------------------------
+
+
+@dataclass
+class Seen:
+    """What came to a server: method, path and headers of each request."""
+
+    url: str
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list, repr=False)
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def relay(platform: Platform, *, delay: float = 0.0) -> Iterator[Seen]:
+    """Hands every request on to the platform, after `delay` seconds, and notes that it came."""
+    seen = Seen("")
+    where = urlsplit(platform.url)
+
+    class Relay(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            seen.requests.append((self.command, self.path, headers))
+            body = self.rfile.read(int(headers.get("content-length", 0)))
+            time.sleep(delay)
+            with closing(
+                http.client.HTTPConnection(where.hostname or "", where.port, timeout=30)
+            ) as platforms:
+                platforms.request("POST", self.path, body, {**headers, "host": where.netloc})
+                answer = platforms.getresponse()
+                content = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("connection", "content-length", "transfer-encoding"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with listening(Relay) as url:
+        seen.url = url
+        yield seen
+
+
+@contextmanager
+def stranger(*pieces: bytes, pause: float = 0.0, hang: bool = False) -> Iterator[Seen]:
+    """A server that says the same to everybody, byte by byte as given, and is no platform.
+
+    pause: seconds between the pieces. hang: says nothing, and does not close either.
+    """
+    seen = Seen("")
+    done = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            text = b""
+            while b"\r\n\r\n" not in text:
+                if not (more := connection.recv(65536)):
+                    return
+                text += more
+            first, *lines = text.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+            method, path, _version = first.split(" ")
+            headers = dict(line.lower().split(": ", 1) for line in lines)
+            seen.requests.append((method, path, headers))
+            if hang:
+                done.wait(30)
+                return
+            for piece in pieces:
+                connection.sendall(piece)
+                if done.wait(pause):
+                    return
+
+    def accept() -> None:
+        while not done.is_set():
+            with contextlib.suppress(OSError):
+                connection, _peer = listener.accept()
+                threads.append(threading.Thread(target=serve, args=(connection,)))
+                threads[-1].start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+        seen.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        try:
+            yield seen
+        finally:
+            done.set()
+            accepting.join()
+            for thread in threads:
+                thread.join()
+
+
+def http_answer(status: str, body: bytes = b"", **headers: str) -> bytes:
+    """An answer as a server writes it, closing afterwards."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+# --- Applications behind a key --------------------------------------------------------------------
+
+
+@contextmanager
+def application(interface: str, target: str, folder: Path, **variables: str) -> Iterator[str]:
+    """A site of `target` under a real server, as an operator would start one."""
+    port = free_port()
+    log = folder / "site.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "granian", "--interface", interface, "--no-reload"),
+                *("--host", "127.0.0.1", "--port", str(port), target),
+            ],
+            cwd=ROOT,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": f"{ROOT}:{SOURCES}",
+                "LANG": "C.UTF-8",
+                **variables,
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
