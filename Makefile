@@ -35,6 +35,7 @@ test:
 	@scripts/install test
 	@mkdir -p var
 	@scripts/valkey >/dev/null
+	@scripts/gateways >/dev/null
 	@scripts/clients
 	@CHROMIUM=$$(scripts/chromium) && export CHROMIUM && $(PYTHON) -m pytest
 	@$(PYTHON) -m tests.postgres $(PYTHON) -m pytest -m 'not browser and not server'
