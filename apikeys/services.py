@@ -62,12 +62,14 @@ def issue(
     scopes: Iterable[str] = (),
     nonce: UUID | None = None,
     by: Actor | None = None,
+    hash_wait: float | None = None,
 ) -> tuple[APIKey, Token]:
     """Makes a key for `owner`. The token's plaintext exists in what is returned, and only there.
 
     scopes: what it may be used for (apikeys.scopes); none: for everything.
     nonce: says which showing of a form this is for. A form makes one key, however often and
     however simultaneously it arrives: the others raise AlreadyIssued.
+    hash_wait: seconds to stand in Argon2's line (default: ARGON2_PATIENT_WAIT).
     Raises ValidationError with words for the person (a bad or taken name, too many keys), and
     hashing.Busy.
     """
@@ -78,7 +80,7 @@ def issue(
         expires_at=expires_at,
         scopes=join(scopes),
     )
-    token = _prepare(key, nonce=nonce)
+    token = _prepare(key, nonce=nonce, wait=hash_wait)
     with _one_at_a_time(owner):
         _refuse_second(key)
         _refuse_beyond_limit(owner)
@@ -131,7 +133,7 @@ def roll(
     return successor, token
 
 
-def _prepare(key: APIKey, *, nonce: UUID | None) -> Token:
+def _prepare(key: APIKey, *, nonce: UUID | None, wait: float | None = None) -> Token:
     """Gives `key` its token and hash, as far as that can be done before others have to wait."""
     # What can be refused without Argon2 is: the name's shape, before it costs anything.
     key.clean_fields(exclude={"public_id", "encoded"})
@@ -140,7 +142,8 @@ def _prepare(key: APIKey, *, nonce: UUID | None) -> Token:
         _refuse_second(key)
     token = _new_token()
     key.public_id = token.public_id
-    key.encoded = _hasher().hash(token, wait=settings.ARGON2_PATIENT_WAIT)
+    wait = settings.ARGON2_PATIENT_WAIT if wait is None else wait
+    key.encoded = _hasher().hash(token, wait=wait)
     return token
 
 

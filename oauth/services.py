@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
@@ -265,6 +266,8 @@ def _issue(
         scopes=asking.scopes.split(),
         nonce=asking.pk,
         by=Actor(user=owner, via=Via.OAUTH, address=asking.decided_from),
+        # Whoever gave up waiting meanwhile would never see the key that was made for them.
+        hash_wait=settings.ARGON2_WAIT,
     )
 
 

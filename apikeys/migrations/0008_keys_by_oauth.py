@@ -4,20 +4,41 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('apikeys', '0007_scopes_and_successors'),
+        ("apikeys", "0007_scopes_and_successors"),
     ]
 
     operations = [
         migrations.AlterField(
-            model_name='apikey',
-            name='revoked_reason',
-            field=models.CharField(blank=True, choices=[('owner', 'deleted by its owner'), ('staff', 'revoked by staff'), ('account', 'its account was deleted'), ('rolled', 'replaced by a new key'), ('code', 'the code it was fetched with came twice')], editable=False, max_length=16, verbose_name='reason'),
+            model_name="apikey",
+            name="revoked_reason",
+            field=models.CharField(
+                blank=True,
+                choices=[
+                    ("owner", "deleted by its owner"),
+                    ("staff", "revoked by staff"),
+                    ("account", "its account was deleted"),
+                    ("rolled", "replaced by a new key"),
+                    ("code", "the code it was fetched with came twice"),
+                ],
+                editable=False,
+                max_length=16,
+                verbose_name="reason",
+            ),
         ),
         migrations.AlterField(
-            model_name='event',
-            name='via',
-            field=models.CharField(choices=[('page', 'keys page'), ('api', 'REST API'), ('admin', 'staff pages'), ('command', 'command line'), ('oauth', 'machine or site that was allowed to')], max_length=16, verbose_name='through'),
+            model_name="event",
+            name="via",
+            field=models.CharField(
+                choices=[
+                    ("page", "keys page"),
+                    ("api", "REST API"),
+                    ("admin", "staff pages"),
+                    ("command", "command line"),
+                    ("oauth", "machine or site that was allowed to"),
+                ],
+                max_length=16,
+                verbose_name="through",
+            ),
         ),
     ]

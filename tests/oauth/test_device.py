@@ -438,7 +438,7 @@ def test_while_argon2_is_busy_the_machine_asks_on_and_loses_nothing(
     held = []
     while places.acquire(blocking=False):
         held.append(True)
-    monkeypatch.setattr("apikeys.services.settings.ARGON2_PATIENT_WAIT", 0.05)
+    monkeypatch.setattr("oauth.services.settings.ARGON2_WAIT", 0.05)
     answer = machine.poll()
     for _ in held:
         places.release()
