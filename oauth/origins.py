@@ -120,9 +120,11 @@ def _is_host(host: str) -> bool:
     """Whether browsers write a host so: numbers in one notation, names without a dot at the end."""
     if host.startswith("["):
         try:
-            return host == f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]"
+            address = ipaddress.IPv6Address(host[1:-1])
         except ValueError:
             return False
+        # An IPv4 address in disguise, which versions of Python write in different ways.
+        return not address.ipv4_mapped and host == f"[{address.compressed}]"
     if _NUMERIC.fullmatch(host):
         try:
             return host == str(ipaddress.IPv4Address(host))
@@ -135,9 +137,7 @@ def _is_public(host: str) -> bool:
     if host.startswith("["):
         address = ipaddress.IPv6Address(host[1:-1])
         # Those that stand for an IPv4 address could stand for a private one.
-        return address.is_global and not (
-            address.ipv4_mapped or address.sixtofour or address.teredo or address in _NAT64
-        )
+        return address.is_global and not (address.sixtofour or address.teredo or address in _NAT64)
     if _NUMERIC.fullmatch(host):
         return ipaddress.IPv4Address(host).is_global
     return "." in host and not any(
