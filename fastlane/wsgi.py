@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
@@ -22,6 +22,8 @@ _BEARER: Final = "Bearer "
 _VARIANTS: Final = 4
 # So many different headers and the like: they differ by the length of a body, and by variant.
 _SHARED: Final = 4096
+# A longer query is none that is asked again and again.
+_QUERY: Final = 64
 # How often it is looked whether the table is still the one that others find, in seconds: a system
 # call for each request would cost as much as all the rest.
 _LOOK_EVERY: Final = 0.05
@@ -69,6 +71,7 @@ class FastLane:
 
     routes: (method, path) that may be answered here; a body is looked at by none of them.
     bodiless: those that mean something else when there is a body.
+    queries: how the one query begins that a path may come with.
     count: called with a key's id at each use.
     capacity: how many verdicts are remembered at most.
     listen: starts listening to other machines in this process, where there may be any: then their
@@ -83,6 +86,7 @@ class FastLane:
         tag_keys: Sequence[bytes],
         routes: Iterable[tuple[str, str]],
         bodiless: Iterable[str],
+        queries: Mapping[str, str],
         count: Callable[[Any], None],
         capacity: int,
         listen: Callable[[], None] | None = None,
@@ -92,6 +96,7 @@ class FastLane:
         self._tag_keys = tag_keys
         takes_no_body = frozenset(bodiless)
         self._routes = {(method, path): path in takes_no_body for method, path in routes}
+        self._queries = queries
         self._count = count
         self._listen_to_fleet = listen
         # A verdict is found by a digest under a key of this process's own, made anew each time.
@@ -113,10 +118,11 @@ class FastLane:
         # of a process take it one after the other.
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         takes_no_body = self._routes.get((method, path))
+        query = environ.get("QUERY_STRING")
         # Whatever is odd goes past the lane.
         if (
             takes_no_body is None
-            or environ.get("QUERY_STRING")
+            or (query and not self._knows(path, query))
             or "HTTP_COOKIE" in environ
             or "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK" in environ
             or "HTTP_X_ORIGINAL_X_API_KEY" in environ
@@ -136,7 +142,7 @@ class FastLane:
         keyed.update(token.encode("latin-1"))
         digest = keyed.digest()
         host, scheme = environ.get("HTTP_HOST"), environ["wsgi.url_scheme"]
-        variant = (method, path, host, scheme, "HTTP_ORIGIN" in environ)
+        variant = (method, path, query, host, scheme, "HTTP_ORIGIN" in environ)
         verdict = self._young.get(digest) or self._from_old(digest)
         if verdict is None or not self._holds(verdict):
             return self._ask(environ, start_response, token, digest, variant)
@@ -147,6 +153,10 @@ class FastLane:
             self._count(verdict.key_id)
         start_response(answer.status, answer.headers)
         return answer.body
+
+    def _knows(self, path: str, query: str) -> bool:
+        beginning = self._queries.get(path)
+        return beginning is not None and len(query) <= _QUERY and query.startswith(beginning)
 
     def _from_old(self, digest: bytes) -> Verdict | None:
         verdict = self._old.get(digest)

@@ -21,6 +21,8 @@ ROUTES = [
 ]
 # With a body, this one is asked about the key in there.
 BODILESS = ["/api/v1/keys/validate"]
+# A gateway asks what a key is good for.
+QUERIES = {"/api/v1/auth": "scope="}
 
 
 def in_front_of(application: Application) -> Application:
@@ -33,6 +35,7 @@ def in_front_of(application: Application) -> Application:
         tag_keys=services.tag_keys(),
         routes=ROUTES,
         bodiless=BODILESS,
+        queries=QUERIES,
         count=usage.count,
         capacity=settings.FAST_LANE_VERDICTS,
         listen=_listener(table).start if settings.IS_FLEET else None,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from accounts.models import User
 from apikeys import coherence, services, tokens, usage
 from apikeys.models import APIKey, Reason
-from config.lane import BODILESS, ROUTES
+from config.lane import BODILESS, QUERIES, ROUTES
 from fastlane.wsgi import FastLane
 
 Said = tuple[str, list[tuple[str, str]], bytes]
@@ -57,6 +57,7 @@ def lane(django, asked) -> FastLane:
         tag_keys=services.tag_keys(),
         routes=ROUTES,
         bodiless=BODILESS,
+        queries=QUERIES,
         count=usage.count,
         capacity=100,
     )
@@ -185,6 +186,30 @@ def test_an_unlike_forgery_is_said_without_asking_django_too(alice, lane, asked)
     assert asked == ["/customers"]
 
 
+@pytest.mark.parametrize("query", ["scope=proxy:bfl", "scope=proxy:openai"])
+def test_what_a_key_is_good_for_is_said_without_asking_django(
+    query, presented, django, lane, asked
+):
+    for verdict in ("valid", "narrow", "revoked"):
+        token = presented[verdict]
+        environ = request("GET", "/api/v1/auth", QUERY_STRING=query, HTTP_X_API_KEY=token)
+        expected = say(django, twin(environ))
+        for _ in range(4):
+            assert say(lane, twin(environ)) == expected
+    assert asked == ["/api/v1/auth"] * 3
+
+
+@pytest.mark.parametrize(
+    "query", ["scope=" + "a" * 60, "a=b", "Scope=proxy:bfl", "api_key=x&scope=proxy:bfl"]
+)
+def test_other_queries_go_past_the_lane(query, presented, lane, asked):
+    token = presented["valid"]
+    environ = request("GET", "/api/v1/auth", QUERY_STRING=query, HTTP_X_API_KEY=token)
+    for _ in range(3):
+        say(lane, twin(environ))
+    assert asked == ["/api/v1/auth"] * 3
+
+
 HEADERS = st.dictionaries(
     st.sampled_from(
         [
@@ -218,6 +243,10 @@ HEADERS = st.dictionaries(
             "Bearer x",
             "api_key=1",
             "a=b",
+            "scope=proxy:bfl",
+            "scope=proxy:openai",
+            "scope=root",
+            "scope=proxy:bfl&api_key=x",
             "session_8000=nonsense",
         ]
     ),
