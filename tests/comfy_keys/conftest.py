@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 from comfy_keys import AsyncClient, Client, Verdict
 
-from tests.server.conftest import fresh_folder, serving, store  # noqa: F401 (fixtures)
+from tests.server.conftest import Account, Browser, fresh_folder, serving, store  # noqa: F401
 from tests.servers import ROOT, Platform, free_port
 
 SERVICE_SECRET = "a-secret-of-the-gateways-own-0123456789"
@@ -236,3 +236,90 @@ def application(interface: str, target: str, folder: Path, **variables: str) -> 
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+# --- comfy-key ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Command:
+    """comfy-key on a machine with a home folder of its own."""
+
+    home: Path
+    environment: dict[str, str] = field(repr=False)
+    started: list[subprocess.Popen[str]] = field(default_factory=list, repr=False)
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "comfy_keys.cli", *arguments],
+            env={**self.environment, **variables},
+            cwd=self.home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(
+        self, *arguments: str, typed: str = "", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **variables)
+        printed, said = process.communicate(typed, timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, printed, said)
+
+
+@contextmanager
+def command(home: Path, **variables: str) -> Iterator[Command]:
+    """comfy-key for a test, which leaves none of its processes behind."""
+    home.mkdir(exist_ok=True)
+    machine = Command(
+        home,
+        {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(SOURCES),
+            **variables,
+        },
+    )
+    try:
+        yield machine
+    finally:
+        for process in machine.started:
+            process.kill()
+            process.communicate()
+
+
+def code_of(process: subprocess.Popen[str]) -> str:
+    """The code that comfy-key shows its person, once it does."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("and type the code "):
+            return line.removeprefix("and type the code ").strip()
+    raise AssertionError("".join(said))
+
+
+def decide(
+    platform: Platform,
+    account: Account,
+    code: str,
+    decision: str,
+    *,
+    name: str,
+    trusting: str | None = None,
+) -> None:
+    """The person types the code on the platform's page, and decides.
+
+    trusting: the file with the platform's authority, for https.
+    """
+    browser = Browser(platform, account)
+    browser.session.verify = trusting
+    hidden = browser.hidden("/device")
+    asked = browser.post("/device", **hidden, user_code=code)
+    assert asked.status_code == 200, asked.text
+    fields = {**hidden, "user_code": code, "name": name, "expires": "never"}
+    assert browser.post("/device", **fields, decision=decision).status_code == 302
