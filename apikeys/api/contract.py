@@ -2,9 +2,13 @@
 
 This platform keeps no money and sells nothing, and says so: nothing is gated (the operator pays),
 and a balance is not zero, but not there. At "zero credits" clients refuse to run (ComfyUI issue
-15028).
+15028). What may be managed and bought is answered with nothing rather than with an error: the
+frontend reports such errors to its makers, over the network.
 """
 
+from datetime import timedelta
+
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -52,7 +56,7 @@ class NotKeptEndpoint(WithKey):
 
     @extend_schema(
         tags=["ComfyUI"],
-        summary="A balance, and what may be bought with it: none is kept",
+        summary="A balance: none is kept",
         responses={404: schema.NOT_KEPT, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
@@ -217,6 +221,83 @@ class BillingStatusEndpoint(WithKey):
     )
     def get(self, request: Request) -> Response:
         return Response({"is_active": True, "has_funds": True})
+
+
+class PlansSerializer(serializers.Serializer[dict[str, object]]):
+    plans = serializers.ListField(child=serializers.DictField())
+
+
+class PlansEndpoint(WithKey):
+    @extend_schema(
+        tags=["ComfyUI"],
+        summary="What may be subscribed to: nothing",
+        responses={200: PlansSerializer, **schema.SCOPED},
+    )
+    def get(self, request: Request) -> Response:
+        return Response({"plans": []})
+
+
+# All that the frontend knows of. An account here is one person's, and the operator pays for it:
+# its workflows run, and there is nobody to invite, nothing to cancel and nothing to top up.
+_CAPABILITIES = {
+    "can_cancel": False,
+    "can_change_seats": False,
+    "can_delete_workspace": False,
+    "can_downgrade_to_personal": False,
+    "can_edit_workspace": False,
+    "can_invite_members": False,
+    "can_leave_workspace": False,
+    "can_manage_auto_top_up": False,
+    "can_manage_billing": False,
+    "can_manage_members": False,
+    "can_manage_partner_node_access": False,
+    "can_manage_subscription": False,
+    "can_open_plans": False,
+    "can_reactivate": False,
+    "can_revert_scheduled_change": False,
+    "can_run_workflows": True,
+    "can_subscribe_self_serve": False,
+    "can_top_up": False,
+    "can_upgrade": False,
+    "can_view_own_usage": False,
+    "can_view_pending_invites": False,
+    "can_view_team_usage": False,
+}
+_GUESSED = ("can_downgrade_to_personal", "can_subscribe_self_serve", "can_top_up")
+
+
+class CapabilityScopeSerializer(serializers.Serializer[dict[str, object]]):
+    user_id = serializers.UUIDField()
+    workspace_id = serializers.UUIDField()
+
+
+class CapabilitiesSerializer(serializers.Serializer[dict[str, object]]):
+    """What the holder of a key may do with the workspace of that key."""
+
+    capabilities = serializers.DictField(child=serializers.BooleanField())
+    resolved_for = CapabilityScopeSerializer()
+    rollout_defaults_applied = serializers.DictField(child=serializers.BooleanField())
+    revision = serializers.IntegerField()
+    expires_at = serializers.DateTimeField()
+
+
+class CapabilitiesEndpoint(WithKey):
+    @extend_schema(
+        tags=["ComfyUI"],
+        summary="What may be done in the workspace of a key: run workflows",
+        responses={200: CapabilitiesSerializer, **schema.SCOPED},
+    )
+    def get(self, request: Request) -> Response:
+        user = account(request)
+        answer = {
+            "capabilities": _CAPABILITIES,
+            "resolved_for": {"user_id": user.pk, "workspace_id": user.pk},
+            "rollout_defaults_applied": dict.fromkeys(_GUESSED, False),
+            "revision": 1,
+            # It never changes; the frontend asks again within the hour whatever is said here.
+            "expires_at": timezone.now() + timedelta(hours=1),
+        }
+        return Response(CapabilitiesSerializer(answer).data)
 
 
 class FeaturesEndpoint(WithKey):

@@ -27,8 +27,12 @@ urlpatterns = [
     path("api/workspace/members", contract.MembersEndpoint.as_view(), name="api_members"),
     path("api/billing/status", contract.BillingStatusEndpoint.as_view(), name="api_money"),
     path("api/billing/balance", contract.NotKeptEndpoint.as_view(), name="api_money_kept"),
-    path("api/billing/capabilities", contract.NotKeptEndpoint.as_view(), name="api_capabilities"),
-    path("api/billing/plans", contract.NotKeptEndpoint.as_view(), name="api_plans"),
+    path(
+        "api/billing/capabilities",
+        contract.CapabilitiesEndpoint.as_view(),
+        name="api_capabilities",
+    ),
+    path("api/billing/plans", contract.PlansEndpoint.as_view(), name="api_plans"),
     path("api/features", contract.FeaturesEndpoint.as_view(), name="api_features"),
     # With or without the slash: a redirect would be the only other kind answer.
     re_path(r"^api/schema/?$", Schema.as_view(), name="api_schema"),

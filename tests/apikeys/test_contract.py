@@ -18,15 +18,7 @@ def ask(client, issue):
     return ask
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/customers/balance",
-        "/api/billing/balance",
-        "/api/billing/capabilities",
-        "/api/billing/plans",
-    ],
-)
+@pytest.mark.parametrize("path", ["/customers/balance", "/api/billing/balance"])
 def test_no_balance_is_made_up(ask, path):
     status, said = ask(path)
     assert (status, said["error"]) == (404, "NOT_FOUND")
@@ -35,6 +27,20 @@ def test_no_balance_is_made_up(ask, path):
 
 def test_nothing_is_gated(ask):
     assert ask("/api/billing/status") == (200, {"is_active": True, "has_funds": True})
+
+
+def test_workflows_may_be_run_and_nothing_else_be_done_with_a_workspace(ask):
+    _status, workspace = ask("/api/workspaces/current")
+    status, said = ask("/api/billing/capabilities")
+    assert status == 200
+    assert [name for name, may in said["capabilities"].items() if may] == ["can_run_workflows"]
+    # The frontend throws away what was said of another workspace, and reports it.
+    assert said["resolved_for"]["workspace_id"] == workspace["id"]
+    assert not any(said["rollout_defaults_applied"].values())
+
+
+def test_no_plan_is_offered(ask):
+    assert ask("/api/billing/plans") == (200, {"plans": []})
 
 
 @pytest.mark.parametrize("path", ["/customers/credit", "/customers/billing"])
