@@ -79,7 +79,7 @@ def chromium(
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         f"--ignore-certificate-errors-spki-list={pinned}",
     ]
-    browser = launch_browser(args=arguments)
+    browser = launch_browser(**{**browser_type_launch_args, "args": arguments})
     yield browser
     browser.close()
 

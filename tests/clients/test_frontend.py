@@ -1,0 +1,171 @@
+"""ComfyUI's frontend, unchanged: people sign in with a key over https, and out again.
+
+The newest frontend, which takes https alone and asks for a workspace, and the last of those that
+know neither. Both are told where we are by ComfyUI's own options, and by nothing else.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from playwright.sync_api import Browser, Page, Request, Response, expect
+
+from tests.clients import comfyui
+from tests.clients.conftest import client
+from tests.server.conftest import Account
+from tests.servers import Platform
+
+pytestmark = pytest.mark.browser
+
+WRONG = ["mistyped", "of another platform", "deleted"]
+
+# What the frontend asks when its sign-in dialog opens, wherever it is pointed: in which country,
+# and on which side of which wall, it is. It knows no key then.
+PROBES = {
+    "https://cloud.comfy.org/cdn-cgi/trace",
+    "https://www.google.com/",
+    "https://www.baidu.com/",
+}
+
+
+@pytest.fixture(scope="module", params=["frontend", "frontend-old"])
+def comfy_url(request: pytest.FixtureRequest, running: Platform) -> Iterator[str]:
+    """The address of a ComfyUI with this frontend, started as README.md says."""
+    pages = client(request.param) / "comfyui_frontend_package" / "static"
+    flags: comfyui.Flags = {
+        "comfy_api_base_url": running.url,
+        "comfy_platform_base_url": running.url,
+        "comfy_cloud_base_url": running.url,
+        "show_signin_button": True,
+    }
+    with comfyui.serving(pages, flags) as url:
+        yield url
+
+
+@dataclass
+class Desk:
+    """ComfyUI in somebody's browser: what is pressed there, and all that the browser sent."""
+
+    page: Page = field(repr=False)
+    sent: list[Request] = field(repr=False, default_factory=list)
+
+    def paste(self, text: str) -> None:
+        """Opens the dialog for keys, pastes `text` and presses Save."""
+        self.page.get_by_role("button", name="Login", exact=True).click()
+        self.page.get_by_role("button", name="Comfy API Key").click()
+        self.retry(text)
+
+    def retry(self, text: str) -> None:
+        self.page.get_by_label("API Key", exact=True).fill(text)
+        self.page.get_by_role("button", name="Save").click()
+
+    def sign_in(self, token: str) -> Response:
+        """Signs in with `token`, and returns our answer."""
+        with self.page.expect_response("**/customers") as answer:
+            self.paste(token)
+        return answer.value
+
+    def expect_signed_in(self) -> None:
+        expect(self.page.get_by_role("button", name="Current user")).to_be_visible()
+        expect(self.page.get_by_role("button", name="Login", exact=True)).to_have_count(0)
+
+    def expect_signed_out(self) -> None:
+        expect(self.page.get_by_role("button", name="Login", exact=True)).to_be_visible()
+        expect(self.page.get_by_role("button", name="Current user")).to_have_count(0)
+
+    def settings(self) -> None:
+        """Opens Settings → User."""
+        self.page.get_by_role("button", name="Settings").first.click()
+        self.page.get_by_role("dialog").get_by_role("button", name="User", exact=True).click()
+
+    def stored(self) -> str:
+        return str(self.page.evaluate("JSON.stringify({...localStorage, ...sessionStorage})"))
+
+
+@pytest.fixture
+def desk(chromium: Browser, comfy_url: str, running: Platform, alice: Account) -> Iterator[Desk]:
+    """ComfyUI in a new browser profile, that sends keys nowhere but to us."""
+    # In English: what is pressed is found by its words.
+    context = chromium.new_context(locale="en-US", viewport={"width": 1400, "height": 900})
+    desk = Desk(context.new_page())
+    context.on("request", lambda request: desk.sent.append(request))
+    desk.page.goto(comfy_url)
+    desk.expect_signed_out()
+    yield desk
+    context.close()
+
+    ours = (f"{running.url}/", comfy_url, f"blob:{comfy_url}", "data:")
+    assert {r.url for r in desk.sent if not r.url.startswith(ours)} <= PROBES
+    secrets = [key.secret for key in alice.keys]
+    for request in desk.sent:
+        carries = f"{request.url} {request.headers} {request.post_data}"
+        if any(secret in carries for secret in secrets):
+            assert request.url.startswith(f"{running.url}/")
+            # Addresses are written down in many places on the way.
+            assert not any(secret in request.url for secret in secrets)
+
+
+def test_alice_signs_in_is_shown_stays_and_leaves(
+    desk: Desk, alice: Account, running: Platform
+) -> None:
+    token = alice.keys[0].token
+    answer = desk.sign_in(f"  {token}\n")
+    assert answer.status == 200
+    assert answer.request.headers["x-api-key"] == token
+    desk.expect_signed_in()
+
+    def expect_alice() -> None:
+        desk.settings()
+        user = desk.page.get_by_role("dialog")
+        expect(user.get_by_text(alice.email.partition("@")[0], exact=True)).to_be_visible()
+        expect(user.get_by_text(alice.email, exact=True)).to_be_visible()
+        expect(user.get_by_text("Comfy API Key", exact=True)).to_be_visible()
+
+    expect_alice()
+    with desk.page.expect_response("**/customers") as answered:
+        desk.page.reload()
+    assert answered.value.status == 200
+    desk.expect_signed_in()
+    expect_alice()
+
+    desk.page.get_by_role("dialog").get_by_role("button", name="Log Out").click()
+    expect(desk.page.get_by_text("API Key cleared").first).to_be_visible()
+    assert token not in desk.stored()
+    desk.page.reload()
+    desk.expect_signed_out()
+
+
+@pytest.mark.parametrize("why", WRONG)
+def test_a_wrong_key_signs_nobody_in_and_is_not_kept(
+    desk: Desk, wrong: Callable[[str], tuple[str, str]], why: str
+) -> None:
+    token, _ = wrong(why)
+    # Its words can't be read here: a frontend that reads none leaves the answer unfinished.
+    assert desk.sign_in(token).status == 401
+    desk.expect_signed_out()
+    assert token not in desk.stored()
+    desk.page.reload()
+    desk.expect_signed_out()
+
+
+def test_what_has_not_the_form_of_a_key_is_not_even_sent(desk: Desk, running: Platform) -> None:
+    desk.paste("comfyui-123")
+    expect(desk.page.get_by_text("Must be 72 characters")).to_be_visible()
+    desk.retry("sk-" + "0" * 69)
+    expect(desk.page.get_by_text("Must start with comfyui-")).to_be_visible()
+    assert [r.url for r in desk.sent if r.url.endswith("/customers")] == []
+    link = desk.page.get_by_role("link", name="Get one here")
+    expect(link).to_have_attribute("href", f"{running.url}/login")
+
+
+def test_a_key_that_is_deleted_meanwhile_is_gone_after_a_reload(
+    desk: Desk, alice: Account, running: Platform
+) -> None:
+    assert desk.sign_in(alice.keys[0].token).status == 200
+    desk.expect_signed_in()
+    running.manage("revoke_key", alice.keys[0].public_id)
+    with desk.page.expect_response("**/customers") as answered:
+        desk.page.reload()
+    assert answered.value.status == 401
+    desk.expect_signed_out()
+    assert alice.keys[0].token not in desk.stored()
