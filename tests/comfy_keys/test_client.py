@@ -297,6 +297,8 @@ GOOD = (
     b'"scopes": ["customers:read"], "expires_at": null}, '
     b'"customer": {"id": "1", "email": "mallory@example.org", "name": "Mallory"}}'
 )
+ASKED = invented()
+OURS = GOOD % ASKED[:20].encode()
 OTHERS = GOOD % b"comfyui-000000000000"
 JSON = {"Content_Type": "application/json"}
 
@@ -306,9 +308,16 @@ STRANGERS = {
     "a bare true": http_answer("200 OK", b"true", **JSON),
     "a list": http_answer("200 OK", b"[]", **JSON),
     "another key's answer": http_answer("200 OK", OTHERS, **JSON),
-    "valid as a text": http_answer("200 OK", OTHERS.replace(b"true", b'"true"'), **JSON),
-    "good and revoked": http_answer("200 OK", OTHERS.replace(b'"VALID"', b'"REVOKED"'), **JSON),
+    "valid as a text": http_answer("200 OK", OURS.replace(b"true", b'"true"'), **JSON),
+    "good and revoked": http_answer("200 OK", OURS.replace(b'"VALID"', b'"REVOKED"'), **JSON),
     "bad but VALID": http_answer("401 No", b'{"error": "VALID", "message": "?"}', **JSON),
+    "scopes as a text": http_answer(
+        "200 OK", OURS.replace(b'["customers:read"]', b'"proxy:*"'), **JSON
+    ),
+    "a time without a zone": http_answer(
+        "200 OK", OURS.replace(b"null", b'"2999-01-01T00:00:00"'), **JSON
+    ),
+    "nobody's key": http_answer("200 OK", OURS.replace(b"customer", b"user"), **JSON),
     "a depth": http_answer("200 OK", b"[" * 200_000, **JSON),
     "no text": http_answer("200 OK", b"\xff\xfe\x00", **JSON),
     "an endless answer": http_answer("200 OK", b" " * 1_500_000, **JSON),
@@ -330,17 +339,21 @@ STRANGERS = {
 
 @pytest.mark.parametrize("said", STRANGERS.values(), ids=STRANGERS.keys())
 def test_what_is_no_platforms_answer_says_neither(said, connect):
-    key = invented()
     with stranger(said) as seen:
         client = connect(seen.url, cache_for=60, service_secret=SERVICE_SECRET)
         for _ in range(2):
             before = len(seen.requests)
             with pytest.raises(Unavailable) as known:
-                client.validate(key)
+                client.validate(ASKED)
             assert len(seen.requests) > before, "nothing is remembered of it"
             assert 0 <= known.value.retry_after <= 3600
         with pytest.raises((Unavailable, NotAllowed)):
-            client.validate_many([key])
+            client.validate_many([ASKED])
+
+
+def test_each_of_these_would_be_taken_if_it_were_as_the_platform_speaks(connect):
+    with stranger(http_answer("200 OK", OURS, **JSON)) as seen:
+        assert connect(seen.url).validate(ASKED)
 
 
 def test_a_batch_with_too_few_verdicts_or_of_others_says_neither(connect):

@@ -7,7 +7,6 @@ goes in front of it, so that refusals have its headers as well; preflights pass 
 """
 
 import json
-import math
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
@@ -114,7 +113,7 @@ def _refusal(
     if challenge is not None:
         sent.append((b"www-authenticate", challenge.encode("latin-1")))
     if retry_after is not None:
-        sent.append((b"retry-after", str(math.ceil(retry_after)).encode()))
+        sent.append((b"retry-after", str(headers.wait(retry_after)).encode()))
 
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         kind = "http.response"

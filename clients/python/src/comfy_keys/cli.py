@@ -115,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
             "--name", default=platform.node(), help="this machine's name (default: %(default)s)"
         )
         command.add_argument(
-            "--scope", help="what the key may be used for, such as 'proxy:*' (default: signing in and proxies)"
+            "--scope",
+            help="what the key may be used for, such as 'proxy:*' (default: to sign in; proxies)",
         )
         command.add_argument(
             "--print",

@@ -11,7 +11,6 @@ one's challenge is what a refusal shows, and without any REST framework answers 
 """
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +57,7 @@ class CannotKnow(APIException):
     def __init__(self, problem: NoVerdict) -> None:
         super().__init__(headers.CANNOT_KNOW)
         # REST framework writes it into Retry-After.
-        self.wait = math.ceil(problem.retry_after)
+        self.wait = headers.wait(problem.retry_after)
 
 
 class ComfyKeyAuthentication(BaseAuthentication):

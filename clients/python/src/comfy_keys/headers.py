@@ -3,6 +3,7 @@
 The platform's own rules and words, so that a service behind it answers as it does.
 """
 
+import math
 from typing import Final
 
 REALM: Final = "ComfyUI keys"
@@ -37,3 +38,8 @@ def lacks(scope: str) -> str:
         f"This API key may not be used for this: it lacks the scope {scope}. "
         "Generate one that has it."
     )
+
+
+def wait(seconds: float) -> int:
+    """`seconds` as Retry-After says it: whole ones, and not none."""
+    return max(1, math.ceil(seconds))
