@@ -98,7 +98,7 @@ def desk(chromium: Browser, comfy_url: str, running: Platform, alice: Account) -
     assert {r.url for r in desk.sent if not r.url.startswith(ours)} <= PROBES
     secrets = [key.secret for key in alice.keys]
     for request in desk.sent:
-        carries = f"{request.url} {request.headers} {request.post_data}"
+        carries = f"{request.url} {request.headers} {request.post_data_buffer}"
         if any(secret in carries for secret in secrets):
             assert request.url.startswith(f"{running.url}/")
             # Addresses are written down in many places on the way.
