@@ -74,6 +74,20 @@ def test_alice_refuses_and_there_is_no_key(running, alice, machine):
     assert "refused" in said
 
 
+def test_a_key_that_cant_be_written_in_the_end_is_said_to_be_lost(running, alice, machine):
+    folder = machine.home / "gone"
+    folder.mkdir()
+    process = machine.start("login", "--url", running.url, "--write-env", "gone/.env")
+    code = code_of(process)
+    folder.rmdir()
+    decide(running, alice, code, "confirm", name="studio")
+    printed, said = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (4, "")
+    assert "Delete it in the list of keys" in said
+    assert "comfyui-" not in said
+    assert "Traceback" not in said
+
+
 def test_ctrl_c_stops_without_a_traceback(running, machine):
     process = machine.start("login", "--url", running.url)
     code_of(process)

@@ -58,7 +58,9 @@ def test_a_file_that_cant_be_written_stays_as_it_was(tmp_path, monkeypatch):
     file = tmp_path / ".env"
     file.write_bytes(b"A=1\n")
 
-    def full(_descriptor: int) -> None:
+    def full(descriptor: int) -> None:
+        # What others could read now, they could keep.
+        assert stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o600
         raise OSError("No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
