@@ -204,9 +204,11 @@ class Door:
                 connection.endheaders()
             answer = connection.getresponse()
             content = answer.read().decode()
-            return Answer(
-                answer.status, {name.lower(): value for name, value in answer.getheaders()}, content
-            )
+            # One that came twice is told as HTTP reads it (RFC 9110 §5.3).
+            headers = {
+                name.lower(): ", ".join(answer.headers.get_all(name, [])) for name in answer.headers
+            }
+            return Answer(answer.status, headers, content)
 
     def socket(self) -> socket.socket:
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=30)
