@@ -7,6 +7,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
 
+from tests.browser.test_every_page import AUTHORIZE
+
 pytestmark = pytest.mark.browser
 
 AXE = Axe()
@@ -20,6 +22,7 @@ FOR_ANYBODY = [
     "/account/password/reset/sent",
     "/connect",
     "/nowhere",
+    "/oauth/authorize?client_id=http://192.168.1.20:8188",
 ]
 FOR_ALICE = [
     "/keys/",
@@ -31,6 +34,9 @@ FOR_ALICE = [
     "/account/password/change",
     "/account/logins",
     "/logout",
+    "/device",
+    "/device?user_code=BCDF-GHJK",
+    AUTHORIZE,
 ]
 
 

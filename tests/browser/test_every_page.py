@@ -9,6 +9,11 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 pytestmark = pytest.mark.browser
 
+# What comfy-cli asks for.
+AUTHORIZE = (
+    "/oauth/authorize?response_type=code&client_id=comfy-cli&code_challenge_method=S256"
+    f"&redirect_uri=http://127.0.0.1:50123/callback&code_challenge={'x' * 43}"
+)
 FOR_ANYBODY = [
     "/login",
     "/signup",
@@ -31,6 +36,9 @@ FOR_ALICE = [
     "/account/logins",
     "/account/reauthenticate",
     "/logout",
+    "/device",
+    "/device?user_code=BCDF-GHJK",
+    AUTHORIZE,
     "/api/docs/",
 ]
 FOR_SAM = [
@@ -39,6 +47,8 @@ FOR_SAM = [
     "/admin/accounts/user/add/",
     "/admin/apikeys/apikey/",
     "/admin/apikeys/event/",
+    "/admin/oauth/site/",
+    "/admin/oauth/site/add/",
     "/admin/password_change/",
 ]
 
