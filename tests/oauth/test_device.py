@@ -164,6 +164,23 @@ def test_a_scope_of_ours_that_is_none_is_refused_rather_than_widened(client, db,
     assert not DeviceRequest.objects.exists()
 
 
+def test_a_platform_on_a_lan_gives_machines_keys_as_well(signed_in, alice, settings):
+    """Plain http is its operator's decision: Authlib, by itself, would speak https only."""
+    settings.PUBLIC_URL, settings.ALLOWED_HOSTS = "http://keys.lan:8000", ["keys.lan"]
+    http, where = Client(), {"host": "keys.lan:8000"}
+    told = post(http, "/oauth/device/code", {"client_id": "comfy-key"}, **where).json()
+    assert told["verification_uri"] == "http://keys.lan:8000/device"
+    browser = signed_in(alice)
+    browser.defaults["HTTP_HOST"] = "keys.lan:8000"
+    confirm(browser, told["user_code"])
+    fields = {
+        "grant_type": DEVICE_GRANT,
+        "client_id": "comfy-key",
+        "device_code": told["device_code"],
+    }
+    assert post(http, "/oauth/token", fields, **where).status_code == 200
+
+
 # --- Saying no, and coming late ---------------------------------------------------------------
 
 
