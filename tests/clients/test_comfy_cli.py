@@ -1,6 +1,5 @@
 """comfy-cli, unchanged: our addresses in its environment, a key, and what it then tells people."""
 
-import json
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -71,17 +70,12 @@ def test_a_wrong_key_is_refused_and_shown_as_such(
     assert status["error"]["code"] == "cloud_unauthorized"
     assert "HTTP 401" in status["error"]["message"]
 
-    generated = comfy.ask(*GENERATE, COMFY_API_KEY=token)
-    assert generated["error"]["message"] == "API error 401"
-    assert generated["error"]["details"]["status"] == 401
-    refusal = json.loads(generated["error"]["details"]["body"])
-    assert refusal["error"] == code
-
     for arguments in (GENERATE, ("generate", "upload", str(picture))):
         seen = comfy.run(*arguments, COMFY_API_KEY=token)
         assert seen.returncode == 1
         assert "401" in seen.stdout
-        assert refusal["message"] in seen.stdout
+        assert f'"error": "{code}"' in seen.stdout
+        assert '"message": "' in seen.stdout
         assert token not in seen.stdout + seen.stderr
 
 
@@ -90,10 +84,8 @@ def test_a_good_key_hears_that_there_is_no_gateway(
 ) -> None:
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"a picture")
-    told = comfy.ask(*GENERATE, COMFY_API_KEY=alice.keys[0].token)
-    assert told["error"]["message"] == "API error 404"
-    assert json.loads(told["error"]["details"]["body"])["error"] == "NOT_FOUND"
     for arguments in (GENERATE, ("generate", "upload", str(picture))):
         seen = comfy.run(*arguments, COMFY_API_KEY=alice.keys[0].token)
         assert seen.returncode == 1
+        assert "404" in seen.stdout
         assert "No gateway is set up at this address" in seen.stdout
