@@ -3,6 +3,7 @@
 import json
 import logging
 from datetime import timedelta
+from urllib.parse import urlencode
 
 import pytest
 from django.apps import apps
@@ -332,6 +333,8 @@ def test_what_is_sent_twice_or_in_the_address_is_refused(begin, signed_in, alice
     assert (twice.status_code, error(twice)) == (400, "invalid_request")
     in_address = http.post("/oauth/token", query_params=fields)
     assert in_address.status_code == 400
+    doubled = post(http, f"/oauth/token?{urlencode(fields)}", fields)
+    assert (doubled.status_code, error(doubled)) == (400, "invalid_request")
     mixed = post(http, f"/oauth/token?device_code={fields.pop('device_code')}", fields)
     assert (mixed.status_code, error(mixed)) == (400, "invalid_request")
     assert http.get("/oauth/token", fields).status_code == 405
