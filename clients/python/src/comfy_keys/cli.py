@@ -155,29 +155,38 @@ def _login(asked: argparse.Namespace) -> int:
         endpoints, request = machine.ask(name=asked.name, scope=asked.scope)
         _show(request, open_browser=asked.open)
         key = machine.wait(endpoints, request)
+        kept = _keep(key, places, asked)
+        if not any(kept):
+            if machine.give_back(endpoints, key):
+                _say("The key was deleted again, as nobody has it. Start again.")
+            else:
+                _say("Delete it in the list of keys, and start again.")
+    return DONE if all(kept) else NOT_WRITTEN
 
-    code = DONE
+
+def _keep(key: str, places: list[EnvFile | ComfyCli], asked: argparse.Namespace) -> list[bool]:
+    """Writes the key wherever it was asked for; whether that worked, for each place."""
+    kept = []
     for place in places:
         try:
             place.write(key)
             _say(f"The key is in {place.path}.")
         except (OSError, ValueError) as error:
-            _say(
-                f"The key could not be written to {place.path}: {_reason(error)} "
-                "Delete it in the list of keys and start again."
-            )
-            code = NOT_WRITTEN
+            _say(f"The key could not be written to {place.path}: {_reason(error)}")
+            kept.append(False)
         else:
+            kept.append(True)
             if isinstance(place, ComfyCli):
                 _tell_of_comfy_cli(asked.url, place)
     if asked.print or not places:
         # Flushed here, so that a full disk or a closed pipe is no success.
         try:
             print(key, flush=True)
+            kept.append(True)
         except OSError as error:
-            _say(f"The key could not be printed: {_reason(error)} Delete it in the list of keys.")
-            code = NOT_WRITTEN
-    return code
+            _say(f"The key could not be printed: {_reason(error)}")
+            kept.append(False)
+    return kept
 
 
 def _show(request: Request, *, open_browser: bool) -> None:

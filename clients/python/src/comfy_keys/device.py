@@ -6,7 +6,7 @@ machine, which has been asking meanwhile, receives a key that is only its own.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Final
 
 import httpx
@@ -48,6 +48,7 @@ class Refused(Exception):  # noqa: N818 (it says what happened)
 class Endpoints:
     code: str
     token: str
+    revocation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,16 @@ class Machine:
             raise Refused(f"Nobody's consent was heard of in time: {trouble}")
         raise Refused(_REFUSALS["expired_token"])
 
+    def give_back(self, endpoints: Endpoints, key: str) -> bool:
+        """Ends a key that nobody could keep (RFC 7009). Whether the platform has said so."""
+        if endpoints.revocation is None:
+            return False
+        try:
+            status, _headers, _said = self._call("POST", endpoints.revocation, {"token": key})
+        except Unavailable:
+            return False
+        return status == 200
+
     def _endpoints(self) -> Endpoints:
         """Where to ask, as the platform itself says (RFC 8414)."""
         status, headers, said = self._call("GET", self._url + _WELL_KNOWN)
@@ -167,8 +178,11 @@ class Machine:
                 raise Refused(
                     f"The platform at {self._url} calls itself {issuer}. Use --url {issuer}"
                 )
+            revocation = said.get("revocation_endpoint")
+            if revocation is not None:
+                found = replace(found, revocation=_web_page(revocation))
             here = address.origin(self._url)
-            if {address.origin(found.code), address.origin(found.token)} != {here}:
+            if {address.origin(end) for end in astuple(found) if end} != {here}:
                 raise _no_platform(self._url)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise _no_platform(self._url) from None
