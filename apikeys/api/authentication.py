@@ -1,9 +1,11 @@
 """Who asks: the holder of a key, or a person signed in to our pages."""
 
 import hmac
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 from rest_framework import status
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
@@ -106,16 +108,20 @@ class KeyAuthentication(BaseAuthentication):
     """`X-API-Key: comfyui-…` or `Authorization: Bearer comfyui-…`.
 
     patient: whether to wait long, for Argon2's line and for a store that does not answer.
+    read: finds the key in a request.
     """
 
-    def __init__(self, *, patient: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        patient: bool = False,
+        read: Callable[[HttpRequest], str | None] = presented_key,
+    ) -> None:
         self._patient = patient
-
-    def presented(self, request: Request) -> str | None:
-        return presented_key(request)
+        self._read = read
 
     def authenticate(self, request: Request) -> tuple[User, APIKey] | None:
-        presented = self.presented(request)
+        presented = self._read(request)
         if presented is None:
             return None
         if self._patient:

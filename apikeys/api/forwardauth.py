@@ -5,6 +5,7 @@ Caddy's forward_auth.
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import status
+from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -18,20 +19,16 @@ from apikeys.models import APIKey
 from apikeys.requests import account
 
 
-class HandedOnKeyAuthentication(KeyAuthentication):
-    """The key as a proxy hands it on, also under the names that begin with X-Original-."""
-
-    def presented(self, request: Request) -> str | None:
-        return handed_on_key(request)
-
-
 class ForwardAuthEndpoint(Endpoint):
     """204 with whose key it is in headers, or a refusal. The body of the request is not looked at.
 
     Proxies ask with GET or with the method of the request that they hold; any 2xx means yes.
     """
 
-    authentication_classes = [HandedOnKeyAuthentication]
+    authentication_classes = [KeyAuthentication]
+
+    def get_authenticators(self) -> list[BaseAuthentication]:
+        return [KeyAuthentication(read=handed_on_key)] if super().get_authenticators() else []
 
     @extend_schema(
         tags=["Validation"],
