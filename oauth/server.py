@@ -104,6 +104,8 @@ class Asked(OAuth2Request):  # type: ignore[misc]
         super().__init__(request.method, "https://checked.invalid")
         self.payload = Fields(fields)
         self.http = request
+        # What the person said who allows it: by, name and expires_at, for services.allow.
+        self.consent: dict[str, Any] = {}
 
     @property
     def form(self) -> dict[str, str]:

@@ -171,6 +171,9 @@ def note_poll(device: DeviceRequest) -> bool:
     """The machine asks. False if that is too early: from now on it waits longer in between."""
     now = timezone.now()
     is_early = device.may_ask_again_at is not None and now < device.may_ask_again_at
+    if is_early and device.interval >= MAX_INTERVAL:
+        # Nothing is written for it any more, however often it asks.
+        return False
     longer = min(device.interval + INTERVAL, MAX_INTERVAL) if is_early else device.interval
     DeviceRequest.objects.filter(pk=device.pk).update(polled_at=now, interval=longer)
     return not is_early

@@ -195,7 +195,7 @@ def authorize(request: HttpRequest) -> HttpResponse:
         return _refuse(request, _("This request is too long."))
     # Nobody is sent to an address that was not found good, not even with an error.
     if client is None or not client.check_redirect_uri(redirect_uri):
-        return _refuse(request, *_why_not(asked.payload.client_id or "", redirect_uri, client))
+        return _refuse(request, *_why_not(asked.payload.client_id or "", client))
     try:
         grant = _read(asked)
     except OAuth2Error as error:
@@ -226,33 +226,36 @@ def _read(asked: Asked) -> Any:
 
 def _consent(request: HttpRequest, asked: Asked, grant: Any, client: Client) -> HttpResponse:
     owner = account(request)
-    where = client.client_id.partition("://")[2] or client.client_id
-    form = AllowForm(
-        request.POST or None,
-        initial={"name": services.free_name(owner, where), "expires": _EXPIRY_OF_SITES},
-    )
-    status = 200
-    if request.method == "POST":
-        status = 400
-        if form.is_valid():
-            try:
-                keys.check(owner=owner, scopes=asked.scopes(), **form.cleaned_data)
-            except ValidationError as error:
-                form.add_error(None, error)
-            else:
-                asked.consent = {"by": actor(request, via=Via.OAUTH), **form.cleaned_data}
-                allowed: HttpResponse = server.create_authorization_response(asked, owner, grant)
-                return allowed
-    else:
+    if request.POST.get("decision") != "allow":
+        where = client.client_id.partition("://")[2] or client.client_id
+        name = services.free_name(owner, where)
+        form = AllowForm(initial={"name": name, "expires": _EXPIRY_OF_SITES})
         _warn_early(request, form, " ".join(asked.scopes()))
+        return _consent_page(request, asked, client, form)
+    form = AllowForm(request.POST)
+    if form.is_valid():
+        try:
+            keys.check(owner=owner, scopes=asked.scopes(), **form.cleaned_data)
+        except ValidationError as error:
+            form.add_error(None, error)
+        else:
+            asked.consent = {"by": actor(request, via=Via.OAUTH), **form.cleaned_data}
+            allowed: HttpResponse = server.create_authorization_response(asked, owner, grant)
+            return allowed
+    return _consent_page(request, asked, client, form, status=400)
+
+
+def _consent_page(
+    request: HttpRequest, asked: Asked, client: Client, form: AllowForm, *, status: int = 200
+) -> HttpResponse:
+    context = {
+        "client": client,
+        "form": form,
+        "may": in_words(list(asked.scopes())),
+        "section": "keys",
+    }
 
     def page(request: HttpRequest) -> HttpResponse:
-        context = {
-            "client": client,
-            "form": form,
-            "may": in_words(list(asked.scopes())),
-            "section": "keys",
-        }
         return render(request, "oauth/authorize.html", context, status=status)
 
     # Chromium holds a form to its policy also where the answer to it leads.
@@ -270,7 +273,7 @@ def _leading_to(redirect_uri: str) -> dict[str, list[str]]:
     }
 
 
-def _why_not(client_id: str, redirect_uri: str, client: Client | None) -> tuple[str, int]:
+def _why_not(client_id: str, client: Client | None) -> tuple[str, int]:
     """Why nobody is sent back to where they came from: words, and a status."""
     if client is not None:
         return _("It wants you to be sent to an address that is not its own."), 400

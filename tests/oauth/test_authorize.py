@@ -314,6 +314,13 @@ def test_a_form_from_another_site_is_refused(alice):
     assert not AuthorizationCode.objects.exists()
 
 
+@pytest.mark.parametrize("decision", ["", "yes", "confirm", "ALLOW"])
+def test_what_is_no_yes_allows_nothing(signed_in, alice, decision):
+    answer = Login().allow(signed_in(alice), decision=decision)
+    assert (answer.status_code, "asks for a key" in answer.text) == (200, True)
+    assert not AuthorizationCode.objects.exists()
+
+
 @pytest.mark.parametrize("method", ["put", "delete", "patch", "options"])
 def test_other_methods_allow_nothing(signed_in, alice, method):
     answer = getattr(signed_in(alice), method)(Login().address())

@@ -277,7 +277,10 @@ def test_a_machine_that_asks_too_often_is_slowed_down_and_stays_so(begin, signed
     assert error(machine.poll()) == "authorization_pending"
     for _ in range(30):
         assert error(machine.poll()) == "slow_down"
-    assert machine.row.interval <= 60
+    before = machine.row
+    assert before.interval == 60
+    assert error(machine.poll()) == "slow_down"
+    assert machine.row.polled_at == before.polled_at, "it makes us write no more"
     confirm(signed_in(alice), machine.user_code)
     assert machine.poll().status_code == 200, "what is there is not held back"
 
