@@ -146,12 +146,15 @@ class APIKey(models.Model):
         validators=[validate_scopes],
     )
     # The key that takes this one's place. From then on the name is the successor's.
-    successor = models.OneToOneField(
+    successor = models.ForeignKey(
         "self",
         null=True,
         editable=False,
         on_delete=models.SET_NULL,
-        related_name="predecessor",
+        # Its index is the constraint's below: SQLite would use one that has all the keys without
+        # a successor in it to find those, which are nearly all.
+        db_index=False,
+        related_name="+",
         verbose_name=_("replaced by"),
     )
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
@@ -204,6 +207,11 @@ class APIKey(models.Model):
                 ),
             ),
             models.UniqueConstraint(fields=["owner", "nonce"], name="apikeys_apikey_nonce"),
+            models.UniqueConstraint(
+                fields=["successor"],
+                condition=models.Q(successor__isnull=False),
+                name="apikeys_apikey_successor",
+            ),
             models.CheckConstraint(
                 condition=models.Q(revoked_at__isnull=True, revoked_reason="")
                 | (models.Q(revoked_at__isnull=False) & ~models.Q(revoked_reason="")),

@@ -65,11 +65,12 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="apikey",
             name="successor",
-            field=models.OneToOneField(
+            field=models.ForeignKey(
+                db_index=False,
                 editable=False,
                 null=True,
                 on_delete=django.db.models.deletion.SET_NULL,
-                related_name="predecessor",
+                related_name="+",
                 to="apikeys.apikey",
                 verbose_name="replaced by",
             ),
@@ -111,6 +112,14 @@ class Migration(migrations.Migration):
                 fields=("owner", "folded_name"),
                 name="apikeys_apikey_name",
                 violation_error_message="You have a key with this name already. Choose another name, or delete that key first.",
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="apikey",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("successor__isnull", False)),
+                fields=("successor",),
+                name="apikeys_apikey_successor",
             ),
         ),
         migrations.RunPython(on_postgresql(NOW), on_postgresql(BEFORE)),

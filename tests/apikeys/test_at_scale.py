@@ -29,6 +29,7 @@ from apikeys import services, usage
 from apikeys.models import Action, APIKey, DailyUse, Event, HourlyUse, Reason, Via
 from apikeys.services import Code
 from config import modeladmins
+from oauth.models import Site
 from outbox.models import Mail
 from tests.conftest import PASSWORD
 
@@ -101,6 +102,7 @@ def one_of_each(alice, issue) -> None:
         services.revoke(key, reason=Reason.DELETED_BY_OWNER, by=services.Actor(owner, Via.PAGE))
         Mail.objects.create(to=owner.email, subject="Your key")
         Group.objects.create(name=f"group {number}")
+        Site.objects.create(origin=f"https://comfy{number}.example", added_by=owner)
     for name in ("Google", "GitHub"):
         SocialApp.objects.create(provider=name.lower(), name=name, client_id="x", secret="x")
 
@@ -380,8 +382,9 @@ def test_what_is_done_with_a_key_is_done_by_an_index(crowd, alice, client, issue
         assert services.validate(token.reveal()).code is Code.VALID
         client.post("/api/v1/keys/validate", headers={"X-API-Key": token.reveal()})
         usage.flush()
-        services.revoke(key, reason=Reason.DELETED_BY_OWNER)
+        successor, _token = services.roll(key, overlap=timedelta())
         assert services.validate(token.reveal()).code is Code.REVOKED
+        services.revoke(successor, reason=Reason.DELETED_BY_OWNER)
     assert len(statements) > 10
     assert_indexed(statements)
 
