@@ -65,11 +65,8 @@ _OUR_WORDS: Final = {scope.partition(":")[0] for scope in scopes.ALL}
 
 def free_name(owner: User, wanted: str) -> str:
     """`wanted`, or `wanted 2` and so on: a name that `owner` can give to another key."""
-    taken = set(
-        APIKey.objects.kept()
-        .filter(owner=owner, successor=None)
-        .values_list("folded_name", flat=True)
-    )
+    # All of theirs, whose names count or not: by the owner alone, an index finds them.
+    taken = set(APIKey.objects.kept().filter(owner=owner).values_list("folded_name", flat=True))
     wanted = tidy(wanted) or "comfyui"
     for number in range(1, len(taken) + 2):
         ending = "" if number == 1 else f" {number}"
