@@ -85,6 +85,7 @@ class Migration(migrations.Migration):
                     ("staff", "revoked by staff"),
                     ("account", "its account was deleted"),
                     ("rolled", "replaced by a new key"),
+                    ("code", "the code it was fetched with came twice"),
                 ],
                 editable=False,
                 max_length=16,
@@ -103,6 +104,21 @@ class Migration(migrations.Migration):
                 ],
                 max_length=32,
                 verbose_name="what",
+            ),
+        ),
+        migrations.AlterField(
+            model_name="event",
+            name="via",
+            field=models.CharField(
+                choices=[
+                    ("page", "keys page"),
+                    ("api", "REST API"),
+                    ("admin", "staff pages"),
+                    ("command", "command line"),
+                    ("oauth", "machine or site that was allowed to"),
+                ],
+                max_length=16,
+                verbose_name="through",
             ),
         ),
         migrations.AddConstraint(
