@@ -241,6 +241,14 @@ def application(interface: str, target: str, folder: Path, **variables: str) -> 
 # --- comfy-key ------------------------------------------------------------------------------------
 
 
+# What a shell starts in its background ignores Ctrl-C, and so does all that is started by it.
+_AS_IN_A_TERMINAL = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("comfy_keys.cli", run_name="__main__", alter_sys=True)
+"""
+
+
 @dataclass
 class Command:
     """comfy-key on a machine with a home folder of its own."""
@@ -251,7 +259,7 @@ class Command:
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "comfy_keys.cli", *arguments],
+            [sys.executable, "-c", _AS_IN_A_TERMINAL, *arguments],
             env={**self.environment, **variables},
             cwd=self.home,
             stdin=subprocess.PIPE,
