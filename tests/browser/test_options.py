@@ -87,3 +87,26 @@ def test_a_command_is_copied_whole(enter: Callable[..., Page], base_url: str) ->
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied.startswith(f"--comfy-api-base {base_url} --feature-flag comfy_api_base_url=")
     assert copied.endswith("--feature-flag show_signin_button=true")
+
+
+def test_the_list_fits_into_every_window(
+    enter: Callable[..., Page], keep: Callable[..., str]
+) -> None:
+    page = enter()
+    keep(page, "render-node-2", "Second shelf, no screen")
+    page.get_by_role("link", name="Roll").click()
+    page.get_by_role("button", name="Roll").click()
+    page.get_by_role("button", name="Copy").click()
+    page.get_by_role("link", name="Close").click()
+    expect(page.get_by_text("Replaced", exact=True)).to_be_visible()
+    beyond = {}
+    for language in ("English", "日本語", "한국어"):
+        page.get_by_role("button", name=language).click()
+        for width in range(320, 1480, 24):
+            page.set_viewport_size({"width": width, "height": 800})
+            over = page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            if over:
+                beyond[language, width] = over
+    assert beyond == {}
