@@ -39,6 +39,7 @@ def test_alice_limits_a_key_and_gives_it_a_last_day(
     key = page.locator("#plaintext").input_value()
     assert scopes_of(base_url, key) == "customers:read proxy:*"
     page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("status")).to_have_text("Copied")
     page.get_by_role("link", name="Close").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(page.get_by_text("Limited", exact=True)).to_be_visible()
@@ -58,6 +59,8 @@ def test_alice_rolls_a_key_by_keyboard_and_sees_its_successor_once(
     assert new != old
     assert scopes_of(base_url, old) == scopes_of(base_url, new)
     page.get_by_role("button", name="Copy").press("Enter")
+    # Until then the page asks whether one really means to leave.
+    expect(page.get_by_role("status")).to_have_text("Copied")
     page.get_by_role("link", name="Close").press("Enter")
     # The list is there behind the dialog already.
     expect(page.get_by_role("dialog")).to_have_count(0)
@@ -101,6 +104,7 @@ def test_the_list_fits_into_every_window(
     page.get_by_role("link", name="Roll").click()
     page.get_by_role("button", name="Roll").click()
     page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("status")).to_have_text("Copied")
     page.get_by_role("link", name="Close").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
     beyond = {}
