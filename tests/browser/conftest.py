@@ -230,6 +230,8 @@ def keep(generate: Generate) -> Generate:
     def press(page: Page, name: str = "studio", description: str = "") -> str:
         key = generate(page, name, description)
         page.get_by_role("button", name="Copy").click()
+        # Until then the page asks whether one really means to leave.
+        expect(page.get_by_role("status")).to_have_text("Copied")
         page.get_by_role("link", name="Close").click()
         expect(page.get_by_role("dialog")).to_have_count(0)
         return key
