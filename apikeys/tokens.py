@@ -88,10 +88,7 @@ def parse(text: str, *, tag_keys: Sequence[bytes]) -> Token | Refusal:
     tag_keys: the keys whose tags are honoured, the likeliest first.
     """
     text = text.strip()
-    if len(text) != LENGTH or not _SHAPE.fullmatch(text):
-        return Refusal.MALFORMED
-    # The CRC is no secret: an ordinary comparison tells nobody anything.
-    if _crc(text[_UP_TO_CRC]) != text[_CRC]:
+    if flaw(text) is not None:
         return Refusal.MALFORMED
     for key in tag_keys:
         if hmac.compare_digest(_tag(text[_UP_TO_TAG], key), text[_TAG]):
@@ -108,6 +105,7 @@ def flaw(text: str) -> Flaw | None:
         return Flaw.LENGTH
     if not _SHAPE.fullmatch(text):
         return Flaw.DIGITS
+    # The CRC is no secret: an ordinary comparison tells nobody anything.
     return None if _crc(text[_UP_TO_CRC]) == text[_CRC] else Flaw.CHECKSUM
 
 
