@@ -216,7 +216,19 @@ class Door:
             return plain
         return self.trusted.wrap_socket(plain, server_hostname="127.0.0.1")
 
-    def logs(self) -> str:
+    def logs(self, containing: str = "") -> str:
+        """What it has written, once `containing` is in it: that follows the answer, not before it.
+
+        Raises:
+            AssertionError: if it never came.
+        """
+        deadline = time.monotonic() + 30
+        while containing not in (logs := self._read()):
+            assert time.monotonic() < deadline, logs[-2000:]
+            time.sleep(0.01)
+        return logs
+
+    def _read(self) -> str:
         return "".join(log.read_text() for log in self.folder.glob("*.log"))
 
 
