@@ -18,6 +18,8 @@ from django.utils import timezone
 
 from accounts import mail
 from accounts.models import User
+from audit.models import Action, Event, Via
+from audit.trail import Actor, record
 from outbox.models import Mail
 
 logger = logging.getLogger(__name__)
@@ -177,6 +179,8 @@ def personal_data(user: User) -> dict[str, Any]:
             )
         ),
     }
+    events = Event.objects.filter(account=user)
+    data["events"] = list(events.values("at", "action", "public_id", "via", "address", "detail"))
     for _receiver, part in collecting.send(User, user=user):
         data.update(cast("dict[str, Any]", part))
     return data
@@ -205,6 +209,10 @@ def delete_account(user: User, *, address: str | None = None) -> None:
         if not may_leave(here):
             raise Guarded
         leaving.send(User, user=here, address=address)
+        record(Action.ACCOUNT_DELETED, account=here, by=Actor(here, Via.PAGE))
+        # What stays is the trail: ids, times and what was done. An id names nobody once its
+        # account is gone; addresses from which the person came would.
+        Event.objects.forget_where_from(here)
         end_sessions(here)
         _forget_on_the_side(here)
         here.delete()

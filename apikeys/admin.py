@@ -1,7 +1,5 @@
 """Keys and what happened to them, for staff. Revoking is all that staff do to a key."""
 
-from collections.abc import Iterator
-from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from django.contrib import admin, messages
@@ -12,13 +10,13 @@ from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.utils.dateparse import parse_date
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from apikeys import services
-from apikeys.models import APIKey, Event, Reason, Via
-from apikeys.requests import actor
+from apikeys.models import APIKey, Reason
+from audit.models import Via
+from audit.trail import actor
 from config.modeladmins import LongList, ReadOnlyAdmin, shown_digits
 from config.text import fold
 
@@ -149,30 +147,3 @@ class APIKeyAdmin(LongList, ReadOnlyAdmin):
                 **context,
             },
         )
-
-
-@admin.register(Event)
-class EventAdmin(LongList, ReadOnlyAdmin):
-    # No date_hierarchy: it reads every row, for the days that there are. Days can be searched.
-    list_display = ["at", "action", "public_id", "account", "actor", "via", "address"]
-    list_filter = ["action", "via", "at"]
-    sortable_by = ["at"]
-    related = ["account", "actor"]
-    finds = {"account__email": str.lower, "actor__email": str.lower, "public_id": shown_digits}
-    search_help_text = _(
-        "How the email address of the account or of who did it, or a key's digits, begin; "
-        "or a day, as 2026-11-24."
-    )
-    fields = ["at", "action", "public_id", "account", "actor", "via", "address", "detail"]
-
-    def beginning(self, words: str) -> Iterator[QuerySet[Any, Any]]:
-        yield from super().beginning(words)
-        try:
-            day = parse_date(words)
-        except ValueError:
-            # Shaped like a day, as the 30th of February is.
-            return
-        if day is not None:
-            start = datetime.combine(day, time(), UTC)
-            within = Event.objects.filter(at__gte=start, at__lt=start + timedelta(days=1))
-            yield within.order_by().values("pk")

@@ -43,6 +43,7 @@ _VERDICTS = {
         "its account was deleted. Generate a new one."
     ),
     Code.REVOKED: _("This key was deleted. Generate a new one and use that."),
+    Code.SUSPENDED: _("This key is suspended. Ask whoever runs this site."),
     Code.EXPIRED: _("This key has expired. Generate a new one and use that."),
     Code.ACCOUNT_DISABLED: _("The account of this key is disabled. Ask whoever runs this site."),
 }

@@ -17,7 +17,7 @@ from apikeys.models import APIKey
 # What verdicts and answers are made of. The rest is deferred: it is read when somebody asks for it.
 _KEY: Final = (
     "id", "owner_id", "name", "public_id", "encoded", "scopes", "created_at", "expires_at",
-    "revoked_at"
+    "suspended_at", "revoked_at"
 )  # fmt: skip
 _OWNER: Final = ("id", "email", "name", "is_active", "is_staff", "date_joined", "updated_at")
 

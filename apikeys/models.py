@@ -1,10 +1,10 @@
-"""What is kept of keys: the rows, what must always hold of them, and what happened to them.
+"""What is kept of keys: the rows, what must always hold of them, and what they were used for.
 
 No plaintext, ever. What one may do with a row is in services.py.
 """
 
 import uuid
-from typing import Any, NoReturn
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -13,7 +13,6 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from accounts.models import User
 from apikeys import names, scopes, tokens
 from apikeys.coherence import changing
 from config import text
@@ -26,6 +25,7 @@ class Reason(models.TextChoices):
     REVOKED_BY_STAFF = "staff", _("revoked by staff")
     ACCOUNT_DELETED = "account", _("its account was deleted")
     ROLLED = "rolled", _("replaced by a new key")
+    LEAKED = "leaked", _("found where others can read it")
     CODE_CAME_TWICE = "code", _("the code it was fetched with came twice")
 
 
@@ -55,8 +55,10 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
 
     def live(self) -> "APIKeyQuerySet":
         """Keys that can be used, as far as the row alone can tell."""
-        return self.kept().filter(
-            models.Q(expires_at__isnull=True) | models.Q(expires_at__gt=timezone.now())
+        return (
+            self.kept()
+            .filter(suspended_at__isnull=True)
+            .filter(models.Q(expires_at__isnull=True) | models.Q(expires_at__gt=timezone.now()))
         )
 
     def listed(self) -> "APIKeyQuerySet":
@@ -160,6 +162,8 @@ class APIKey(models.Model):
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     last_used_at = models.DateTimeField(_("last used"), null=True, editable=False)
+    # Taken out of use by staff, who may give it back; the name stays taken.
+    suspended_at = models.DateTimeField(_("suspended"), null=True, editable=False)
     revoked_at = models.DateTimeField(_("revoked"), null=True, editable=False)
     revoked_reason = models.CharField(
         _("reason"), max_length=16, choices=Reason, blank=True, editable=False
@@ -171,7 +175,10 @@ class APIKey(models.Model):
         verbose_name = _("API key")
         verbose_name_plural = _("API keys")
         ordering = ["-created_at", "-id"]
-        permissions = [("revoke_apikey", _("Can revoke API keys"))]
+        permissions = [
+            ("revoke_apikey", _("Can revoke API keys")),
+            ("suspend_apikey", _("Can suspend and restore API keys")),
+        ]
         indexes = [
             models.Index(
                 fields=["owner", "-created_at"],
@@ -184,6 +191,11 @@ class APIKey(models.Model):
                 fields=["-created_at", "-id"],
                 condition=models.Q(revoked_at__isnull=False),
                 name="apikeys_apikey_revoked",
+            ),
+            models.Index(
+                fields=["-created_at", "-id"],
+                condition=models.Q(revoked_at__isnull=True, suspended_at__isnull=False),
+                name="apikeys_apikey_suspended",
             ),
             models.Index(
                 fields=["expires_at"],
@@ -252,101 +264,6 @@ class APIKey(models.Model):
         return self.expires_at is not None and self.expires_at <= timezone.now()
 
 
-class Action(models.TextChoices):
-    """What an event tells of."""
-
-    KEY_ISSUED = "key.issued", _("key generated")
-    KEY_REVOKED = "key.revoked", _("key revoked")
-    KEY_ROLLED = "key.rolled", _("key replaced")
-    ACCOUNT_DELETED = "account.deleted", _("account deleted by its owner")
-
-
-class Via(models.TextChoices):
-    """Through which door somebody came."""
-
-    PAGE = "page", _("keys page")
-    API = "api", _("REST API")
-    ADMIN = "admin", _("staff pages")
-    COMMAND = "command", _("command line")
-    OAUTH = "oauth", _("machine or site that was allowed to")
-
-
-class EventQuerySet(models.QuerySet["Event"]):
-    def update(self, **kwargs: Any) -> NoReturn:
-        raise TypeError("Events are append-only.")
-
-    def delete(self) -> NoReturn:
-        raise TypeError("Events are append-only.")
-
-    def forget_where_from(self, person: User) -> None:
-        """The one exception: whoever leaves takes along the addresses that they came from."""
-        models.QuerySet(self.model, using=self.db).filter(actor=person).update(address=None)
-
-
-class Event(models.Model):
-    """Something that happened to a key: who, what, when, from where. Never changed, no secrets.
-
-    Accounts and keys are named by id without a constraint, so that the trail outlives them and
-    nothing has to rewrite it.
-    """
-
-    at = models.DateTimeField(_("when"), default=timezone.now, db_index=True)
-    action = models.CharField(_("what"), max_length=32, choices=Action)
-    account = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        null=True,
-        on_delete=models.DO_NOTHING,
-        db_constraint=False,
-        related_name="+",
-        verbose_name=_("account"),
-        help_text=_("Whose key it is."),
-    )
-    actor = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        null=True,
-        on_delete=models.DO_NOTHING,
-        db_constraint=False,
-        related_name="+",
-        verbose_name=_("by"),
-        help_text=_("Who did it; nobody for a command on the server."),
-    )
-    key = models.ForeignKey(
-        APIKey,
-        null=True,
-        on_delete=models.DO_NOTHING,
-        db_constraint=False,
-        related_name="events",
-        verbose_name=_("key"),
-    )
-    public_id = models.CharField(_("public id"), max_length=12, blank=True, db_index=True)
-    via = models.CharField(_("through"), max_length=16, choices=Via)
-    address = models.GenericIPAddressField(_("from"), null=True)
-    detail = models.JSONField(_("detail"), default=dict)
-
-    objects = EventQuerySet.as_manager()
-
-    class Meta:
-        verbose_name = _("event")
-        verbose_name_plural = _("events")
-        ordering = ["-at", "-id"]
-        indexes = [
-            models.Index(fields=["action", "-at", "-id"], name="apikeys_event_action"),
-            models.Index(fields=["via", "-at", "-id"], name="apikeys_event_via"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.action} {self.public_id}"
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            raise TypeError("Events are append-only.")
-        # Not even by the primary key of an event that is there.
-        super().save(*args, **{**kwargs, "force_insert": True})
-
-    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError("Events are append-only.")
-
-
 class DailyUse(models.Model):
     """How many calls a key answered for on one day (UTC)."""
 
@@ -381,3 +298,21 @@ class HourlyUse(models.Model):
 
     def __str__(self) -> str:
         return f"{self.key_id} {self.hour:%Y-%m-%d %H:00}: {self.calls}"
+
+
+class KeyNetwork(models.Model):
+    """A network that a key was used from: the first 24 bits of an IPv4 address, 48 of IPv6."""
+
+    key = models.ForeignKey(APIKey, on_delete=models.CASCADE, related_name="networks")
+    network = models.CharField(_("network"), max_length=43)
+    first_used_at = models.DateTimeField(_("first used"))
+
+    class Meta:
+        verbose_name = _("network of a key")
+        verbose_name_plural = _("networks of keys")
+        constraints = [
+            models.UniqueConstraint(fields=["key", "network"], name="apikeys_keynetwork_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key_id} {self.network}"

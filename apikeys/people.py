@@ -10,8 +10,9 @@ from django.dispatch import receiver
 from accounts import services as accounts
 from accounts.models import User
 from apikeys import services
-from apikeys.models import Action, APIKey, DailyUse, Event, Reason, Via
-from apikeys.services import Actor
+from apikeys.models import APIKey, DailyUse, Reason
+from audit.models import Via
+from audit.trail import Actor
 
 
 @receiver(accounts.collecting)
@@ -38,25 +39,14 @@ def collect(sender: type[User], *, user: User, **_: object) -> dict[str, Any]:
             .order_by("day", "key")
             .values("key_id", "day", "calls")
         ),
-        "events": list(
-            Event.objects.filter(account=user).values(
-                "at", "action", "public_id", "via", "address", "detail"
-            )
-        ),
     }
 
 
 @receiver(accounts.leaving)
 def forget(sender: type[User], *, user: User, address: str | None, **_: object) -> None:
-    """Ends every key of `user`, then removes what tells of the person.
-
-    What stays is the trail: ids, times and what was done. An id names nobody once its account is
-    gone; addresses from which the person came would, so those go.
-    """
+    """Ends every key of `user`, then removes them and what they were used for."""
     by = Actor(user=user, via=Via.PAGE, address=address)
     for key in APIKey.objects.kept().filter(owner=user):
         services.revoke(key, reason=Reason.ACCOUNT_DELETED, by=by)
     # Uses go with their keys.
     APIKey.objects.filter(owner=user).delete()
-    Event.objects.create(action=Action.ACCOUNT_DELETED, account=user, actor=user, via=by.via)
-    Event.objects.forget_where_from(user)

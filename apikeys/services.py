@@ -28,21 +28,14 @@ from accounts.models import User
 from accounts.services import notify
 from apikeys import lookup, memory, tokens, usage
 from apikeys.hashing import Busy, Cost, Hasher, UnknownPepper
-from apikeys.models import Action, APIKey, Event, Reason, Via
+from apikeys.models import APIKey, Reason
 from apikeys.pace import Pace
 from apikeys.scopes import join
 from apikeys.tokens import Refusal, Token
+from audit.models import Action
+from audit.trail import Actor, record
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who does something, through which door, from which address."""
-
-    user: User | None = None
-    via: Via = Via.COMMAND
-    address: str | None = None
 
 
 class AlreadyIssued(Exception):  # noqa: N818 (it says what happened, not that something broke)
@@ -197,6 +190,29 @@ def revoke(key: APIKey, *, reason: Reason, by: Actor | None = None) -> bool:
     return bool(ended)
 
 
+def suspend(key: APIKey, *, by: Actor) -> bool:
+    """Takes a key out of use until `restore`, and tells its owner. False if that was so already."""
+    return _set_suspended(key, timezone.now(), Action.KEY_SUSPENDED, by=by)
+
+
+def restore(key: APIKey, *, by: Actor) -> bool:
+    """Gives a suspended key back, and tells its owner. False if there was nothing to give back."""
+    return _set_suspended(key, None, Action.KEY_RESTORED, by=by)
+
+
+def _set_suspended(key: APIKey, at: datetime | None, action: Action, *, by: Actor) -> bool:
+    there = APIKey.objects.kept().filter(pk=key.pk, suspended_at__isnull=at is not None)
+    with transaction.atomic():
+        changed = there.update(suspended_at=at)
+        if changed:
+            _record(action, key, by, {})
+    if changed:
+        key.refresh_from_db(fields=["suspended_at"])
+        template = "suspended" if at is not None else "restored"
+        notify(key.owner, f"apikeys/email/{template}", {"key": key}, is_security=True)
+    return bool(changed)
+
+
 class Code(StrEnum):
     """What a validation comes to. All but the first three are told to the key's holder alone."""
 
@@ -204,6 +220,7 @@ class Code(StrEnum):
     MALFORMED = "MALFORMED"
     NOT_FOUND = "NOT_FOUND"
     REVOKED = "REVOKED"
+    SUSPENDED = "SUSPENDED"
     EXPIRED = "EXPIRED"
     ACCOUNT_DISABLED = "ACCOUNT_DISABLED"
 
@@ -250,6 +267,8 @@ def validate(presented: str, *, hash_wait: float | None = None, store_wait: floa
 def _state(key: APIKey) -> Code:
     if key.revoked_at is not None:
         return Code.REVOKED
+    if key.suspended_at is not None:
+        return Code.SUSPENDED
     if not key.owner.is_active:
         return Code.ACCOUNT_DISABLED
     if key.is_expired:
@@ -380,16 +399,7 @@ def _refuse_beyond_limit(owner: User) -> None:
 
 
 def _record(action: Action, key: APIKey, by: Actor, detail: dict[str, str]) -> None:
-    Event.objects.create(
-        action=action,
-        account=key.owner,
-        actor=by.user,
-        key=key,
-        public_id=key.public_id,
-        via=by.via,
-        address=by.address,
-        detail=detail,
-    )
+    record(action, account=key.owner, key=key, by=by, detail=detail)
 
 
 def tag_keys() -> list[bytes]:

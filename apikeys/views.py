@@ -21,8 +21,10 @@ from accounts import reauthentication
 from accounts.services import may_hold_keys
 from apikeys import services, tokens
 from apikeys.forms import NewKeyForm, RollForm
-from apikeys.models import APIKey, DailyUse, Reason, Via
-from apikeys.requests import account, actor
+from apikeys.models import APIKey, DailyUse, Reason
+from apikeys.requests import account
+from audit.models import Via
+from audit.trail import actor
 
 PER_PAGE = 20
 USAGE_DAYS = 7

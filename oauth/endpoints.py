@@ -24,8 +24,10 @@ from apikeys.api.authentication import Unauthorized, refuse_strangers
 from apikeys.api.base import Endpoint
 from apikeys.api.errors import Refused, exception_handler
 from apikeys.api.parsers import MAX_BODY
-from apikeys.models import Reason, Via
-from apikeys.services import Actor, Code
+from apikeys.models import Reason
+from apikeys.services import Code
+from audit.models import Via
+from audit.trail import Actor
 from oauth import cors
 from oauth.clients import AUTHORIZATION_CODE
 from oauth.server import Asked, Device, problem, server

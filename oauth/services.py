@@ -15,9 +15,10 @@ from django.utils import timezone
 from accounts.models import User
 from apikeys import names, scopes
 from apikeys import services as keys
-from apikeys.models import APIKey, Reason, Via
-from apikeys.services import Actor
+from apikeys.models import APIKey, Reason
 from apikeys.tokens import Token
+from audit.models import Via
+from audit.trail import Actor
 from config import text
 from oauth import codes
 from oauth.models import (

@@ -23,8 +23,9 @@ from accounts import devices, reauthentication
 from accounts.services import may_hold_keys
 from apikeys import scopes
 from apikeys import services as keys
-from apikeys.models import Via
-from apikeys.requests import account, actor
+from apikeys.requests import account
+from audit.models import Via
+from audit.trail import actor
 from oauth import clients, codes, origins, services
 from oauth.clients import Client
 from oauth.forms import AllowForm, UserCodeForm

@@ -24,7 +24,8 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
-from apikeys.models import APIKey, DailyUse, Event
+from apikeys.models import APIKey, DailyUse
+from audit.models import Event
 from oauth.models import DeviceRequest, Site
 from outbox.models import Mail
 from tests.conftest import PASSWORD
@@ -328,20 +329,20 @@ ADMIN = {
         staff(200), staff(403), sends={"name": "renamed"}
     ),
     "admin/apikeys/apikey/<path:object_id>/": Row(staff("change/"), staff("change/")),
-    "admin/apikeys/event/": Row(
+    "admin/audit/event/": Row(
         staff(200),
         staff(200),
         sends={"action": "delete_selected", "_selected_action": "{event}", "post": "yes"},
     ),
-    "admin/apikeys/event/add/": Row(staff(403), staff(403), sends={"action": "key.issued"}),
-    "admin/apikeys/event/<path:object_id>/history/": Row(staff(200), staff(200)),
-    "admin/apikeys/event/<path:object_id>/delete/": Row(
+    "admin/audit/event/add/": Row(staff(403), staff(403), sends={"action": "key.issued"}),
+    "admin/audit/event/<path:object_id>/history/": Row(staff(200), staff(200)),
+    "admin/audit/event/<path:object_id>/delete/": Row(
         staff(403), staff(403), sends={"post": "yes"}
     ),
-    "admin/apikeys/event/<path:object_id>/change/": Row(
+    "admin/audit/event/<path:object_id>/change/": Row(
         staff(200), staff(403), sends={"public_id": "000000000000"}
     ),
-    "admin/apikeys/event/<path:object_id>/": Row(staff("change/"), staff("change/")),
+    "admin/audit/event/<path:object_id>/": Row(staff("change/"), staff("change/")),
     **{
         f"admin/outbox/mail/{rest}": row
         for rest, row in {
@@ -451,7 +452,7 @@ def alices(alice, issue) -> dict[str, str]:
         "user": alice.pk,
         "key": key.pk,
         "apikey": key.pk,
-        "event": Event.objects.get(key=key).pk,
+        "event": Event.objects.get(key_id=key.pk).pk,
         "group": Group.objects.create(name="group").pk,
         "emailaddress": address.pk,
         "socialaccount": login.pk,

@@ -15,7 +15,8 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User
 from apikeys import memory, services, usage
-from apikeys.models import APIKey, DailyUse, Event, Reason
+from apikeys.models import APIKey, DailyUse, Reason
+from audit.models import Event
 from config.redaction import Formatter
 from tests.conftest import show_who
 
@@ -61,8 +62,8 @@ def live_through(alice, sam, client):
             "/admin/apikeys/apikey/",
             f"/admin/apikeys/apikey/{key.pk}/change/",
             f"/admin/apikeys/apikey/{key.pk}/history/",
-            "/admin/apikeys/event/",
-            f"/admin/apikeys/event/{Event.objects.get().pk}/change/",
+            "/admin/audit/event/",
+            f"/admin/audit/event/{Event.objects.get().pk}/change/",
             "/admin/accounts/user/",
             f"/admin/accounts/user/{alice.pk}/change/",
         ]

@@ -30,6 +30,7 @@ WORDS = {
     ),
     Code.NOT_FOUND: _("This API key is not known here. Generate a new one and use that."),
     Code.REVOKED: _("This API key was deleted. Generate a new one and use that."),
+    Code.SUSPENDED: _("This API key is suspended. Ask whoever runs this site."),
     Code.EXPIRED: _("This API key has expired. Generate a new one and use that."),
     Code.ACCOUNT_DISABLED: _(
         "The account of this API key is disabled. Ask whoever runs this site."

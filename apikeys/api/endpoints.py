@@ -21,9 +21,11 @@ from apikeys.api.authentication import (
 )
 from apikeys.api.base import Endpoint, require
 from apikeys.api.errors import BadRequest, Refused
-from apikeys.models import APIKey, Reason, Via
-from apikeys.requests import account, actor
+from apikeys.models import APIKey, Reason
+from apikeys.requests import account
 from apikeys.tokens import Token
+from audit.models import Via
+from audit.trail import actor
 
 
 class CustomerEndpoint(Endpoint):

@@ -54,6 +54,7 @@ class APIKeySerializer(serializers.ModelSerializer[APIKey]):
             "expires_at",
             "scopes",
             "replaced_by",
+            "suspended_at",
         ]
         read_only_fields = fields
 

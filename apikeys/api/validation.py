@@ -37,8 +37,8 @@ class ValidateEndpoint(Endpoint):
             '**JSON form**: the body is `{"key": "comfyui-…"}`. The key is what a service asks '
             'about, not its credential, so the question is answered 200 with `"valid": false` '
             "and a code. This is for a gateway that tells its own refusals from ours.\n\n"
-            "REVOKED, EXPIRED and ACCOUNT_DISABLED are told only to one who presents the whole "
-            "key; an unknown id and a wrong secret are both NOT_FOUND. A key in both places, two "
+            "REVOKED, SUSPENDED, EXPIRED and ACCOUNT_DISABLED are told only to one who presents "
+            "the whole key; an unknown id and a wrong secret are both NOT_FOUND. A key in both places, two "
             "keys in one header or a key in the address is 400."
         ),
         request=serializers.PresentedKeySerializer,

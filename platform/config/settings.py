@@ -9,6 +9,7 @@ import zlib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dj_email_url
 import django_stubs_ext
@@ -16,7 +17,7 @@ from corsheaders.defaults import default_headers
 from django.utils.csp import CSP
 from environs import validate
 
-from config.environment import Environment, made_once, origin, site
+from config.environment import Environment, host, in_brackets, made_once, origin, site
 from oauth import origins
 
 # Django's generic classes can't be subscripted at run time; the type checker wants them to be.
@@ -88,9 +89,24 @@ if TLS and _scheme != "https":
 
 HTTPS = _scheme == "https"
 _is_loopback = PUBLIC_HOST in LOOPBACK
-ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"] if _is_loopback else [PUBLIC_HOST]
+# Keys, passwords and sessions cross a network that others are on.
+IN_THE_CLEAR = not HTTPS and not _is_loopback
+# Other names of this machine, as in a studio that has no name server.
+OTHER_HOSTS: list[str] = []
+for _given in (env.str("ALLOWED_HOSTS", default="") or "").replace(",", " ").split():
+    try:
+        OTHER_HOSTS.append(host(_given))
+    except ValueError as error:
+        env.fault("ALLOWED_HOSTS", f"has {_given!r}, which {error}")
+ALLOWED_HOSTS = [
+    *(["127.0.0.1", "localhost", "[::1]"] if _is_loopback else [in_brackets(PUBLIC_HOST)]),
+    *map(in_brackets, OTHER_HOSTS),
+]
 # Behind a proxy that ends TLS, Django sees http where the browser's Origin says https.
-CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+CSRF_TRUSTED_ORIGINS = [
+    PUBLIC_URL,
+    *(f"{_scheme}://{in_brackets(_name)}{f':{_port}' if _port else ''}" for _name in OTHER_HOSTS),
+]
 TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", default=[])
 # The first sites that may sign people in with their session here; from then on staff list them.
 SITE_WHITELIST: list[str] = []
@@ -127,19 +143,23 @@ INSTALLED_APPS = [
     # Last, so that they can put right what the others registered with the admin.
     "accounts",
     "apikeys",
+    "audit",
     "oauth",
     "outbox",
 ]
 
 MIDDLEWARE = [
+    # What every answer says to a browser, whoever gave it: files and errors, too.
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.middleware.csp.ContentSecurityPolicyMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "config.middleware.keep_to_ourselves",
+    "config.middleware.store_no_pages",
     # Above everything that can answer with an error: ComfyUI's page must be able to read those.
     "corsheaders.middleware.CorsMiddleware",
     "config.middleware.answer_probes",
-    "config.middleware.store_no_pages",
-    "django.middleware.csp.ContentSecurityPolicyMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "config.transport.refuse_plain_http",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -229,7 +249,9 @@ CACHE_URL: str | None = env.str("CACHE_URL", default=None)
 if CACHE_URL and not CACHE_URL.startswith(("redis://", "rediss://", "unix://")):
     env.fault("CACHE_URL", "must look like redis://127.0.0.1:6379/0 (Redis or Valkey).")
 CACHES: dict[str, dict[str, Any]] = {
-    "default": {
+    # Rate limits must go on when the shared cache does not answer.
+    "default": {"BACKEND": "config.cache.SteadyCache", "LOCATION": "shared"},
+    "shared": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": CACHE_URL,
         "KEY_PREFIX": "comfyui-keys",
@@ -243,10 +265,10 @@ CACHES: dict[str, dict[str, Any]] = {
     if CACHE_URL
     else {
         # Shared by every process, as rate limits must be, and there without another server.
-        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "BACKEND": "config.cache.TableCache",
         "LOCATION": "cache",
         "OPTIONS": {"MAX_ENTRIES": 100_000},
-    }
+    },
 }
 
 # --- People ----------------------------------------------------------------------------------
@@ -310,6 +332,8 @@ ACCOUNT_RATE_LIMITS = {
     # Machines that begin to wait for a key; and codes typed for one that is not there.
     "device_code": "30/h/ip",
     "device_try": "10/10m/user,30/10m/ip",
+    # Keys of others that somebody found.
+    "leak_report": "20/h/ip",
 }
 # How long nobody is asked again who they are, before what hurts; and before a new key.
 REAUTHENTICATION_GRACE = timedelta(minutes=10)
@@ -428,6 +452,36 @@ SERVER_EMAIL = DEFAULT_FROM_EMAIL
 KEYS_PER_ACCOUNT: int = env.int("KEYS_PER_ACCOUNT", default=50)
 # Off, so that a leaked key can't breed.
 KEYS_MAY_CREATE_KEYS: bool = env.bool("KEYS_MAY_CREATE_KEYS", default=False)
+# What becomes of a key that somebody found in public: "revoke", or "suspend" for staff to look at.
+LEAKED_KEYS: str = env.str(
+    "LEAKED_KEYS", default="revoke", validate=validate.OneOf(["revoke", "suspend"])
+)
+# Reports of GitHub's secret scanning. A platform on one's own machine is not one that GitHub finds.
+GITHUB_LEAK_REPORTS: bool = env.bool("GITHUB_LEAK_REPORTS", default=PRODUCTION)
+GITHUB_SECRET_SCANNING_KEYS_URL: str = (
+    env.str(
+        "GITHUB_SECRET_SCANNING_KEYS_URL",
+        default="https://api.github.com/meta/public_keys/secret_scanning",
+    )
+    or ""
+)
+# Whoever can answer in GitHub's place can end keys.
+_asked = urlsplit(GITHUB_SECRET_SCANNING_KEYS_URL)
+if _asked.scheme != "https" and (_asked.scheme != "http" or _asked.hostname not in LOOPBACK):
+    env.fault("GITHUB_SECRET_SCANNING_KEYS_URL", "must begin with https://.")
+# Whom to tell of a weakness of this platform (/.well-known/security.txt); nobody: there is none.
+SECURITY_CONTACT: list[str] = []
+for _given in (env.str("SECURITY_CONTACT", default="") or "").replace(",", " ").split():
+    _contact = _given if ":" in _given else f"mailto:{_given}"
+    if _contact.startswith(("https://", "tel:")) or (
+        _contact.startswith("mailto:") and "@" in _contact
+    ):
+        SECURITY_CONTACT.append(_contact)
+    else:
+        env.fault(
+            "SECURITY_CONTACT",
+            f"has {_given!r}: it must be a mail address, or begin with https:// or tel:.",
+        )
 
 # Argon2id at the OWASP minimum: memory in KiB, passes, lanes. The secret is random, so this cost
 # is depth of defence, not the defence.
@@ -500,6 +554,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "ComfyUI", "description": "What an unmodified ComfyUI calls."},
         {"name": "Keys", "description": "A person's keys."},
         {"name": "Validation", "description": "What a service in front of ComfyUI asks."},
+        {"name": "Leaks", "description": "Keys that were found where others can read them."},
         {"name": "OAuth", "description": "A key without copying one, for machines and sites."},
         {"name": "Probes", "description": "For load balancers and monitors."},
     ],
@@ -529,7 +584,9 @@ CORS_PREFLIGHT_MAX_AGE = 7200
 
 SECURE_CSP: dict[str, list[str]] = {
     "default-src": [CSP.NONE],
-    "script-src": [CSP.SELF],
+    # The tags that our own templates wrote into this very answer, and what they import: not every
+    # file of ours, of which an old library's may one day be of use to somebody.
+    "script-src": [CSP.NONCE],
     "style-src": [CSP.SELF],
     "img-src": [CSP.SELF, "data:"],
     "font-src": [CSP.SELF],
@@ -544,6 +601,9 @@ SECURE_CSP: dict[str, list[str]] = {
     ],
     "frame-ancestors": [CSP.NONE],
     "base-uri": [CSP.NONE],
+    # No text becomes markup or code, not even by our own scripts.
+    "require-trusted-types-for": ["'script'"],
+    "trusted-types": [CSP.NONE],
 }
 X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
@@ -557,14 +617,20 @@ _prefix = "__Host-" if HTTPS else ""
 SESSION_COOKIE_NAME = f"{_prefix}session{_suffix}"
 CSRF_COOKIE_NAME = f"{_prefix}csrf{_suffix}"
 CSRF_FAILURE_VIEW = "config.errors.csrf_failure"
-# A browser remembers this per host, not per port: never say it for one's own machine.
-SECURE_HSTS_SECONDS = int(timedelta(days=365).total_seconds()) if HTTPS and PRODUCTION else 0
+# A browser remembers this of a name with all its ports: never say it for one's own machine, nor,
+# unasked, for a name that a ComfyUI may share on another port, by http.
+_hsts = timedelta(days=365) if PRODUCTION or not _port else timedelta()
+SECURE_HSTS_SECONDS: int = (
+    env.int("HSTS_SECONDS", default=int(_hsts.total_seconds()), validate=validate.Range(0)) or 0
+)
+if not HTTPS or _is_loopback:
+    SECURE_HSTS_SECONDS = 0
 SILENCED_SYSTEM_CHECKS = [
     # HSTS for subdomains and preloading are the owner of the domain's decision, not ours.
     "security.W005",
     "security.W021",
     # SECURE_SSL_REDIRECT: an API path never redirects. A key sent in plain text has already
-    # travelled; docs/deployment.md says how to close port 80 or redirect pages at the proxy.
+    # travelled; config.transport tells API calls from pages.
     "security.W008",
 ]
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
@@ -573,6 +639,8 @@ MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 
 STATIC_URL = "/static/"
 STATIC_ROOT = VAR / "static"
+# By default any page may read them. Nobody's but ours has to.
+WHITENOISE_ALLOW_ALL_ORIGINS = False
 STATICFILES_DIRS = [BASE_DIR / "static"]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
@@ -590,7 +658,7 @@ LANGUAGES = [
     ("ko", "한국어"),
 ]
 LOCALE_PATHS = [BASE_DIR / "locale"]
-LANGUAGE_COOKIE_NAME = f"language{_suffix}"
+LANGUAGE_COOKIE_NAME = f"{_prefix}language{_suffix}"
 LANGUAGE_COOKIE_AGE = int(timedelta(days=400).total_seconds())
 LANGUAGE_COOKIE_SAMESITE = "Lax"
 LANGUAGE_COOKIE_HTTPONLY = True

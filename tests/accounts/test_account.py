@@ -25,8 +25,10 @@ from django.test import Client
 from accounts import services as accounts
 from accounts.models import User
 from apikeys import services, usage
-from apikeys.models import Action, APIKey, DailyUse, Event, Reason, Via
-from apikeys.services import Actor, Code
+from apikeys.models import APIKey, DailyUse, Reason
+from apikeys.services import Code
+from audit.models import Action, Event, Via
+from audit.trail import Actor
 from tests.accounts.test_signing_in import (
     CONFIRM,
     NEW_PASSWORD,
@@ -403,9 +405,9 @@ def test_staff_can_still_read_what_happened(client, alice, sam, issue):
     issued = Event.objects.get()
     accounts.delete_account(alice)
     client.force_login(sam)
-    pages = [client.get("/admin/apikeys/event/")]
+    pages = [client.get("/admin/audit/event/")]
     pages += [
-        client.get(f"/admin/apikeys/event/{event.pk}/change/") for event in Event.objects.all()
+        client.get(f"/admin/audit/event/{event.pk}/change/") for event in Event.objects.all()
     ]
     assert [page.status_code for page in pages] == [200] * 4
     assert issued.public_id in pages[0].text

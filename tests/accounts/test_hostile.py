@@ -61,8 +61,10 @@ from accounts import services
 from accounts.models import User
 from accounts.social import SocialAccountAdapter
 from apikeys import services as keys
-from apikeys.models import APIKey, Event
+from apikeys.models import APIKey
 from apikeys.services import Code
+from audit.models import Event
+from audit.trail import Actor
 from outbox import delivery
 from outbox.models import Mail
 from tests.conftest import PASSWORD, show_who
@@ -2232,7 +2234,7 @@ def lived(alice, sam, providers, mailoutbox, with_mail) -> Client:
         owner=alice,
         name="alices-own-key",
         description="what alice wrote",
-        by=keys.Actor(alice, keys.Via.PAGE, "203.0.113.77"),
+        by=Actor(alice, keys.Via.PAGE, "203.0.113.77"),
     )
     show_who(browser, alice)
     return browser
@@ -2251,7 +2253,7 @@ def test_nothing_that_tells_of_alice_is_left_when_she_leaves(lived, alice):
         "account_emailaddress",
         "socialaccount_socialaccount",
         "apikeys_apikey",
-        "apikeys_event",
+        "audit_event",
         "usersessions_usersession",
     }, "what is looked for is there before"
     Mail.objects.all().delete()

@@ -19,12 +19,14 @@ from django.utils import timezone
 
 from accounts.models import User
 from apikeys import services
-from apikeys.models import Action, APIKey, DailyUse, Event, Reason, Via
+from apikeys.models import APIKey, DailyUse, Reason
 from apikeys.services import Code
+from audit.models import Action, Event, Via
+from audit.trail import Actor
 from tests.conftest import PASSWORD
 
 KEYS = "/admin/apikeys/apikey/"
-EVENTS = "/admin/apikeys/event/"
+EVENTS = "/admin/audit/event/"
 ACCOUNTS = "/admin/accounts/user/"
 
 TAKEN = str(User._meta.get_field("email").error_messages["unique"])
@@ -276,7 +278,7 @@ def test_a_revocation_by_staff_is_written_down_with_who_and_from_where(staff, sa
     key, _token = issue("studio")
     staff.post(page_of(key, "revoke"))
     event = Event.objects.get(action=Action.KEY_REVOKED)
-    assert (event.actor, event.account, event.key) == (sam, alice, key)
+    assert (event.actor, event.account, event.key_id) == (sam, alice, key.pk)
     assert (event.via, event.address) == (Via.ADMIN, "203.0.113.7")
     assert event.public_id == key.public_id
     assert event.detail == {"reason": "staff"}
@@ -499,8 +501,6 @@ def test_events_are_read_only_even_for_a_superuser(staff, sam, event):
         lambda event: Event.objects.filter(pk=event.pk).delete(),
         lambda event: Event.objects.bulk_update([event], ["public_id"]),
         lambda event: Event.objects.update_or_create(pk=event.pk, defaults={"public_id": "0" * 12}),
-        lambda event: event.key.events.all().delete(),
-        lambda event: event.key.events.update(public_id="0" * 12),
     ],
     ids=[
         "save",
@@ -512,8 +512,6 @@ def test_events_are_read_only_even_for_a_superuser(staff, sam, event):
         "delete-some",
         "bulk-update",
         "update-or-create",
-        "delete-of-key",
-        "update-of-key",
     ],
 )
 def test_the_code_cannot_rewrite_an_event(event, attempt):
@@ -539,7 +537,7 @@ def test_a_new_event_cannot_take_an_old_ones_place(event):
 def test_no_page_shows_a_hash_a_secret_a_pepper_or_a_nonce(staff, sam, alice, issue):
     key, token = issue("studio", description="for the studio")
     over, over_token = issue("over")
-    services.revoke(over, reason=Reason.REVOKED_BY_STAFF, by=services.Actor(sam, Via.ADMIN))
+    services.revoke(over, reason=Reason.REVOKED_BY_STAFF, by=Actor(sam, Via.ADMIN))
     DailyUse.objects.create(key=key, day=timezone.now().date(), calls=3)
     events = list(Event.objects.all())
     pages = {
@@ -587,7 +585,7 @@ def test_no_page_shows_a_hash_a_secret_a_pepper_or_a_nonce(staff, sam, alice, is
 
 def test_no_event_keeps_a_secret(issue, sam):
     key, token = issue("studio")
-    services.revoke(key, reason=Reason.REVOKED_BY_STAFF, by=services.Actor(sam, Via.ADMIN))
+    services.revoke(key, reason=Reason.REVOKED_BY_STAFF, by=Actor(sam, Via.ADMIN))
     kept = json.dumps(list(Event.objects.values()), default=str)
     assert token.reveal() not in kept
     assert token.reveal()[20:] not in kept

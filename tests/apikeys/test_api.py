@@ -10,7 +10,8 @@ from django.utils import timezone
 
 from apikeys import services, tokens
 from apikeys.hashing import Busy
-from apikeys.models import APIKey, Event, Reason
+from apikeys.models import APIKey, Reason
+from audit.models import Event
 from tests.conftest import show_who
 
 VALIDATE = "/api/v1/keys/validate"

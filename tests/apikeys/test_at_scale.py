@@ -26,8 +26,10 @@ from django.utils import timezone
 
 from accounts.models import User
 from apikeys import services, usage
-from apikeys.models import Action, APIKey, DailyUse, Event, HourlyUse, Reason, Via
+from apikeys.models import APIKey, DailyUse, HourlyUse, Reason
 from apikeys.services import Code
+from audit.models import Action, Event, Via
+from audit.trail import Actor
 from config import modeladmins
 from oauth.models import Site
 from outbox.models import Mail
@@ -46,7 +48,7 @@ LARGE = [User, APIKey, Event, DailyUse, HourlyUse, EmailAddress]
 TABLES = {model._meta.db_table for model in LARGE}
 
 KEYS = "/admin/apikeys/apikey/"
-EVENTS = "/admin/apikeys/event/"
+EVENTS = "/admin/audit/event/"
 ACCOUNTS = "/admin/accounts/user/"
 ADDRESSES = "/admin/account/emailaddress/"
 
@@ -99,7 +101,7 @@ def one_of_each(alice, issue) -> None:
         owner = User.objects.create_user(f"person{number}@example.org", name=f"Person {number}")
         EmailAddress.objects.create(user=owner, email=owner.email)
         key, _token = issue(owner=owner)
-        services.revoke(key, reason=Reason.DELETED_BY_OWNER, by=services.Actor(owner, Via.PAGE))
+        services.revoke(key, reason=Reason.DELETED_BY_OWNER, by=Actor(owner, Via.PAGE))
         Mail.objects.create(to=owner.email, subject="Your key")
         Group.objects.create(name=f"group {number}")
         Site.objects.create(origin=f"https://comfy{number}.example", added_by=owner)
@@ -304,7 +306,7 @@ def _fill() -> None:
             action=Action.KEY_REVOKED if number % 100 == 2 else Action.KEY_ISSUED,
             account=key.owner,
             actor=key.owner,
-            key=key,
+            key_id=key.pk,
             public_id=key.public_id,
             via=[Via.COMMAND, Via.ADMIN, Via.API, Via.PAGE][min(number % 100, 3)],
         )

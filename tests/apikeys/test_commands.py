@@ -6,8 +6,9 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from apikeys import services
-from apikeys.models import APIKey, Event
+from apikeys.models import APIKey
 from apikeys.services import Code
+from audit.models import Event
 
 
 def run(*arguments: str) -> str:

@@ -11,8 +11,9 @@ from django.db import connection
 from django.utils import timezone
 
 from apikeys import expiry, scopes, services
-from apikeys.models import Action, APIKey, Event, Reason
+from apikeys.models import APIKey, Reason
 from apikeys.services import AlreadyIssued, Code
+from audit.models import Action, Event
 from tests.server.conftest import TOKEN
 
 HOUR = timedelta(hours=1)

@@ -12,8 +12,10 @@ from django.utils import timezone
 
 from apikeys import memory, services, tokens
 from apikeys.hashing import Busy
-from apikeys.models import Action, APIKey, Event, Reason, Via
-from apikeys.services import Actor, AlreadyIssued, Code
+from apikeys.models import APIKey, Reason
+from apikeys.services import AlreadyIssued, Code
+from audit.models import Action, Event, Via
+from audit.trail import Actor
 
 # --- Issue ------------------------------------------------------------------------------------
 
@@ -32,7 +34,7 @@ def test_issuing_writes_an_event_without_a_secret(alice, issue):
     key, token = issue(by=by)
     event = Event.objects.get()
     assert (event.action, event.account, event.actor) == (Action.KEY_ISSUED, alice, alice)
-    assert (event.key, event.public_id, event.via) == (key, key.public_id, "page")
+    assert (event.key_id, event.public_id, event.via) == (key.pk, key.public_id, "page")
     assert event.address == "192.0.2.7"
     assert token.reveal()[20:] not in str(event.detail)
 

@@ -46,7 +46,7 @@ FOR_SAM = [
     "/admin/accounts/user/",
     "/admin/accounts/user/add/",
     "/admin/apikeys/apikey/",
-    "/admin/apikeys/event/",
+    "/admin/audit/event/",
     "/admin/oauth/site/",
     "/admin/oauth/site/add/",
     "/admin/password_change/",

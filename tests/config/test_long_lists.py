@@ -8,11 +8,12 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User
-from apikeys.models import Action, APIKey, Event, Via
+from apikeys.models import APIKey
+from audit.models import Action, Event, Via
 from config import modeladmins
 
 KEYS = "/admin/apikeys/apikey/"
-EVENTS = "/admin/apikeys/event/"
+EVENTS = "/admin/audit/event/"
 ACCOUNTS = "/admin/accounts/user/"
 
 

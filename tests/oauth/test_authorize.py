@@ -12,8 +12,9 @@ from django.utils import timezone
 
 from accounts.models import User
 from apikeys import services
-from apikeys.models import APIKey, Event, Reason, Via
+from apikeys.models import APIKey, Reason
 from apikeys.services import Code
+from audit.models import Event, Via
 from oauth.models import AuthorizationCode, Site
 from tests.conftest import show_who
 from tests.oauth.conftest import CALLBACK, GOOD, Login, came_back

@@ -13,8 +13,10 @@ from django.utils import timezone
 
 from accounts.models import User
 from apikeys import services
-from apikeys.models import APIKey, Event, Reason, Via
+from apikeys.models import APIKey, Reason
 from apikeys.services import Code
+from audit.models import Event, Via
+from audit.trail import Actor
 from oauth import services as asking
 from oauth.models import DeviceRequest
 from tests.conftest import show_who
@@ -252,8 +254,8 @@ def test_whoever_decides_first_decides(begin, signed_in, alice, mallory):
 def test_two_who_confirm_at_the_same_moment_do_not_both_win(begin, alice, mallory):
     device = begin().row
     told = {"name": "n", "expires_at": None}
-    hers = asking.approve_device(device, by=services.Actor(user=alice), **told)
-    theirs = asking.approve_device(device, by=services.Actor(user=mallory), **told)
+    hers = asking.approve_device(device, by=Actor(user=alice), **told)
+    theirs = asking.approve_device(device, by=Actor(user=mallory), **told)
     assert (hers, theirs) == (True, False)
 
 

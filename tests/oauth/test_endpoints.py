@@ -12,8 +12,9 @@ from django.utils import timezone
 
 from accounts.models import User
 from apikeys import services
-from apikeys.models import APIKey, Event, Reason, Via
+from apikeys.models import APIKey, Reason
 from apikeys.services import Code
+from audit.models import Event, Via
 from oauth.models import Site
 from tests.conftest import PASSWORD
 from tests.oauth.conftest import CALLBACK, GOOD, Login, confirm, post
@@ -165,7 +166,7 @@ def test_who_holds_a_key_can_delete_it(issue, alice):
     assert post(Client(), "/oauth/revoke", fields).status_code == 200
     assert services.validate(token.reveal()).code is Code.REVOKED
     event = Event.objects.get(action="key.revoked")
-    assert (event.key, event.actor, event.via) == (key, alice, Via.OAUTH)
+    assert (event.key_id, event.actor, event.via) == (key.pk, alice, Via.OAUTH)
     assert post(Client(), "/oauth/revoke", fields).status_code == 200
     assert Event.objects.filter(action="key.revoked").count() == 1
 

@@ -61,7 +61,7 @@ def issued(running: Platform, account: Account) -> dict[str, int]:
     """How many rows and how many events of keys issued the account has."""
     counts: dict[str, int] = shell(
         running,
-        "from apikeys.models import APIKey, Event\n"
+        "from apikeys.models import APIKey\nfrom audit.models import Event\n"
         "mail = given['email']\n"
         "answer = {'keys': APIKey.objects.filter(owner__email=mail).count(),"
         " 'events': Event.objects.filter(account__email=mail, action='key.issued').count()}",

@@ -318,7 +318,7 @@ def test_an_account_that_is_deleted_by_many_at_once_is_deleted_once(
         left = shell(
             running,
             "from accounts.models import User\n"
-            "from apikeys.models import APIKey, Event\n"
+            "from apikeys.models import APIKey\nfrom audit.models import Event\n"
             "mail = given['email']\n"
             "answer = [User.objects.filter(email=mail).count(), "
             "APIKey.objects.filter(owner__email=mail).count(), "

@@ -1,0 +1,126 @@
+"""Events: who did what, when, through which door, from where. Never changed, and no secrets."""
+
+from typing import Any, NoReturn
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+
+class Action(models.TextChoices):
+    """What an event tells of."""
+
+    KEY_ISSUED = "key.issued", _("key generated, and shown this once")
+    KEY_ROLLED = "key.rolled", _("key replaced")
+    KEY_REVOKED = "key.revoked", _("key revoked")
+    KEY_SUSPENDED = "key.suspended", _("key suspended")
+    KEY_RESTORED = "key.restored", _("key works again")
+    KEY_LEAKED = "key.leaked", _("key found where others can read it")
+    KEY_NEW_NETWORK = "key.new_network", _("key used from a new network")
+    KEY_REFUSED = "key.refused", _("key refused")
+    ACCOUNT_MADE = "account.made", _("account made")
+    SIGNED_IN = "account.signed_in", _("signed in")
+    SIGN_IN_REFUSED = "account.refused", _("sign-in refused")
+    SIGNED_OUT = "account.signed_out", _("signed out")
+    PASSWORD_CHANGED = "account.password", _("password changed")
+    ADDRESS_CHANGED = "account.address", _("email address changed")
+    FACTOR_ADDED = "account.factor_added", _("second factor added")
+    FACTOR_REMOVED = "account.factor_removed", _("second factor removed")
+    LOGIN_ADDED = "account.login_added", _("login connected")
+    LOGIN_REMOVED = "account.login_removed", _("login disconnected")
+    ACCOUNT_DISABLED = "account.disabled", _("account disabled")
+    ACCOUNT_ENABLED = "account.enabled", _("account enabled")
+    ACCOUNT_DELETED = "account.deleted", _("account deleted by its owner")
+    STAFF_VIEWED = "staff.viewed", _("looked at by staff")
+    STAFF_CHANGED = "staff.changed", _("changed by staff")
+    STAFF_LOOKED_UP = "staff.looked_up", _("key looked up by staff")
+    STAFF_EXPORTED = "staff.exported", _("trail exported by staff")
+
+
+class Via(models.TextChoices):
+    """Through which door somebody came."""
+
+    PAGE = "page", _("pages")
+    API = "api", _("REST API")
+    ADMIN = "admin", _("staff pages")
+    COMMAND = "command", _("command line")
+    OAUTH = "oauth", _("machine or site that was allowed to")
+    LEAK_REPORT = "leak", _("leak report")
+
+
+class EventQuerySet(models.QuerySet["Event"]):
+    def update(self, **kwargs: Any) -> NoReturn:
+        raise TypeError("Events are append-only.")
+
+    def delete(self) -> NoReturn:
+        raise TypeError("Events are append-only.")
+
+    def forget_where_from(self, person: models.Model) -> None:
+        """The one exception: whoever leaves takes along the addresses that they came from.
+
+        Those of staff who dealt with them stay.
+        """
+        theirs = models.Q(actor=person) | models.Q(account=person, actor=None)
+        models.QuerySet(self.model, using=self.db).filter(theirs).update(address=None)
+
+
+class Event(models.Model):
+    """Something that happened. Rows are only ever added; PostgreSQL itself refuses all else.
+
+    Accounts and keys are named by id without a constraint, so that the trail outlives them and
+    nothing has to rewrite it.
+    """
+
+    at = models.DateTimeField(_("when"), default=timezone.now, db_index=True)
+    action = models.CharField(_("what"), max_length=32, choices=Action)
+    account = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        # The index below begins with it.
+        db_index=False,
+        related_name="+",
+        verbose_name=_("account"),
+        help_text=_("Whose account or key it is."),
+    )
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        related_name="+",
+        verbose_name=_("by"),
+        help_text=_("Who did it; nobody for a command on the server, or a stranger."),
+    )
+    key_id = models.UUIDField(_("key"), null=True, db_index=True)
+    public_id = models.CharField(_("public id"), max_length=12, blank=True, db_index=True)
+    via = models.CharField(_("through"), max_length=16, choices=Via)
+    address = models.GenericIPAddressField(_("from"), null=True)
+    detail = models.JSONField(_("detail"), default=dict)
+
+    objects = EventQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
+        ordering = ["-at", "-id"]
+        permissions = [("export_event", _("Can export the trail"))]
+        indexes = [
+            models.Index(fields=["action", "-at", "-id"], name="audit_event_action"),
+            models.Index(fields=["via", "-at", "-id"], name="audit_event_via"),
+            models.Index(fields=["account", "-at", "-id"], name="audit_event_account"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.action} {self.public_id}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError("Events are append-only.")
+        # Not even by the primary key of an event that is there.
+        super().save(*args, **{**kwargs, "force_insert": True})
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("Events are append-only.")
