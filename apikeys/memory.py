@@ -15,12 +15,16 @@ from typing import Final
 
 from cachetools import LRUCache
 from django.conf import settings
-from django.core.cache import cache
+from django.core.cache import caches
+from django.utils.connection import ConnectionProxy
 from redis.exceptions import RedisError
 
 from apikeys.proofs import SharedProofs, seal
 
 logger = logging.getLogger(__name__)
+
+# Itself, not what counts in its place while it is away: this process has a memory of its own.
+cache = ConnectionProxy(caches, "shared")
 
 # Seconds for which the fleet's cache remembers a proof.
 _FLEET_REMEMBERS: Final = 24 * 60 * 60

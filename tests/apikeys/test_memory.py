@@ -424,7 +424,7 @@ def join_fleet(settings: Settings, url: str) -> None:
 
 def let_go() -> None:
     """Of the connections that this thread has to the store."""
-    store: Any = caches["default"]
+    store: Any = caches["shared"]
     for pool in store._cache._pools.values():
         pool.disconnect()
 
