@@ -209,7 +209,7 @@ def delete_account(user: User, *, address: str | None = None) -> None:
         if not may_leave(here):
             raise Guarded
         leaving.send(User, user=here, address=address)
-        record(Action.ACCOUNT_DELETED, account=here, by=Actor(here, Via.PAGE))
+        record(Action.ACCOUNT_DELETED, account_id=here.pk, by=Actor(here, Via.PAGE))
         # What stays is the trail: ids, times and what was done. An id names nobody once its
         # account is gone; addresses from which the person came would.
         Event.objects.forget_where_from(here)

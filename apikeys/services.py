@@ -190,9 +190,12 @@ def revoke(key: APIKey, *, reason: Reason, by: Actor | None = None) -> bool:
     return bool(ended)
 
 
-def suspend(key: APIKey, *, by: Actor) -> bool:
-    """Takes a key out of use until `restore`, and tells its owner. False if that was so already."""
-    return _set_suspended(key, timezone.now(), Action.KEY_SUSPENDED, by=by)
+def suspend(key: APIKey, *, by: Actor, tell: bool = True) -> bool:
+    """Takes a key out of use until `restore`, and tells its owner. False if that was so already.
+
+    tell: False for whoever tells the owner more than that.
+    """
+    return _set_suspended(key, timezone.now(), Action.KEY_SUSPENDED, by=by, tell=tell)
 
 
 def restore(key: APIKey, *, by: Actor) -> bool:
@@ -200,7 +203,9 @@ def restore(key: APIKey, *, by: Actor) -> bool:
     return _set_suspended(key, None, Action.KEY_RESTORED, by=by)
 
 
-def _set_suspended(key: APIKey, at: datetime | None, action: Action, *, by: Actor) -> bool:
+def _set_suspended(
+    key: APIKey, at: datetime | None, action: Action, *, by: Actor, tell: bool = True
+) -> bool:
     there = APIKey.objects.kept().filter(pk=key.pk, suspended_at__isnull=at is not None)
     with transaction.atomic():
         changed = there.update(suspended_at=at)
@@ -208,6 +213,7 @@ def _set_suspended(key: APIKey, at: datetime | None, action: Action, *, by: Acto
             _record(action, key, by, {})
     if changed:
         key.refresh_from_db(fields=["suspended_at"])
+    if changed and tell:
         template = "suspended" if at is not None else "restored"
         notify(key.owner, f"apikeys/email/{template}", {"key": key}, is_security=True)
     return bool(changed)
@@ -233,11 +239,18 @@ class Verdict:
     key: APIKey | None = None
 
 
-def validate(presented: str, *, hash_wait: float | None = None, store_wait: float = 0.0) -> Verdict:
+def validate(
+    presented: str,
+    *,
+    hash_wait: float | None = None,
+    store_wait: float = 0.0,
+    is_use: bool = True,
+) -> Verdict:
     """Whether `presented` is a key that may be used now, and whose.
 
     hash_wait: seconds to stand in Argon2's line (default: ARGON2_WAIT).
     store_wait: seconds to wait for a store that does not answer.
+    is_use: whether this counts as a use of the key; not if somebody else holds it up.
     Raises hashing.Busy, and django.db.Error when the store can't answer. Never guesses.
     """
     token = tokens.parse(presented, tag_keys=_hasher().tag_keys)
@@ -259,7 +272,7 @@ def validate(presented: str, *, hash_wait: float | None = None, store_wait: floa
     if key is None:
         return Verdict(Code.NOT_FOUND)
     code = _state(key)
-    if code is Code.VALID:
+    if code is Code.VALID and is_use:
         usage.count(key.pk)
     return Verdict(code, key)
 
@@ -399,7 +412,7 @@ def _refuse_beyond_limit(owner: User) -> None:
 
 
 def _record(action: Action, key: APIKey, by: Actor, detail: dict[str, str]) -> None:
-    record(action, account=key.owner, key=key, by=by, detail=detail)
+    record(action, account_id=key.owner_id, key=key, by=by, detail=detail)
 
 
 def tag_keys() -> list[bytes]:

@@ -21,6 +21,7 @@ from django.conf import settings
 from django.db import Error, connection, transaction
 from django.utils import timezone
 
+from apikeys import noticing
 from apikeys.models import APIKey, DailyUse, HourlyUse
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,11 @@ _writer: Thread | None = None
 def count(key_id: UUID) -> None:
     """Notes one use of a key, now."""
     _noted.append(key_id.int)
+    start()
+
+
+def start() -> None:
+    """Has what is noted written now and then from here on."""
     if _writer is None:
         _start_writer()
 
@@ -51,6 +57,7 @@ def count(key_id: UUID) -> None:
 def flush() -> None:
     """Writes what has been counted. What can't be written now is kept for the next time."""
     with _flushing:
+        noticing.flush()
         _add_up()
         for batch in batched(sorted(_counted), _BATCH):
             try:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
+from django.utils import timezone
 
 from audit.models import Action, Event, Via
 
@@ -55,10 +57,11 @@ def address(request: Request) -> str | None:
 def record(
     action: Action,
     *,
-    account: AbstractBaseUser | None = None,
+    account_id: UUID | None = None,
     key: Key | None = None,
     by: Actor,
     detail: Mapping[str, str] | None = None,
+    at: datetime | None = None,
 ) -> Event:
     """Adds an event. detail: words and numbers for whoever reads it; never a secret.
 
@@ -66,11 +69,12 @@ def record(
     """
     return Event.objects.create(
         action=action,
-        account_id=None if account is None else account.pk,
+        account_id=account_id,
         actor_id=None if by.user is None else by.user.pk,
         key_id=None if key is None else key.pk,
         public_id="" if key is None else key.public_id,
         via=by.via,
         address=by.address,
         detail=dict(detail or {}),
+        at=at or timezone.now(),
     )

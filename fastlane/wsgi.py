@@ -20,6 +20,8 @@ TICKET: Final = "fastlane.ticket"
 _BEARER: Final = "Bearer "
 # Answers differ by the address they were asked at. So many are kept of one key.
 _VARIANTS: Final = 4
+# So many addresses of a key's users are told apart; with more, some are asked about again.
+_ADDRESSES: Final = 16
 # So many different headers and the like: they differ by the length of a body, and by variant.
 _SHARED: Final = 4096
 # A longer query is none that is asked again and again.
@@ -63,6 +65,8 @@ class Verdict:
     word: int
     expires_at: float
     key_id: object
+    # From where it was used: whoever is behind the lane hears of each address once.
+    addresses: tuple[str, ...]
     answers: dict[tuple[Any, ...], Answer] = field(default_factory=dict)
 
 
@@ -150,6 +154,8 @@ class FastLane:
         if answer is None:
             return self._ask_again(environ, start_response, verdict, variant)
         if verdict.key_id is not None:
+            if environ.get("REMOTE_ADDR", "") not in verdict.addresses:
+                return self._ask_again(environ, start_response, verdict, variant)
             self._count(verdict.key_id)
         start_response(answer.status, answer.headers)
         return answer.body
@@ -204,7 +210,8 @@ class FastLane:
         answer = self._listen(environ, start_response, ticket)
         if ticket.noted:
             answers: dict[tuple[Any, ...], Answer] = {self._share(variant): answer}
-            verdict = Verdict(slot, word, ticket.expires_at, ticket.key_id, answers)
+            addresses = self._share((environ.get("REMOTE_ADDR", ""),))
+            verdict = Verdict(slot, word, ticket.expires_at, ticket.key_id, addresses, answers)
             self._keep(digest, verdict)
         return answer.body
 
@@ -215,7 +222,7 @@ class FastLane:
         verdict: Verdict,
         variant: tuple[Any, ...],
     ) -> Iterable[bytes]:
-        """The verdict is known, but not how it is said at this address."""
+        """The verdict is known, but not how it is said at this address, or who asks is new."""
         ticket = Ticket()
         answer = self._listen(environ, start_response, ticket)
         if ticket.noted and ticket.key_id == verdict.key_id:
@@ -223,6 +230,10 @@ class FastLane:
                 verdict.answers.clear()
             # It rests on what was read after the verdict's own word: never on less.
             verdict.answers[self._share(variant)] = answer
+            came_from = environ.get("REMOTE_ADDR", "")
+            if came_from not in verdict.addresses:
+                before = verdict.addresses if len(verdict.addresses) < _ADDRESSES else ()
+                verdict.addresses = self._share((*before, came_from))
         return answer.body
 
     def _refuse(

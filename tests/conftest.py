@@ -11,7 +11,7 @@ from django.test import Client
 
 from accounts.models import User
 from accounts.services import make_staff
-from apikeys import memory, services, usage
+from apikeys import memory, noticing, services, usage
 from apikeys.models import APIKey
 from apikeys.tokens import Token
 from outbox import delivery
@@ -72,6 +72,7 @@ def _nothing_left_over(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     # The thread that delivers mail would outlive the test, and look into what is not its own.
     monkeypatch.setattr(delivery, "wake", lambda: None)
     memory.forget()
+    noticing.forget()
     for kept in (usage._noted, usage._counted):
         kept.clear()
     if {"db", "transactional_db", "client"} & set(request.fixturenames):

@@ -12,11 +12,12 @@ from rest_framework.authentication import BaseAuthentication, SessionAuthenticat
 from rest_framework.request import Request
 
 from accounts.models import User
-from apikeys import services
+from apikeys import noticing, services, usage
 from apikeys.api.credentials import presented_key
 from apikeys.api.errors import Refused
 from apikeys.models import APIKey
 from apikeys.services import Code, Verdict
+from audit.trail import address
 from fastlane.wsgi import TICKET, Ticket
 
 CHALLENGE = 'Bearer realm="ComfyUI keys"'
@@ -50,6 +51,18 @@ def tell_the_lane(request: Request, verdict: Verdict) -> None:
     ticket.note(
         key_id=verdict.key.pk, expires_at=None if expires_at is None else expires_at.timestamp()
     )
+
+
+def tell_the_trail(request: Request, verdict: Verdict) -> None:
+    """Has it noted from where a key came that was proved, and whether it was refused."""
+    came_from = address(request)
+    if verdict.key is None or came_from is None:
+        return
+    if verdict.code is Code.VALID:
+        noticing.used(verdict.key.pk, came_from)
+    else:
+        noticing.refused(verdict.key.pk, verdict.code, came_from)
+    usage.start()
 
 
 class Unauthorized(Refused):
@@ -134,6 +147,7 @@ class KeyAuthentication(BaseAuthentication):
         else:
             verdict = services.validate(presented)
         tell_the_lane(request, verdict)
+        tell_the_trail(request, verdict)
         if verdict.code is not Code.VALID or verdict.key is None:
             raise KeyRefused(verdict.code)
         return verdict.key.owner, verdict.key

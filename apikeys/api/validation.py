@@ -14,6 +14,7 @@ from apikeys.api.authentication import (
     Unauthorized,
     refuse_strangers,
     tell_the_lane,
+    tell_the_trail,
 )
 from apikeys.api.base import Endpoint
 from apikeys.api.credentials import presented_key
@@ -38,8 +39,8 @@ class ValidateEndpoint(Endpoint):
             'about, not its credential, so the question is answered 200 with `"valid": false` '
             "and a code. This is for a gateway that tells its own refusals from ours.\n\n"
             "REVOKED, SUSPENDED, EXPIRED and ACCOUNT_DISABLED are told only to one who presents "
-            "the whole key; an unknown id and a wrong secret are both NOT_FOUND. A key in both places, two "
-            "keys in one header or a key in the address is 400."
+            "the whole key; an unknown id and a wrong secret are both NOT_FOUND. A key in both "
+            "places, two keys in one header or a key in the address is 400."
         ),
         request=serializers.PresentedKeySerializer,
         responses={
@@ -66,6 +67,7 @@ class ValidateEndpoint(Endpoint):
                 )
             verdict = services.validate(in_header)
             tell_the_lane(request, verdict)
+            tell_the_trail(request, verdict)
             if verdict.code is not Code.VALID:
                 raise KeyRefused(verdict.code)
         else:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from accounts.models import User
 from apikeys import coherence, services, tokens, usage
 from apikeys.models import APIKey, Reason
+from audit.trail import Actor
 from config.lane import BODILESS, QUERIES, ROUTES
 from fastlane.wsgi import FastLane
 
@@ -114,6 +115,8 @@ def presented(alice, mallory, issue) -> dict[str, str]:
     expired = issue("expired", expires_at=timezone.now() - timedelta(minutes=1))[1]
     disabled = issue("disabled", owner=mallory)[1]
     services.revoke(revoked, reason=Reason.DELETED_BY_OWNER)
+    suspended, suspended_token = issue("suspended")
+    services.suspend(suspended, by=Actor())
     mallory.is_active = False
     mallory.save()
     good = issue("good")[1].reveal()
@@ -121,6 +124,7 @@ def presented(alice, mallory, issue) -> dict[str, str]:
         "valid": good,
         "narrow": issue("narrow", scopes=["proxy:bfl"])[1].reveal(),
         "revoked": revoked_token.reveal(),
+        "suspended": suspended_token.reveal(),
         "expired": expired.reveal(),
         "disabled": disabled.reveal(),
         "unknown": tokens.make(tag_key=services.tag_keys()[0]).reveal(),
@@ -131,7 +135,7 @@ def presented(alice, mallory, issue) -> dict[str, str]:
     }
 
 
-KNOWN = ["valid", "narrow", "revoked", "expired", "disabled", "forged", "malformed"]
+KNOWN = ["valid", "narrow", "revoked", "suspended", "expired", "disabled", "forged", "malformed"]
 
 WAYS = {
     "x-api-key": lambda token: {"HTTP_X_API_KEY": token},
@@ -170,6 +174,23 @@ def test_every_verdict_is_said_byte_for_byte_as_django_says_it(
             assert say(lane, twin(environ)) == expected, (verdict, time_asked)
     if way not in PAST_THE_LANE:
         assert len(asked) < len(presented) * 3
+
+
+def test_each_address_that_a_key_comes_from_goes_past_the_lane_once(presented, lane, asked):
+    environ = request("POST", "/customers", HTTP_X_API_KEY=presented["valid"])
+    for number in range(40):
+        for _ in range(3):
+            say(lane, {**twin(environ), "REMOTE_ADDR": f"192.0.2.{number}"})
+    assert len(asked) == 40
+    say(lane, {**twin(environ), "REMOTE_ADDR": "192.0.2.39"})
+    assert len(asked) == 40, "the last ones are remembered"
+
+
+def test_whose_key_is_refused_is_refused_from_everywhere_by_the_lane(presented, lane, asked):
+    environ = request("POST", "/customers", HTTP_X_API_KEY=presented["revoked"])
+    for number in range(5):
+        say(lane, {**twin(environ), "REMOTE_ADDR": f"192.0.2.{number}"})
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("verdict", KNOWN)
