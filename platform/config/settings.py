@@ -223,6 +223,8 @@ elif _database["ENGINE"].endswith("postgresql"):
     _options["pool"] = {
         # After the server restarted, connections from before are found out, not handed on.
         "check": pool.check,
+        # One on which nothing is waited for past STORE_WAIT.
+        "connection_class": pool.Connection,
         "min_size": 1,
         "max_size": 16,
         "timeout": 4,
@@ -243,6 +245,8 @@ elif _database["ENGINE"].endswith("postgresql"):
     )
     # Nor does a request wait on a connection that the network swallows longer than for a lock.
     _options.setdefault("tcp_user_timeout", 4000)
+# Seconds that a request waits for one answer of PostgreSQL; a little more than for a lock.
+STORE_WAIT: float = env.float("STORE_WAIT", default=5.0)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CACHE_URL: str | None = env.str("CACHE_URL", default=None)

@@ -14,7 +14,11 @@ _django = get_wsgi_application()
 
 from django.conf import settings  # noqa: E402 (get_wsgi_application sets Django up first)
 
+from config import pool  # noqa: E402
 from config.lane import in_front_of  # noqa: E402
+
+# Of this process, which serves requests: a migration may take its time.
+pool.Connection.patience = settings.STORE_WAIT
 
 
 def _with_bodies(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
