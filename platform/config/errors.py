@@ -12,6 +12,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 
+from accounts import hashers
+from apikeys import hashing
+
 _CLIENTS = (
     "/customers", "/api/", "/proxy/", "/releases", "/admin/verify-api-key", "/health", "/ready",
     "/oauth/device/", "/oauth/token", "/oauth/revoke", "/oauth/introspect", "/.well-known/",
@@ -90,11 +93,20 @@ def safe_methods_only(view: View) -> View:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    if isinstance(sys.exc_info()[1], StoreError):
-        return unavailable(
-            request,
-            _("Our records can't be read just now. Nothing was changed. Try again in a moment."),
-        )
+    match sys.exc_info()[1]:
+        case StoreError():
+            return unavailable(
+                request,
+                _(
+                    "Our records can't be read just now. Nothing was changed. Try again in a "
+                    "moment."
+                ),
+            )
+        case hashers.Busy() | hashing.Busy():
+            return unavailable(
+                request,
+                _("Too many people are at this at once. Nothing was changed. Try again shortly."),
+            )
     return _say(
         request,
         500,
