@@ -3,7 +3,8 @@
 from django.urls import path
 from django.views.generic import RedirectView
 
-from apikeys import connecting, views
+from apikeys import connecting, leakpages, views
+from config.contact import security_txt
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="keys"), name="home"),
@@ -14,6 +15,8 @@ urlpatterns = [
     path("keys/<uuid:key_id>/roll", views.roll, name="roll_key"),
     path("usage/", views.usage, name="usage"),
     path("connect", connecting.connect, name="connect"),
+    path("leaks", leakpages.found, name="leaks"),
+    path(".well-known/security.txt", security_txt, name="security_txt"),
     # Where the hosted platform's documentation leads.
     path("profile/api-keys", RedirectView.as_view(pattern_name="keys")),
 ]

@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from apikeys.api import contract, endpoints, forwardauth, validation, verify
+from apikeys.api import contract, endpoints, forwardauth, leaks, validation, verify
 from apikeys.api.docs import Docs, Schema
 
 urlpatterns = [
@@ -13,6 +13,9 @@ urlpatterns = [
     path("customers/api-keys/<key_id>/roll", endpoints.RollEndpoint.as_view(), name="api_roll"),
     path("api/v1/keys/validate", validation.ValidateEndpoint.as_view(), name="api_validate"),
     path("api/v1/keys/validate/batch", validation.BatchEndpoint.as_view(), name="api_batch"),
+    path("api/v1/leaks", leaks.LeaksEndpoint.as_view(), name="api_leaks"),
+    path("api/v1/leaks/github", leaks.GitHubEndpoint.as_view(), name="api_leaks_github"),
+    path(".well-known/api-key-format", leaks.KeyFormatEndpoint.as_view(), name="api_key_format"),
     path("api/v1/auth", forwardauth.ForwardAuthEndpoint.as_view(), name="api_forward_auth"),
     # Ahead of the staff pages, which take all the rest below admin/, and redirect to their login.
     re_path(r"^admin/verify-api-key/?$", verify.VerifyEndpoint.as_view(), name="api_verify"),
