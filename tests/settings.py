@@ -7,8 +7,8 @@ import os
 import tempfile
 
 _OURS = (
-    "ARGON2_", "CACHE_", "DATABASE_", "DEBUG", "DEFAULT_FROM", "EMAIL", "GITHUB_", "GOOGLE_",
-    "HOST", "KEY", "LOG_LEVEL", "PASSWORD", "PORT", "PRODUCTION", "PUBLIC_", "SECRET_KEY", "SITE_",
+    "ALLOWED_", "ARGON2_", "CACHE_", "DATABASE_", "DEBUG", "DEFAULT_FROM", "EMAIL", "GITHUB_",
+    "GOOGLE_", "HOST", "HSTS_", "KEY", "LOG_LEVEL", "PASSWORD", "PORT", "PRODUCTION", "PUBLIC_", "SECRET_KEY", "SITE_",
     "STAFF_", "TLS", "TRUSTED_", "USAGE_", "VAR_", "WORKERS",
 )  # fmt: skip
 for _name in [name for name in os.environ if name.startswith(_OURS)]:

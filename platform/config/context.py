@@ -12,6 +12,8 @@ from accounts import factors
 
 def platform(request: HttpRequest) -> dict[str, Any]:
     return {
+        # Others on the network can read along.
+        "in_the_clear": settings.IN_THE_CLEAR,
         "has_mail_server": settings.HAS_MAIL_SERVER,
         "has_providers": SimpleLazyObject(lambda: bool(social_adapter(request).list_apps(request))),
         # Each in its own words: it is read by those who speak it.

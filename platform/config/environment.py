@@ -5,11 +5,14 @@ Knows nothing of Django's settings: settings.py says which variables there are a
 
 import os
 import secrets
+import string
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from environs import EnvValidationError, FileAwareEnv
+
+_IN_HOSTS = frozenset(f"{string.ascii_letters}{string.digits}-._[:]")
 
 
 class Environment(FileAwareEnv):
@@ -81,6 +84,29 @@ def origin(url: str) -> tuple[str, str, int | None]:
     if parts.path not in {"", "/"} or parts.query or parts.fragment or parts.username:
         raise ValueError("must be scheme, host and port alone, without a path")
     return parts.scheme, parts.hostname, parts.port
+
+
+def host(name: str) -> str:
+    """A host's name or IP address, as browsers send it: lower case, and without a port.
+
+    Raises ValueError, with words for the operator, for anything else. A pattern such as `*` is
+    none: the Host header would be whatever a stranger says.
+    """
+    if "*" in name or name.startswith("."):
+        raise ValueError("is a pattern: name each host.")
+    try:
+        found = urlsplit(f"//{in_brackets(name.lower())}")
+        is_host = found.netloc == in_brackets(found.hostname or "") and bool(found.hostname)
+    except ValueError:
+        is_host = False
+    if not is_host or not set(name) <= _IN_HOSTS:
+        raise ValueError("is no host: name it without scheme, port and path.")
+    return found.hostname or ""
+
+
+def in_brackets(name: str) -> str:
+    """A host as it stands in an address: IPv6 has colons of its own (RFC 3986 §3.2.2)."""
+    return f"[{name}]" if ":" in name and not name.startswith("[") else name
 
 
 def site(url: str) -> str:

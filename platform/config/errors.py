@@ -92,6 +92,24 @@ def safe_methods_only(view: View) -> View:
     return only_safe
 
 
+def plain_http(request: HttpRequest) -> HttpResponse:
+    """What came where others could read it (config.transport)."""
+    if is_for_clients(request):
+        message = _(
+            "This platform is reached by %(address)s alone, and this came by plain http. A key in "
+            "it has already travelled in plain text: delete it and make another. If a proxy ends "
+            "TLS in front of the platform, name it in TRUSTED_PROXIES and let it set "
+            "X-Forwarded-For and X-Forwarded-Proto."
+        )
+    else:
+        message = _(
+            "This platform is reached by %(address)s alone, and this form came by plain http. "
+            "Nothing was changed. What you typed into it has already travelled in plain text: if "
+            "it was a password, choose another."
+        )
+    return _say(request, 403, "TLS_REQUIRED", message % {"address": settings.PUBLIC_URL})
+
+
 def server_error(request: HttpRequest) -> HttpResponse:
     match sys.exc_info()[1]:
         case StoreError():

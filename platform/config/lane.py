@@ -1,5 +1,7 @@
 """The fast lane as this project has it: which addresses, which keys, whom it tells of a use."""
 
+from collections.abc import Iterable
+
 from django.conf import settings
 from django.db import connection
 from psycopg.conninfo import make_conninfo
@@ -7,9 +9,10 @@ from psycopg.pq import Conninfo
 
 from apikeys import services, usage
 from apikeys.coherence import epochs
+from config import transport
 from fastlane.epochs import Epochs
 from fastlane.fleet import Listener
-from fastlane.wsgi import Application, FastLane
+from fastlane.wsgi import Application, Environ, FastLane, StartResponse
 
 ROUTES = [
     ("POST", "/customers"),
@@ -29,7 +32,7 @@ def in_front_of(application: Application) -> Application:
     table = epochs()
     if table is None:
         return application
-    return FastLane(
+    lane = FastLane(
         application,
         epochs=table,
         tag_keys=services.tag_keys(),
@@ -40,6 +43,17 @@ def in_front_of(application: Application) -> Application:
         capacity=settings.FAST_LANE_VERDICTS,
         listen=_listener(table).start if settings.IS_FLEET else None,
     )
+    return _only_what_nobody_read(lane, application) if settings.HTTPS else lane
+
+
+def _only_what_nobody_read(lane: Application, application: Application) -> Application:
+    """A good key that came in plain text is Django's to refuse, though the lane knows it."""
+
+    def choose(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        chosen = application if transport.was_read_on_the_way(environ) else lane
+        return chosen(environ, start_response)
+
+    return choose
 
 
 def _listener(table: Epochs) -> Listener:

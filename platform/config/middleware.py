@@ -12,6 +12,16 @@ from config import errors, probes
 
 type Answer = Callable[[HttpRequest], HttpResponseBase]
 
+# What our pages may ask a browser for: nothing, but for copying a key and for passkeys.
+_USED = ("clipboard-write", "publickey-credentials-create", "publickey-credentials-get")
+_UNUSED = (
+    "accelerometer", "autoplay", "camera", "clipboard-read", "display-capture",
+    "encrypted-media", "fullscreen", "gamepad", "geolocation", "gyroscope", "hid",
+    "identity-credentials-get", "idle-detection", "local-fonts", "magnetometer", "microphone",
+    "midi", "otp-credentials", "payment", "picture-in-picture", "screen-wake-lock", "serial",
+    "storage-access", "usb", "window-management", "xr-spatial-tracking",
+)  # fmt: skip
+_PERMISSIONS = ", ".join([f"{name}=(self)" for name in _USED] + [f"{name}=()" for name in _UNUSED])
 _PROBES: dict[str, Answer] = {"/health": probes.health, "/ready": probes.ready}
 
 
@@ -20,6 +30,23 @@ def answer_probes(get_response: Answer) -> Answer:
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         return _PROBES.get(request.path_info, get_response)(request)
+
+    return middleware
+
+
+def keep_to_ourselves(get_response: Answer) -> Answer:
+    """Says that pages and files are for our own pages, and that these want little of a browser."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        is_page = response.get("Content-Type", "").startswith("text/html")
+        # ComfyUI's page reads the API, from wherever it is.
+        is_for_others = errors.is_for_clients(request) and not is_page
+        response["Cross-Origin-Resource-Policy"] = (
+            "cross-origin" if is_for_others else "same-origin"
+        )
+        response["Permissions-Policy"] = _PERMISSIONS
+        return response
 
     return middleware
 

@@ -189,7 +189,7 @@ def _certificate() -> tls.Certificate:
             authority=settings.TLS_CERT,
             bundle=settings.TLS_CERT,
         )
-    names = {settings.PUBLIC_HOST, "localhost", "127.0.0.1", "::1"}
+    names = {settings.PUBLIC_HOST, *settings.OTHER_HOSTS, "localhost", "127.0.0.1", "::1"}
     if settings.HOST not in {"0.0.0.0", "::"}:  # noqa: S104 (compared with, not bound to)
         names.add(settings.HOST)
     return tls.certificate(settings.VAR / "tls", names=names)
@@ -223,6 +223,12 @@ def _welcome(certificate: tls.Certificate | None) -> str:
             "",
             f"  Listening on {settings.HOST}, but PUBLIC_URL says {settings.PUBLIC_URL}: other",
             "  machines are refused. Set PUBLIC_URL to the address that they use.",
+        ]
+    if settings.IN_THE_CLEAR:
+        lines += [
+            "",
+            "  By plain http, keys, passwords and sessions can be read by whoever is on the network",
+            "  between. Use TLS=1, or a proxy that ends TLS: docs/deployment.md.",
         ]
     if certificate and not settings.TLS_CERT:
         lines += [

@@ -1,0 +1,254 @@
+"""A platform whose address is https: what comes by plain http is not answered as if all were well.
+
+A proxy that ends TLS is played by the headers that it sends.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.server.conftest import Account, Answer, Folder, ask, join, serving
+from tests.servers import Platform
+
+pytestmark = pytest.mark.server
+
+# As a proxy on this machine says who asked it, and how.
+CLIENT = {"X-Forwarded-For": "203.0.113.7"}
+BY_HTTPS = {**CLIENT, "X-Forwarded-Proto": "https"}
+BY_HTTP = {**CLIENT, "X-Forwarded-Proto": "http"}
+
+YEAR = "max-age=31536000"
+
+
+@pytest.fixture(scope="module")
+def running(fresh_folder: Folder) -> Iterator[Platform]:
+    """Behind a proxy that it believes."""
+    with serving(
+        fresh_folder(),
+        PUBLIC_URL="https://keys.example",
+        TRUSTED_PROXIES="127.0.0.1",
+        LOG_LEVEL="DEBUG",
+    ) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def account(running: Platform) -> Account:
+    return join(running, keys=1)
+
+
+def call(running: Platform, method: str, path: str, key: str | None = None, **given: str) -> Answer:
+    headers = {name.replace("_", "-"): value for name, value in given.items()}
+    return ask(running, method, path, key=key, headers={"Host": "keys.example", **headers})
+
+
+# A program's addresses. The fast lane knows the first six, and answers them in front of Django.
+FOR_PROGRAMS = [
+    ("POST", "/customers"),
+    ("GET", "/customers/me"),
+    ("POST", "/api/v1/keys/validate"),
+    ("GET", "/api/v1/auth"),
+    ("HEAD", "/api/v1/auth"),
+    ("POST", "/api/v1/auth"),
+    ("GET", "/customers/api-keys"),
+    ("GET", "/customers/nothing"),
+    ("POST", "/proxy/openai/v1/responses"),
+    ("POST", "/oauth/token"),
+    ("GET", "/api/schema"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), FOR_PROGRAMS)
+@pytest.mark.parametrize("how", [BY_HTTP, CLIENT], ids=["by http", "nobody knows how"])
+def test_a_programs_call_by_plain_http_is_refused_in_words(
+    running: Platform, account: Account, method: str, path: str, how: dict[str, str]
+) -> None:
+    key = account.keys[0].token
+    # Whatever the lane remembers of the key by now.
+    for _ in range(3):
+        call(running, method, path, key, **BY_HTTPS)
+    answer = call(running, method, path, key, **how, Origin="https://comfy.example.com")
+    assert answer.status == 403
+    assert "location" not in answer.headers
+    # ComfyUI's page can read why.
+    if not path.startswith("/oauth/"):
+        assert answer.headers["access-control-allow-origin"] == "*"
+    if method != "HEAD":
+        told = json.loads(answer.body)
+        assert told["error"] == "TLS_REQUIRED"
+        assert "https://keys.example" in told["message"]
+        assert "delete it and make another" in told["message"]
+        has_secret = account.keys[0].secret in answer.body
+        assert not has_secret
+
+
+@pytest.mark.parametrize(("method", "path"), FOR_PROGRAMS[:6])
+def test_a_key_that_the_lane_knows_opens_nothing_by_plain_http(
+    running: Platform, account: Account, method: str, path: str
+) -> None:
+    key = account.keys[0].token
+    # Also under the name "http": what the proxy asks for itself, on this machine, has that scheme.
+    for how in (BY_HTTPS, {}) * 3:
+        assert call(running, method, path, key, **how).status in {200, 201, 204}
+    for how in (BY_HTTP, CLIENT) * 3:
+        assert call(running, method, path, key, **how).status == 403
+    assert call(running, method, path, key, **BY_HTTPS).status in {200, 201, 204}
+
+
+def test_a_preflight_is_answered_since_it_carries_no_key(running: Platform) -> None:
+    answer = call(
+        running,
+        "OPTIONS",
+        "/customers",
+        **BY_HTTP,
+        Origin="https://comfy.example.com",
+        Access_Control_Request_Method="POST",
+        Access_Control_Request_Headers="x-api-key",
+    )
+    assert answer.status == 200
+    assert "x-api-key" in answer.headers["access-control-allow-headers"]
+
+
+@pytest.mark.parametrize("path", ["/login", "/keys/?new=1", "/nowhere", "/admin/", "/"])
+def test_a_person_is_led_to_the_same_page_by_https(running: Platform, path: str) -> None:
+    for host in ("keys.example", "evil.example"):
+        answer = call(running, "GET", path, **{**BY_HTTP, "Host": host})
+        assert answer.status == 302
+        assert answer.headers["location"] == f"https://keys.example{path}"
+        assert "strict-transport-security" not in answer.headers
+
+
+def test_a_key_in_the_address_is_not_led_on(running: Platform, account: Account) -> None:
+    for key in (account.keys[0].token, account.keys[0].token.upper()):
+        answer = call(running, "GET", f"/keys/?key={key}", **BY_HTTP)
+        is_bare = answer.headers["location"] == "https://keys.example/keys/"
+        assert is_bare
+
+
+@pytest.mark.parametrize("path", ["/login", "/keys/generate", "/admin/"])
+def test_a_form_that_came_by_plain_http_is_refused_and_does_nothing(
+    running: Platform, path: str
+) -> None:
+    answer = call(running, "POST", path, **BY_HTTP)
+    assert answer.status == 403
+    assert "already travelled in plain text" in answer.body
+    assert answer.headers["cache-control"] == "no-store, private"
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_monitors_call_by_plain_http(running: Platform, path: str) -> None:
+    for how in (BY_HTTP, CLIENT, {}):
+        assert call(running, "GET", path, **how).status == 200
+    assert call(running, "GET", path, Host="10.0.0.7").status == 200
+
+
+def test_what_the_proxy_asks_for_itself_on_this_machine_is_answered(
+    running: Platform, account: Account
+) -> None:
+    """As forward-auth does, with or without a word of how its own client came."""
+    key = account.keys[0].token
+    assert call(running, "GET", "/api/v1/auth", key).status == 204
+    assert call(running, "GET", "/api/v1/auth", key, X_Forwarded_Proto="https").status == 204
+    assert call(running, "GET", "/api/v1/auth", key, X_Forwarded_Proto="http").status == 403
+
+
+def test_a_proxy_on_this_machine_that_nobody_named_may_own_up_and_vouch_for_nobody_else(
+    fresh_folder: Folder,
+) -> None:
+    with serving(fresh_folder(), PUBLIC_URL="https://keys.example") as unnamed:
+        key = join(unnamed, keys=1).keys[0].token
+        for how, status in ((BY_HTTPS, 204), ({}, 204), (CLIENT, 204), (BY_HTTP, 403)):
+            assert call(unnamed, "GET", "/api/v1/auth", key, **how).status == status
+            assert call(unnamed, "GET", "/api/v1/auth", key, **how).status == status
+
+
+# --- What is said by https -------------------------------------------------------------------
+
+KINDS = {
+    "a page": ("GET", "/login", 200),
+    "a redirect": ("GET", "/keys/", 302),
+    "nothing": ("GET", "/nowhere", 404),
+    "the API": ("GET", "/customers/me", 401),
+    "the API's nothing": ("GET", "/api/nothing", 404),
+    "the lane": ("GET", "/api/v1/auth", 204),
+    "a refused form": ("POST", "/login", 403),
+    "the docs": ("GET", "/api/docs/", 200),
+    "their script": ("GET", "/api/docs/?script=", 200),
+    "staff pages": ("GET", "/admin/login/", 302),
+    "a file that is not there": ("GET", "/static/nothing.js", 404),
+    "a probe": ("GET", "/health", 200),
+}
+
+
+def static_file(running: Platform) -> str:
+    page = call(running, "GET", "/login", **BY_HTTPS)
+    (found,) = re.findall(r'<script [^>]*src="([^"]+)"', page.body)
+    assert isinstance(found, str)
+    return found
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "a file", "a wrong host"])
+def test_by_https_every_kind_of_answer_is_guarded(
+    running: Platform, account: Account, kind: str
+) -> None:
+    method, path, status = KINDS.get(kind, ("GET", "/login", 400))
+    if kind == "a file":
+        path, status = static_file(running), 200
+    key = account.keys[0].token if kind == "the lane" else None
+    given = {**BY_HTTPS, **({"Host": "evil.example"} if kind == "a wrong host" else {})}
+    # Twice: the lane's second answer is its own.
+    for _ in range(2):
+        answer = call(running, method, path, key, **given)
+        assert answer.status == status
+        headers = answer.headers
+        assert headers["strict-transport-security"] == YEAR
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "same-origin"
+        assert headers["cross-origin-opener-policy"] == "same-origin"
+        assert headers["cross-origin-resource-policy"] in {"same-origin", "cross-origin"}
+        assert "camera=()" in headers["permissions-policy"]
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+
+
+def test_a_file_is_for_our_own_pages(running: Platform) -> None:
+    headers = call(running, "GET", static_file(running), **BY_HTTPS).headers
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert "access-control-allow-origin" not in headers
+
+
+# --- A LAN without TLS -----------------------------------------------------------------------
+
+
+def test_a_lan_without_tls_works_and_says_at_its_start_what_that_costs(
+    fresh_folder: Folder,
+) -> None:
+    with serving(fresh_folder(), PUBLIC_URL="http://studio.lan") as running:
+        key = join(running, keys=1).keys[0].token
+        for how in ({}, CLIENT, BY_HTTP):
+            answer = ask(
+                running, "POST", "/customers", key=key, headers={"Host": "studio.lan", **how}
+            )
+            assert answer.status == 200
+            assert "strict-transport-security" not in answer.headers
+        assert ask(running, "GET", "/login", headers={"Host": "studio.lan"}).status == 200
+        assert "can be read" in running.printed()
+        assert "TLS=1" in running.printed()
+
+
+def test_other_names_that_are_listed_are_answered_and_no_more(fresh_folder: Folder) -> None:
+    with serving(
+        fresh_folder(), PUBLIC_URL="http://studio.lan", ALLOWED_HOSTS="192.168.1.20"
+    ) as running:
+        for host, status in (
+            ("studio.lan", 200),
+            ("192.168.1.20", 200),
+            ("192.168.1.21", 400),
+            ("127.0.0.1", 400),
+            ("", 400),
+        ):
+            assert ask(running, "GET", "/login", headers={"Host": host}).status == status
