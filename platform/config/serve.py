@@ -227,8 +227,8 @@ def _welcome(certificate: tls.Certificate | None) -> str:
     if settings.IN_THE_CLEAR:
         lines += [
             "",
-            "  By plain http, keys, passwords and sessions can be read by whoever is on the network",
-            "  between. Use TLS=1, or a proxy that ends TLS: docs/deployment.md.",
+            "  By plain http, keys, passwords and sessions can be read by whoever is on the",
+            "  network between. Use TLS=1, or a proxy that ends TLS: docs/deployment.md.",
         ]
     if certificate and not settings.TLS_CERT:
         lines += [
