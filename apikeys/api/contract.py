@@ -26,6 +26,7 @@ from apikeys.api.errors import BadRequest, Refused
 from apikeys.requests import account
 
 _MAX_LIMIT = 100
+_MAX_PAGE = 1_000_000
 
 
 class WithKey(Endpoint):
@@ -89,8 +90,8 @@ class EventsEndpoint(WithKey):
         tags=["ComfyUI"],
         summary="What the Credits panel lists: nothing, as no credits are kept",
         parameters=[
-            OpenApiParameter("page", int, description="From 1."),
-            OpenApiParameter("limit", int, description=f"1 to {_MAX_LIMIT}."),
+            OpenApiParameter("page", {"type": "integer", "minimum": 1, "maximum": _MAX_PAGE}),
+            OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT}),
         ],
         responses={200: EventsSerializer, **schema.SCOPED},
     )
@@ -98,7 +99,7 @@ class EventsEndpoint(WithKey):
         return Response(
             {
                 "total": 0,
-                "page": _number(request, "page", default=1, most=1_000_000),
+                "page": _number(request, "page", default=1, most=_MAX_PAGE),
                 "limit": _number(request, "limit", default=10, most=_MAX_LIMIT),
                 "totalPages": 0,
                 "events": [],

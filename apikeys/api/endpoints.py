@@ -106,6 +106,7 @@ class APIKeysEndpoint(Endpoint):
         request=serializers.NewAPIKeySerializer,
         responses={
             201: serializers.IssuedAPIKeySerializer,
+            **schema.READS,
             **schema.SCOPED,
         },
     )
@@ -169,6 +170,7 @@ class RollEndpoint(Endpoint):
         responses={
             201: serializers.IssuedAPIKeySerializer,
             404: schema.NOT_FOUND,
+            **schema.READS,
             **schema.SCOPED,
         },
     )

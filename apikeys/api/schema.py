@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiResponse
 
@@ -31,7 +32,7 @@ class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-
         return {
             "type": "apiKey",
             "in": "cookie",
-            "name": "session",
+            "name": settings.SESSION_COOKIE_NAME,
             "description": "Signed in to the pages; changes need the X-CSRFToken header.",
         }
 
@@ -48,7 +49,11 @@ UNAVAILABLE = OpenApiResponse(
     ErrorSerializer, "We can't know just now. Try again after `Retry-After` seconds."
 )
 
+NOT_JSON = OpenApiResponse(ErrorSerializer, "The body is not said to be `application/json`.")
+
 # What any endpoint that takes a key may answer.
 REFUSALS = {400: BAD_REQUEST, 401: UNAUTHORIZED, 503: UNAVAILABLE}
+# And any that reads a body.
+READS = {**REFUSALS, 415: NOT_JSON}
 # And any that a key must have a scope for.
 SCOPED = {**REFUSALS, 403: FORBIDDEN}

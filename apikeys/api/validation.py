@@ -45,7 +45,7 @@ class ValidateEndpoint(Endpoint):
         request=serializers.PresentedKeySerializer,
         responses={
             200: serializers.VerdictSerializer,
-            **schema.REFUSALS,
+            **schema.READS,
         },
         examples=[
             OpenApiExample(
@@ -103,7 +103,7 @@ class BatchEndpoint(Endpoint):
         responses={
             200: serializers.VerdictsSerializer,
             404: schema.NOT_FOUND,
-            **schema.REFUSALS,
+            **schema.READS,
         },
         auth=[{"bearer": []}],  # type: ignore[list-item]  # as above
     )

@@ -64,7 +64,7 @@ class VerifyEndpoint(Endpoint):
             200: VerifiedSerializer,
             403: schema.FORBIDDEN,
             404: schema.NOT_FOUND,
-            **schema.REFUSALS,
+            **schema.READS,
         },
     )
     def post(self, request: Request) -> Response:
