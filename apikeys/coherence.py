@@ -1,11 +1,11 @@
 """Tells the fast lane of every change that a verdict depends on, before and after it is made.
 
 A verdict depends on a key's row and on its owner's. The models call this from wherever they are
-changed; nobody else has to think of it.
+changed; nobody else has to think of it. Others who have to know of it watch.
 """
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache, partial
 from uuid import UUID
 
@@ -13,6 +13,17 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, transaction
 
 from fastlane.epochs import Epochs, slot_of
+
+type Changes = Mapping[str, object]
+type Watcher = Callable[[Collection[str], Changes | None], AbstractContextManager[None]]
+
+_NOTHING: Changes = {}
+_watchers: list[Watcher] = []
+
+
+def watch(watcher: Watcher) -> None:
+    """`watcher(public_ids, to)` is entered before these keys change, and left when they have."""
+    _watchers.append(watcher)
 
 
 @cache
@@ -22,8 +33,21 @@ def epochs() -> Epochs | None:
 
 
 @contextmanager
-def changing(public_ids: Collection[str]) -> Iterator[None]:
+def changing(public_ids: Collection[str], to: Changes | None = _NOTHING) -> Iterator[None]:
     """Around a change to what the verdicts on these keys depend on.
+
+    to: new values of their own fields; None: the rows go.
+    """
+    with ExitStack() as told:
+        for watcher in _watchers:
+            told.enter_context(watcher(public_ids, to))
+        with _distrusted(public_ids):
+            yield
+
+
+@contextmanager
+def _distrusted(public_ids: Collection[str]) -> Iterator[None]:
+    """The fast lane's part of it.
 
     They are not trusted from now until the change is committed; for good, if it can't be known
     whether it was. Inside a transaction that is the outermost one's end.

@@ -31,6 +31,8 @@ class Reason(models.TextChoices):
 
 # What is noted of a key without changing a verdict on it.
 _BESIDE_THE_VERDICT = frozenset({"last_used_at", "encoded"})
+# By what a key ends, for whoever watches.
+_ENDINGS = ("revoked_at", "revoked_reason", "suspended_at", "expires_at")
 
 
 class APIKeyQuerySet(models.QuerySet["APIKey"]):
@@ -39,11 +41,11 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
     def update(self, **kwargs: Any) -> int:
         if kwargs.keys() <= _BESIDE_THE_VERDICT:
             return super().update(**kwargs)
-        with changing(self._public_ids()):
+        with changing(self._public_ids(), kwargs):
             return super().update(**kwargs)
 
     def delete(self) -> tuple[int, dict[str, int]]:
-        with changing(self._public_ids()):
+        with changing(self._public_ids(), None):
             return super().delete()
 
     def _public_ids(self) -> list[str]:
@@ -236,11 +238,12 @@ class APIKey(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         # Nobody has heard of a new key yet.
-        with changing([] if self._state.adding else [self.public_id]):
+        ended = {name: getattr(self, name) for name in _ENDINGS if getattr(self, name)}
+        with changing([] if self._state.adding else [self.public_id], ended):
             super().save(*args, **kwargs)
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
-        with changing([self.public_id]):
+        with changing([self.public_id], None):
             return super().delete(*args, **kwargs)
 
     def clean_fields(self, exclude: Any = None) -> None:

@@ -73,6 +73,11 @@ def made_once(path: Path) -> str:
     return path.read_text().strip()
 
 
+def lines(path: Path) -> list[str]:
+    """What a file has, line by line; nothing, where there is no file."""
+    return path.read_text().split() if path.exists() else []
+
+
 def origin(url: str) -> tuple[str, str, int | None]:
     """Splits an origin such as `https://keys.example:8443` into scheme, host and port.
 

@@ -17,7 +17,7 @@ from corsheaders.defaults import default_headers
 from django.utils.csp import CSP
 from environs import validate
 
-from config.environment import Environment, host, in_brackets, made_once, origin, site
+from config.environment import Environment, host, in_brackets, lines, made_once, origin, site
 from oauth import origins
 
 # Django's generic classes can't be subscripted at run time; the type checker wants them to be.
@@ -52,6 +52,10 @@ SECRET_KEY_FALLBACKS: list[str] = env.list("SECRET_KEY_FALLBACKS", default=[])
 # The pepper of the keys' hashes, and what their tags are made with (docs/security.md).
 KEY_PEPPER = secret("KEY_PEPPER")
 KEY_PEPPER_FALLBACKS: list[str] = env.list("KEY_PEPPER_FALLBACKS", default=[])
+# Made here, and changed here (`manage.py rotate_pepper`): the former ones lie beside it.
+KEY_PEPPER_IN_VAR: bool = not PRODUCTION and not env.str("KEY_PEPPER", default=None)
+if KEY_PEPPER_IN_VAR:
+    KEY_PEPPER_FALLBACKS = [*KEY_PEPPER_FALLBACKS, *lines(VAR / "key_pepper_fallbacks")]
 # What services present that ask about other people's keys; several while one takes the place of
 # another. None: such questions are not answered.
 SERVICE_SECRETS: list[str] = env.list("SERVICE_SECRETS", default=[])
@@ -144,6 +148,7 @@ INSTALLED_APPS = [
     "accounts",
     "apikeys",
     "audit",
+    "backups",
     "oauth",
     "outbox",
 ]
@@ -530,6 +535,9 @@ EPOCHS_FILE: Path = (
     # Of this database alone: who listens to one says nothing of another's changes.
     else VAR / f"epochs-{_which:08x}"
 )
+# Which keys and accounts have ended, for the day on which a backup from before is restored. Best on
+# another disk than the database (docs/runbook.md).
+TOMBSTONES_FILE: Path | None = env.path("TOMBSTONES_FILE", default=VAR / "tombstones")
 # Uses are counted in memory and written this often, in seconds.
 USAGE_FLUSH_INTERVAL: float = env.float("USAGE_FLUSH_INTERVAL", default=5.0)
 
