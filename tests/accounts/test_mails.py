@@ -329,6 +329,14 @@ def staff(scene: Scene) -> Client:
     return browser
 
 
+def has_a_key_found_in_public(scene: Scene) -> None:
+    _key, token = scene.issue("studio")
+    scene.post.forget()
+    scene.stranger.post(
+        "/leaks", {"key": token.reveal(), "url": "https://evil.example/a.txt?b=c#d"}
+    )
+
+
 def deletes_her_account(scene: Scene) -> None:
     scene.client.post("/account/delete", {"email": scene.alice.email})
     assert not User.objects.filter(pk=scene.alice.pk).exists()
@@ -380,6 +388,7 @@ MAILS: list[tuple[Callable[[Scene], None], str, str]] = [
     (disconnects_a_login, "socialaccount/email/account_disconnected", SIGNED_IN),
     (makes_a_key, "apikeys/email/issued", "delete_key"),
     (loses_a_key_to_staff, "apikeys/email/revoked", "keys"),
+    (has_a_key_found_in_public, "apikeys/email/leaked", "keys"),
     (deletes_her_account, "accounts/email/deleted", NOTHING),
 ]
 # Of allauth's, what our settings never send: a code to reset a password, a message that an
