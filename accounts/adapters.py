@@ -24,7 +24,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from accounts import devices, factors, mail, reauthentication, services, social
+from accounts import devices, events, factors, mail, reauthentication, services, social
 from accounts.models import User
 
 logger = logging.getLogger(__name__)
@@ -87,8 +87,14 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         if is_new and not get_authentication_records(request, user):
             # allauth notes how one logs in, not that one has just signed up.
             record_authentication(request, user, method="signup")
+        events.signed_in(request, user)
         devices.greet(request, user, is_new_account=is_new)
         social.connect_waiting(request, user)
+        return response
+
+    def respond_user_inactive(self, request: HttpRequest, user: User) -> HttpResponse:
+        events.refused(request, user, why="disabled")
+        response: HttpResponse = super().respond_user_inactive(request, user)
         return response
 
     def get_login_stages(self) -> list[str]:

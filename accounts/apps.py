@@ -7,4 +7,5 @@ class AccountsConfig(AppConfig):
     verbose_name = _("Accounts")
 
     def ready(self) -> None:
-        from accounts import adapters  # noqa: F401 (what allauth tells is heard from now on)
+        # What allauth tells is heard from now on.
+        from accounts import adapters, events  # noqa: F401

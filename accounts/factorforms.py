@@ -20,6 +20,7 @@ from django import forms
 from django.core.cache import cache
 from django.utils.translation import gettext_lazy as _
 
+from accounts import events
 from accounts.models import User
 
 MAX_PASSKEY_NAME = 80
@@ -46,7 +47,11 @@ def counted(user: User) -> Iterator[None]:
     key = str(user.pk)
     if not ratelimit.consume(context.request, action="factor", key=key):
         raise get_account_adapter().validation_error("too_many_login_attempts")
-    yield
+    try:
+        yield
+    except forms.ValidationError:
+        events.refused(context.request, user, why="factor")
+        raise
     ratelimit.clear(context.request, action="factor", key=key)
 
 

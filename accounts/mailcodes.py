@@ -15,7 +15,7 @@ from django.core.cache import cache
 from django.http import HttpRequest
 from django.utils.crypto import salted_hmac
 
-from accounts import mail
+from accounts import events, mail
 
 GOOD_FOR = timedelta(minutes=15)
 MAX_TRIES = 3
@@ -63,6 +63,7 @@ def accept(request: HttpRequest, purpose: str, typed: str) -> bool:
     if hmac.compare_digest(sent["digest"], _digest(typed)):
         del request.session[_SESSION_KEY]
         return bool(cache.add(f"spent-code:{sent['digest']}", True, GOOD_FOR.total_seconds()))
+    events.refused(request, request.user if request.user.is_authenticated else None, why="code")
     sent["tries"] += 1
     if sent["tries"] >= MAX_TRIES:
         del request.session[_SESSION_KEY]

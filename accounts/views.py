@@ -26,7 +26,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods, require_POST
 from django.views.i18n import set_language
 
-from accounts import devices, mailcodes, reauthentication, services
+from accounts import devices, events, mailcodes, reauthentication, services
 from accounts.forms import AddEmailForm, CodeForm, DeleteAccountForm, ProfileForm
 from accounts.models import User
 
@@ -193,6 +193,7 @@ def sessions(request: HttpRequest) -> HttpResponse:
     user = _account(request)
     if request.method == "POST":
         services.end_sessions(user, besides=request.session.session_key)
+        events.ended_elsewhere(request, user)
         messages.success(request, _("You are logged out everywhere else."))
         return redirect("sessions")
     return render(
@@ -211,6 +212,7 @@ def end_session(request: HttpRequest, session_id: int) -> HttpResponse:
     if is_here:
         logout(request)
         return redirect("account_login")
+    events.ended_elsewhere(request, _account(request))
     messages.success(request, _("That device is logged out."))
     return redirect("sessions")
 

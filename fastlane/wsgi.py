@@ -210,7 +210,7 @@ class FastLane:
         answer = self._listen(environ, start_response, ticket)
         if ticket.noted:
             answers: dict[tuple[Any, ...], Answer] = {self._share(variant): answer}
-            addresses = self._share((environ.get("REMOTE_ADDR", ""),))
+            addresses: tuple[str, ...] = self._share((environ.get("REMOTE_ADDR", ""),))
             verdict = Verdict(slot, word, ticket.expires_at, ticket.key_id, addresses, answers)
             self._keep(digest, verdict)
         return answer.body

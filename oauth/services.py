@@ -141,7 +141,7 @@ def approve_device(
 
     Raises ValidationError, in words for the person, if they could not have such a key now.
     """
-    if by.user is not None:
+    if isinstance(by.user, User):
         keys.check(owner=by.user, name=name, expires_at=expires_at, scopes=device.scopes.split())
     still = timezone.now() + DeviceRequest.LAST_CALL
     return _decide(
@@ -199,7 +199,7 @@ def allow(
         code_challenge=code_challenge,
         scopes=" ".join(asked),
         digest=codes.digest(code),
-        owner=by.user,
+        owner_id=None if by.user is None else by.user.pk,
         decided_from=by.address,
         key_name=text.tidy(name),
         key_expires_at=expires_at,

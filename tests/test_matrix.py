@@ -284,7 +284,7 @@ ADMIN = {
     "admin/autocomplete/": Row(staff(403), staff(405)),
     "admin/jsi18n/": Row(staff(200), staff(405)),
     "admin/r/<path:content_type_id>/<path:object_id>/": Row(staff(404), staff(404)),
-    r"admin/^(?P<app_label>auth|socialaccount|accounts|account|apikeys|oauth|outbox)/$": Row(
+    r"admin/^(?P<app_label>auth|socialaccount|accounts|account|apikeys|audit|oauth|outbox)/$": Row(
         staff(200), staff(200)
     ),
     "admin/(?P<url>.*)$": Row(staff(404), staff(404)),
@@ -476,6 +476,7 @@ def alices(alice, issue) -> dict[str, str]:
             owner=alice, device_digest="d", user_digest="u", expires_at=timezone.now()
         ).pk,
         "mail": Mail.objects.create(to=alice.email, subject="s", sender="p@example.org").pk,
+        "form": "csv",
         "content_type": ContentType.objects.get_for_model(APIKey).pk,
         # The key of allauth's second step, which counts only in the session that took the first.
         "reset": f"{user_pk_to_url_str(alice)}-set-password",
@@ -520,7 +521,7 @@ def address_of(route: str, ids: dict[str, str]) -> str:
         "<path:object_id>": ids.get(model[1] if model else "key", ids["key"]),
         r"(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[-\w]+)$": ids["reset"],
         r"(?P<key>[-:\w]+)$": "not:a:key",
-        "^(?P<app_label>auth|socialaccount|accounts|account|apikeys|oauth|outbox)/$": "apikeys/",
+        "^(?P<app_label>auth|socialaccount|accounts|account|apikeys|audit|oauth|outbox)/$": "apikeys/",
         "(?P<url>.*)$": "nothing",
         "/?$": "",
         "^": "",

@@ -11,6 +11,7 @@ urlpatterns = [
     path("", include("apikeys.api.urls")),
     path("", include("accounts.urls")),
     path("", include("apikeys.urls")),
+    path("", include("audit.urls")),
     path("", include("oauth.urls")),
     path("admin/", admin.site.urls),
 ]

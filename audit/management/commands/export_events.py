@@ -1,0 +1,39 @@
+"""Prints the trail, oldest first: `manage.py export_events --format csv --since 2026-11-01`."""
+
+from argparse import ArgumentTypeError
+from datetime import UTC, datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from audit.export import FORMATS
+from audit.models import Event
+
+
+def moment(text: str) -> datetime:
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"{text!r} is no day or time; write 2026-11-01, or 2026-11-01T12:00"
+        ) from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+class Command(BaseCommand):
+    help = "Prints the trail on standard output, oldest event first."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--format", choices=sorted(FORMATS), default="jsonl")
+        parser.add_argument("--since", type=moment, help="From this day or time on (UTC).")
+        parser.add_argument("--until", type=moment, help="Before this day or time (UTC).")
+
+    def handle(self, **options: Any) -> None:
+        events = Event.objects.order_by("at", "id")
+        if options["since"]:
+            events = events.filter(at__gte=options["since"])
+        if options["until"]:
+            events = events.filter(at__lt=options["until"])
+        _kind, write = FORMATS[options["format"]]
+        for line in write(events):
+            self.stdout.write(line, ending="")

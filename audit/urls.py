@@ -1,0 +1,7 @@
+"""Addresses of the trail."""
+
+from django.urls import path
+
+from audit import views
+
+urlpatterns = [path("account/activity", views.activity, name="activity")]
