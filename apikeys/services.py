@@ -26,13 +26,13 @@ from django.utils.translation import ngettext
 
 from accounts.models import User
 from accounts.services import notify
-from apikeys import lookup, memory, tokens, usage
+from apikeys import limits, lookup, memory, tokens, usage
 from apikeys.hashing import Busy, Cost, Hasher, UnknownPepper
 from apikeys.models import APIKey, Reason
 from apikeys.pace import Pace
 from apikeys.scopes import join
 from apikeys.tokens import Refusal, Token
-from audit.models import Action
+from audit.models import Action, Via
 from audit.trail import Actor, record
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ def issue(
     nonce: says which showing of a form this is for. A form makes one key, however often and
     however simultaneously it arrives: the others raise AlreadyIssued.
     hash_wait: seconds to stand in Argon2's line (default: ARGON2_PATIENT_WAIT).
-    Raises ValidationError with words for the person (a bad or taken name, too many keys), and
-    hashing.Busy.
+    Raises ValidationError with words for the person (a bad or taken name, too many keys),
+    hashing.Busy, and TooOften, except for an operator at a command.
     """
     key = APIKey(
         owner=owner,
@@ -73,7 +73,7 @@ def issue(
         expires_at=expires_at,
         scopes=join(scopes),
     )
-    token = _prepare(key, nonce=nonce, wait=hash_wait)
+    token = _prepare(key, by=by, nonce=nonce, wait=hash_wait)
     with _one_at_a_time(owner):
         _refuse_second(key)
         _refuse_beyond_limit(owner)
@@ -113,7 +113,7 @@ def roll(
         scopes=key.scopes,
         expires_at=None if key.expires_at is None else now + (key.expires_at - key.created_at),
     )
-    token = _prepare(successor, nonce=nonce)
+    token = _prepare(successor, by=by, nonce=nonce)
     by = by or Actor()
     with _one_at_a_time(key.owner):
         _refuse_second(successor)
@@ -126,13 +126,17 @@ def roll(
     return successor, token
 
 
-def _prepare(key: APIKey, *, nonce: UUID | None, wait: float | None = None) -> Token:
+def _prepare(
+    key: APIKey, *, by: Actor | None, nonce: UUID | None, wait: float | None = None
+) -> Token:
     """Gives `key` its token and hash, as far as that can be done before others have to wait."""
     # What can be refused without Argon2 is: the name's shape, before it costs anything.
     key.clean_fields(exclude={"public_id", "encoded"})
     if nonce is not None:
         key.nonce = nonce
         _refuse_second(key)
+    if by is not None and by.via is not Via.COMMAND:
+        limits.making().take(str(key.owner_id))
     token = _new_token()
     key.public_id = token.public_id
     wait = settings.ARGON2_PATIENT_WAIT if wait is None else wait

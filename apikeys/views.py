@@ -25,6 +25,7 @@ from apikeys.models import APIKey, DailyUse, Reason
 from apikeys.requests import account
 from audit.models import Via
 from audit.trail import actor
+from config.errors import in_words_if_too_often
 
 PER_PAGE = 20
 USAGE_DAYS = 7
@@ -43,6 +44,7 @@ def keys(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
+@in_words_if_too_often
 def generate(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         # Whoever had to sign in on the way comes here with GET: to the form, then.
@@ -86,6 +88,7 @@ def delete(request: HttpRequest, key_id: UUID) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
+@in_words_if_too_often
 def roll(request: HttpRequest, key_id: UUID) -> HttpResponse:
     """Asks for how long the key shall work on; then makes its successor and reveals that."""
     # Also one that this very form has ended: whoever sent it twice must hear what became of it.

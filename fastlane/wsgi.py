@@ -39,15 +39,28 @@ class Ticket:
     noted: bool = False
     key_id: object = None
     expires_at: float = _NEVER
+    is_guess: bool = False
+    wait: int = 0
 
-    def note(self, *, key_id: object = None, expires_at: float | None = None) -> None:
+    def note(
+        self,
+        *,
+        key_id: object = None,
+        expires_at: float | None = None,
+        is_guess: bool = False,
+        wait: int = 0,
+    ) -> None:
         """This answer may be given again, until `expires_at` (seconds since 1970) or a change.
 
         key_id: whose use each such answer counts as; None for a refusal.
+        is_guess: whether each of them counts against the address that it came from.
+        wait: it is for an address that has to wait for so many seconds.
         """
         self.noted = True
         self.key_id = key_id
         self.expires_at = _NEVER if expires_at is None else expires_at
+        self.is_guess = is_guess
+        self.wait = wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,7 @@ class Verdict:
     word: int
     expires_at: float
     key_id: object
+    is_guess: bool
     # From where it was used: whoever is behind the lane hears of each address once.
     addresses: tuple[str, ...]
     answers: dict[tuple[Any, ...], Answer] = field(default_factory=dict)
@@ -77,6 +91,8 @@ class FastLane:
     bodiless: those that mean something else when there is a body.
     queries: how the one query begins that a path may come with.
     count: called with a key's id at each use.
+    count_guess: called with an address at each key from there that is none. Returns 0, or the
+    seconds that the address has to wait, or None if whoever is behind the lane has to be asked.
     capacity: how many verdicts are remembered at most.
     listen: starts listening to other machines in this process, where there may be any: then their
     silence ends the trust.
@@ -92,6 +108,7 @@ class FastLane:
         bodiless: Iterable[str],
         queries: Mapping[str, str],
         count: Callable[[Any], None],
+        count_guess: Callable[[str], int | None],
         capacity: int,
         listen: Callable[[], None] | None = None,
     ) -> None:
@@ -102,6 +119,7 @@ class FastLane:
         self._routes = {(method, path): path in takes_no_body for method, path in routes}
         self._queries = queries
         self._count = count
+        self._count_guess = count_guess
         self._listen_to_fleet = listen
         # A verdict is found by a digest under a key of this process's own, made anew each time.
         self._keyed = blake2b(key=os.urandom(32), digest_size=16)
@@ -157,6 +175,8 @@ class FastLane:
             if environ.get("REMOTE_ADDR", "") not in verdict.addresses:
                 return self._ask_again(environ, start_response, verdict, variant)
             self._count(verdict.key_id)
+        elif verdict.is_guess and self._count_guess(environ.get("REMOTE_ADDR", "")) != 0:
+            return self._application(environ, start_response)
         start_response(answer.status, answer.headers)
         return answer.body
 
@@ -208,10 +228,18 @@ class FastLane:
             return self._application(environ, start_response)
         ticket = Ticket()
         answer = self._listen(environ, start_response, ticket)
-        if ticket.noted:
+        if ticket.noted and not ticket.wait:
             answers: dict[tuple[Any, ...], Answer] = {self._share(variant): answer}
             addresses: tuple[str, ...] = self._share((environ.get("REMOTE_ADDR", ""),))
-            verdict = Verdict(slot, word, ticket.expires_at, ticket.key_id, addresses, answers)
+            verdict = Verdict(
+                slot,
+                word,
+                ticket.expires_at,
+                ticket.key_id,
+                ticket.is_guess,
+                addresses,
+                answers,
+            )
             self._keep(digest, verdict)
         return answer.body
 
@@ -225,7 +253,7 @@ class FastLane:
         """The verdict is known, but not how it is said at this address, or who asks is new."""
         ticket = Ticket()
         answer = self._listen(environ, start_response, ticket)
-        if ticket.noted and ticket.key_id == verdict.key_id:
+        if ticket.noted and not ticket.wait and ticket.key_id == verdict.key_id:
             if len(verdict.answers) >= _VARIANTS:
                 verdict.answers.clear()
             # It rests on what was read after the verdict's own word: never on less.
@@ -239,8 +267,12 @@ class FastLane:
     def _refuse(
         self, environ: Environ, start_response: StartResponse, variant: tuple[Any, ...]
     ) -> Iterable[bytes]:
-        """One answer for all tokens that are none of ours, as the endpoint once said it."""
-        known = self._refusals.get(variant)
+        """One answer for all tokens that are none of ours, as the endpoint once said it.
+
+        Another, for each second, to those who have to wait.
+        """
+        wait = self._count_guess(environ.get("REMOTE_ADDR", ""))
+        known = None if wait is None else self._refusals.get((wait, *variant))
         if known is not None:
             start_response(known.status, known.headers)
             return known.body
@@ -249,7 +281,7 @@ class FastLane:
         if ticket.noted and ticket.key_id is None:
             if len(self._refusals) >= 64 * _VARIANTS:
                 self._refusals.clear()
-            self._refusals[variant] = answer
+            self._refusals[ticket.wait, *variant] = answer
         return answer.body
 
     def _listen(self, environ: Environ, start_response: StartResponse, ticket: Ticket) -> Answer:

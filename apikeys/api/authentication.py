@@ -12,12 +12,13 @@ from rest_framework.authentication import BaseAuthentication, SessionAuthenticat
 from rest_framework.request import Request
 
 from accounts.models import User
-from apikeys import noticing, services, usage
+from apikeys import limits, noticing, services, usage
 from apikeys.api.credentials import presented_key
 from apikeys.api.errors import Refused
 from apikeys.models import APIKey
 from apikeys.services import Code, Verdict
 from audit.trail import address
+from config.limits import TooOften, network_of
 from fastlane.wsgi import TICKET, Ticket
 
 CHALLENGE = 'Bearer realm="ComfyUI keys"'
@@ -39,13 +40,35 @@ WORDS = {
 }
 
 
-def tell_the_lane(request: Request, verdict: Verdict) -> None:
+# What anybody can present, who need never have held a key of ours.
+GUESSES = {Code.MALFORMED, Code.NOT_FOUND}
+
+
+def accept(request: Request, verdict: Verdict) -> APIKey:
+    """The key that is the caller's own credential, if it is good; whoever has to know is told.
+
+    Raises KeyRefused, or TooOften for one guess too many from this address. A good key passes,
+    whatever else comes from there.
+    """
+    wait = 0
+    if verdict.code in GUESSES:
+        wait = limits.guesses().count(network_of(request.META.get("REMOTE_ADDR", "")))
+    tell_the_lane(request, verdict, wait=wait)
+    tell_the_trail(request, verdict)
+    if wait:
+        raise TooOften(wait)
+    if verdict.code is not Code.VALID or verdict.key is None:
+        raise KeyRefused(verdict.code)
+    return verdict.key
+
+
+def tell_the_lane(request: Request, verdict: Verdict, *, wait: int) -> None:
     """Notes what the answer to this request rests on, should the fast lane want to repeat it."""
     ticket: Ticket | None = request.META.get(TICKET)
     if ticket is None:
         return
     if verdict.code is not Code.VALID or verdict.key is None:
-        ticket.note()
+        ticket.note(is_guess=verdict.code in GUESSES, wait=wait)
         return
     expires_at = verdict.key.expires_at
     ticket.note(
@@ -146,11 +169,8 @@ class KeyAuthentication(BaseAuthentication):
             )
         else:
             verdict = services.validate(presented)
-        tell_the_lane(request, verdict)
-        tell_the_trail(request, verdict)
-        if verdict.code is not Code.VALID or verdict.key is None:
-            raise KeyRefused(verdict.code)
-        return verdict.key.owner, verdict.key
+        key = accept(request, verdict)
+        return key.owner, key
 
     def authenticate_header(self, request: Request) -> str:
         return CHALLENGE

@@ -3,6 +3,7 @@
 {"error": "<UPPER_SNAKE code>", "message": "<words for a person>"}
 """
 
+import math
 from typing import Any
 
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
@@ -16,6 +17,7 @@ from rest_framework.views import set_rollback
 
 from apikeys.hashing import Busy
 from config.errors import RETRY_AFTER
+from config.limits import TooOften
 
 
 class Refused(exceptions.APIException):
@@ -29,6 +31,15 @@ class Refused(exceptions.APIException):
 class BadRequest(Refused):
     def __init__(self, code: str, message: Any) -> None:
         super().__init__(code, message, status.HTTP_400_BAD_REQUEST)
+
+
+class TooManyRequests(Refused):
+    """wait: seconds until it may be tried again."""
+
+    def __init__(self, wait: int) -> None:
+        message = _("That was tried too often. Try again in %(wait)d seconds.") % {"wait": wait}
+        super().__init__("TOO_MANY_REQUESTS", message, status.HTTP_429_TOO_MANY_REQUESTS)
+        self.wait = wait
 
 
 class Unavailable(Refused):
@@ -50,7 +61,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if isinstance(problem, Unavailable):
         headers["Retry-After"] = str(RETRY_AFTER)
     elif wait := getattr(problem, "wait", None):
-        headers["Retry-After"] = str(int(wait) + 1)
+        headers["Retry-After"] = str(math.ceil(wait))
     return Response(
         {"error": _code(problem), "message": _words(problem.detail)},
         status=problem.status_code,
@@ -68,6 +79,8 @@ def _as_problem(error: Exception) -> exceptions.APIException | None:
             return error
         case exceptions.APIException():
             return error
+        case TooOften():
+            return TooManyRequests(error.wait)
         case Busy():
             return Unavailable(_("Too many keys are being checked at once. Try again shortly."))
         case StoreError():

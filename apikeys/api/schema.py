@@ -48,11 +48,15 @@ NOT_KEPT = OpenApiResponse(ErrorSerializer, "None is kept here.")
 UNAVAILABLE = OpenApiResponse(
     ErrorSerializer, "We can't know just now. Try again after `Retry-After` seconds."
 )
-
 NOT_JSON = OpenApiResponse(ErrorSerializer, "The body is not said to be `application/json`.")
+TOO_MANY = OpenApiResponse(
+    ErrorSerializer,
+    "Too many keys that are none of ours from this address, or too many new ones of this account. "
+    "Try again after `Retry-After` seconds. A good key is never refused so.",
+)
 
 # What any endpoint that takes a key may answer.
-REFUSALS = {400: BAD_REQUEST, 401: UNAUTHORIZED, 503: UNAVAILABLE}
+REFUSALS = {400: BAD_REQUEST, 401: UNAUTHORIZED, 429: TOO_MANY, 503: UNAVAILABLE}
 # And any that reads a body.
 READS = {**REFUSALS, 415: NOT_JSON}
 # And any that a key must have a scope for.

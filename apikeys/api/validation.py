@@ -10,11 +10,9 @@ from apikeys import services
 from apikeys.api import schema, serializers
 from apikeys.api.authentication import (
     WORDS,
-    KeyRefused,
     Unauthorized,
+    accept,
     refuse_strangers,
-    tell_the_lane,
-    tell_the_trail,
 )
 from apikeys.api.base import Endpoint
 from apikeys.api.credentials import presented_key
@@ -66,10 +64,7 @@ class ValidateEndpoint(Endpoint):
                     "AMBIGUOUS_KEY", _("Send the key in a header or in the body, not in both.")
                 )
             verdict = services.validate(in_header)
-            tell_the_lane(request, verdict)
-            tell_the_trail(request, verdict)
-            if verdict.code is not Code.VALID:
-                raise KeyRefused(verdict.code)
+            accept(request, verdict)
         else:
             if not request.data:
                 raise Unauthorized(

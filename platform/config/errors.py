@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 
 from accounts import hashers
 from apikeys import hashing
+from config.limits import TooOften
 
 _CLIENTS = (
     "/customers", "/api/", "/proxy/", "/releases", "/admin/verify-api-key", "/health", "/ready",
@@ -21,6 +22,9 @@ _CLIENTS = (
 )  # fmt: skip
 # Seconds. ComfyUI's API nodes honour this; a person's patience is about as long.
 RETRY_AFTER = 5
+# Seconds. It does not tell which of its limits was met; nearly all of them are for a minute, and
+# its window slides: by then there is room for one more.
+_ALLAUTH_WAITS = 60
 
 type View = Callable[..., HttpResponseBase]
 
@@ -65,16 +69,29 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     )
 
 
-def too_many_requests(request: HttpRequest) -> HttpResponse:
-    """What django-allauth's rate limits say."""
+def too_many_requests(request: HttpRequest, *, wait: int = _ALLAUTH_WAITS) -> HttpResponse:
+    """What django-allauth's rate limits say, and ours to people."""
     response = _say(
         request,
         429,
         "TOO_MANY_REQUESTS",
         _("That was tried too often. Wait some minutes, then try again."),
     )
-    response["Retry-After"] = "60"
+    response["Retry-After"] = str(wait)
     return response
+
+
+def in_words_if_too_often(view: View) -> View:
+    """A view that may raise TooOften."""
+
+    @wraps(view)
+    def saying(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        try:
+            return view(request, *args, **kwargs)
+        except TooOften as often:
+            return too_many_requests(request, wait=often.wait)
+
+    return saying
 
 
 def safe_methods_only(view: View) -> View:

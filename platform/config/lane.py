@@ -7,7 +7,7 @@ from django.db import connection
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import Conninfo
 
-from apikeys import services, usage
+from apikeys import limits, services, usage
 from apikeys.coherence import epochs
 from config import transport
 from fastlane.epochs import Epochs
@@ -40,6 +40,7 @@ def in_front_of(application: Application) -> Application:
         bodiless=BODILESS,
         queries=QUERIES,
         count=usage.count,
+        count_guess=limits.count_in_lane,
         capacity=settings.FAST_LANE_VERDICTS,
         listen=_listener(table).start if settings.IS_FLEET else None,
     )

@@ -459,6 +459,11 @@ SERVER_EMAIL = DEFAULT_FROM_EMAIL
 # --- Keys ------------------------------------------------------------------------------------
 
 KEYS_PER_ACCOUNT: int = env.int("KEYS_PER_ACCOUNT", default=50)
+# How many an account may make in an hour, and how many keys that are none of ours an address may
+# present in a minute; 0 for no limit. Behind a gateway without TRUSTED_PROXIES, all have its
+# address.
+NEW_KEYS_PER_HOUR: int = env.int("NEW_KEYS_PER_HOUR", default=100)
+GUESSES_PER_MINUTE: int = env.int("GUESSES_PER_MINUTE", default=300)
 # Off, so that a leaked key can't breed.
 KEYS_MAY_CREATE_KEYS: bool = env.bool("KEYS_MAY_CREATE_KEYS", default=False)
 # What becomes of a key that somebody found in public: "revoke", or "suspend" for staff to look at.

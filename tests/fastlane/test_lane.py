@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from accounts.models import User
-from apikeys import coherence, services, tokens, usage
+from apikeys import coherence, limits, services, tokens, usage
 from apikeys.models import APIKey, Reason
 from audit.trail import Actor
 from config.lane import BODILESS, QUERIES, ROUTES
@@ -60,6 +60,7 @@ def lane(django, asked) -> FastLane:
         bodiless=BODILESS,
         queries=QUERIES,
         count=usage.count,
+        count_guess=limits.count_in_lane,
         capacity=100,
     )
 
