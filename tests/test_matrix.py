@@ -26,7 +26,7 @@ from django.utils import timezone
 from django.utils.csp import CSP
 
 from apikeys.models import APIKey, DailyUse
-from audit.models import Event
+from audit.models import Action, Event
 from oauth.models import DeviceRequest, Site
 from outbox.models import Mail
 from tests.conftest import PASSWORD
@@ -476,7 +476,6 @@ def alices(alice, issue) -> dict[str, str]:
             owner=alice, device_digest="d", user_digest="u", expires_at=timezone.now()
         ).pk,
         "mail": Mail.objects.create(to=alice.email, subject="s", sender="p@example.org").pk,
-        "form": "csv",
         "content_type": ContentType.objects.get_for_model(APIKey).pk,
         # The key of allauth's second step, which counts only in the session that took the first.
         "reset": f"{user_pk_to_url_str(alice)}-set-password",
@@ -492,7 +491,10 @@ def everything_of(alice) -> list[list[dict[str, Any]]]:
             type(alice).objects.filter(pk=alice.pk),
             APIKey.objects.filter(owner=alice),
             DailyUse.objects.filter(key__owner=alice),
-            Event.objects.filter(account=alice),
+            # That somebody tried, or looked, is written down beside what she did.
+            Event.objects.filter(account=alice).exclude(
+                action__in=[Action.SIGN_IN_REFUSED, Action.STAFF_VIEWED]
+            ),
             EmailAddress.objects.filter(user=alice),
             SocialAccount.objects.filter(user=alice),
             SocialToken.objects.filter(account__user=alice),
@@ -518,6 +520,7 @@ def address_of(route: str, ids: dict[str, str]) -> str:
         "<id>": ids["user"],
         "<int:pk>": ids["authenticator"],
         "<int:session_id>": ids["usersession"],
+        "<slug:form>": "csv",
         "<path:object_id>": ids.get(model[1] if model else "key", ids["key"]),
         r"(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[-\w]+)$": ids["reset"],
         r"(?P<key>[-:\w]+)$": "not:a:key",
