@@ -8,9 +8,9 @@ import tempfile
 
 _OURS = (
     "ALLOWED_", "ARGON2_", "CACHE_", "DATABASE_", "DEBUG", "DEFAULT_FROM", "EMAIL", "GITHUB_",
-    "GOOGLE_", "HOST", "HSTS_", "KEY", "LEAKED_", "LOG_LEVEL", "PASSWORD", "PORT", "PRODUCTION",
-    "PUBLIC_", "SECRET_KEY", "SECURITY_", "SITE_", "STAFF_", "TLS", "TRUSTED_", "USAGE_", "VAR_",
-    "WORKERS",
+    "GOOGLE_", "GUESSES_", "HOST", "HSTS_", "KEY", "LEAKED_", "LOG_LEVEL", "NEW_KEYS_", "PASSWORD",
+    "PORT", "PRODUCTION", "PUBLIC_", "SECRET_KEY", "SECURITY_", "SITE_", "STAFF_", "STORE_", "TLS",
+    "TRUSTED_", "USAGE_", "VAR_", "WORKERS",
 )  # fmt: skip
 for _name in [name for name in os.environ if name.startswith(_OURS)]:
     del os.environ[_name]
@@ -23,6 +23,8 @@ os.environ.update(
     ARGON2_PASSES="1",
     # Uses are written when a test says so, not from a thread of their own.
     USAGE_FLUSH_INTERVAL="0",
+    # All tests come from one address, some with thousands of keys that are none.
+    GUESSES_PER_MINUTE="0",
 )
 if _url := os.environ.get("TEST_DATABASE_URL"):
     os.environ["DATABASE_URL"] = _url

@@ -6,10 +6,10 @@ which goes on when the shared one is away (config.cache).
 
 import ipaddress
 import math
-import time
 from dataclasses import dataclass
 from hashlib import sha256
 from threading import Lock
+from time import time
 from typing import Final
 
 from cachetools import LRUCache
@@ -61,11 +61,11 @@ class Limit:
 
     def current(self) -> int:
         """The number of the period that it is now."""
-        return int(time.time() // self.period)
+        return int(time() // self.period)
 
     def left(self) -> int:
         """Whole seconds until the next period, one at least."""
-        return max(math.ceil(self.period - time.time() % self.period), 1)
+        return max(math.ceil(self.period - time() % self.period), 1)
 
 
 @dataclass(slots=True)
