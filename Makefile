@@ -10,11 +10,13 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
 
-.PHONY: help run staff test check lock messages bench bench-10m bench-soak bench-warm bench-propagation clean
+.PHONY: help run staff backup restore test check lock messages bench bench-10m bench-soak bench-warm bench-propagation clean
 
 help:
 	@echo 'make run     serve the platform on http://127.0.0.1:8000 (PORT=, HOST=, TLS=1)'
 	@echo 'make staff   make a staff account (asks, or takes EMAIL= and PASSWORD=)'
+	@echo 'make backup  back the database up while it is in use (TO=file or folder)'
+	@echo 'make restore FROM=backup  put it back; TOMBSTONES="a b" in a fleet (docs/runbook.md)'
 	@echo 'make test    run every test: units, PostgreSQL, browser, real ComfyUI clients'
 	@echo 'make check   lint, types, architecture, deployment checks'
 	@echo 'make bench   measure beside peers and floors (BENCH_SECONDS=, BENCH_ROUNDS=, BENCH_ROWS=)'
@@ -30,6 +32,16 @@ staff:
 	@scripts/install runtime
 	@$(PYTHON) manage.py migrate --verbosity 0
 	@$(PYTHON) manage.py make_staff
+
+backup:
+	@scripts/install runtime
+	@$(PYTHON) manage.py backup $(if $(TO),--to '$(TO)')
+
+restore:
+	@test -n '$(FROM)' || { echo 'Say which: make restore FROM=var/backups/….zip' >&2; exit 2; }
+	@scripts/install runtime
+	@$(PYTHON) manage.py restore '$(FROM)' $(foreach file,$(TOMBSTONES),--tombstones '$(file)') \
+		$(if $(WITHOUT_PEPPER),--without-pepper) $(if $(WITHOUT_TOMBSTONES),--without-tombstones)
 
 test:
 	@scripts/install test

@@ -132,3 +132,13 @@ def _derive(pepper: str, label: str) -> bytes:
 
 def _keyid(name: bytes) -> str:
     return b64encode(name).decode("ascii")
+
+
+def keyid_of(pepper: str) -> str:
+    """What hashes made with `pepper` say it is called."""
+    return _keyid(_derive(pepper, "id")[:6])
+
+
+def keyid_in(encoded: str) -> str:
+    """Which pepper `encoded` says it was made with. Raises InvalidHashError for another format."""
+    return _split(encoded)[1]

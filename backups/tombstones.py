@@ -114,6 +114,12 @@ def read(paths: Iterable[Path]) -> Known:
     return Known(sorted(marks.values(), key=lambda mark: mark.at), outcomes, torn)
 
 
+def as_text(mark: Mark, *, happened: bool) -> str:
+    """Both lines of a mark, for a file that is written in one go."""
+    lines = [_line(mark), {"of": mark.number, "happened": happened}]
+    return "".join(f"{json.dumps(line)}\n" for line in lines)
+
+
 def sync_folder(folder: Path) -> None:
     """A name in a folder is on the disk only once the folder is."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
