@@ -34,6 +34,7 @@ FOR_ALICE = [
     "/account/email",
     "/account/password/change",
     "/account/logins",
+    "/account/activity",
     "/account/reauthenticate",
     "/logout",
     "/device",
