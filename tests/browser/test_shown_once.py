@@ -228,15 +228,29 @@ def test_leaving_before_copying_asks_and_staying_keeps_the_key(
     expect(page.get_by_role("status")).to_have_text("Copied")
 
 
+def clipboard_of(page: Page, elsewhere: str) -> str:
+    """What is in the clipboard. Our own pages may not look: another one does."""
+    assert page.evaluate("navigator.clipboard.readText().catch(error => error.name)") == (
+        "NotAllowedError"
+    )
+    reader = page.context.new_page()
+    reader.goto(elsewhere)
+    held: str = reader.evaluate("navigator.clipboard.readText()")
+    reader.close()
+    page.bring_to_front()
+    return held
+
+
 def test_leaving_after_copy_asks_nothing_and_the_clipboard_has_the_key(
-    enter: Callable[..., Page], generate: Callable[..., str]
+    enter: Callable[..., Page], generate: Callable[..., str], elsewhere: str
 ) -> None:
     page = enter(permissions=["clipboard-read", "clipboard-write"])
     asked = answer_questions(page)
     key = generate(page)
     page.get_by_role("button", name="Copy").click()
     expect(page.get_by_role("status")).to_have_text("Copied")
-    assert page.evaluate("navigator.clipboard.readText()") == key
+    is_copied = clipboard_of(page, elsewhere) == key
+    assert is_copied
     page.get_by_role("link", name="Close").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(page.get_by_role("row", name="studio")).to_be_visible()
@@ -244,7 +258,7 @@ def test_leaving_after_copy_asks_nothing_and_the_clipboard_has_the_key(
 
 
 def test_copying_by_hand_counts_as_well(
-    enter: Callable[..., Page], generate: Callable[..., str]
+    enter: Callable[..., Page], generate: Callable[..., str], elsewhere: str
 ) -> None:
     page = enter(permissions=["clipboard-read", "clipboard-write"])
     asked = answer_questions(page)
@@ -252,7 +266,8 @@ def test_copying_by_hand_counts_as_well(
     page.locator("#plaintext").focus()
     page.keyboard.press("Control+C")
     expect(page.get_by_role("status")).to_have_text("Copied")
-    assert page.evaluate("navigator.clipboard.readText()") == key
+    is_copied = clipboard_of(page, elsewhere) == key
+    assert is_copied
     page.get_by_role("link", name="Close").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert asked == []
@@ -301,7 +316,7 @@ def on_the_lan(page: Page, lan: str) -> None:
 
 
 def test_copy_works_on_a_plain_http_lan(
-    new_context: Callable[..., Any], lan: str, base_url: str, generate: Callable[..., str]
+    new_context: Callable[..., Any], lan: str, elsewhere: str, generate: Callable[..., str]
 ) -> None:
     context = new_context()
     page = context.new_page()
@@ -314,10 +329,11 @@ def test_copy_works_on_a_plain_http_lan(
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert asked == []
     # Only a secure page may read the clipboard: this one takes what the other one left there.
-    context.grant_permissions(["clipboard-read"], origin=base_url)
+    context.grant_permissions(["clipboard-read"], origin=elsewhere)
     reader = context.new_page()
-    reader.goto(f"{base_url}/login")
-    assert reader.evaluate("navigator.clipboard.readText()") == key
+    reader.goto(elsewhere)
+    is_copied = reader.evaluate("navigator.clipboard.readText()") == key
+    assert is_copied
 
 
 def test_where_nothing_copies_the_key_is_selected_and_the_keys_to_press_are_named(
@@ -340,3 +356,135 @@ def test_where_nothing_copies_the_key_is_selected_and_the_keys_to_press_are_name
     page.get_by_role("link", name="Close").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert asked == []
+
+
+# --- What else a browser keeps or passes on ---------------------------------------------------
+
+
+def parts(key: str) -> list[str]:
+    """The secret as a whole, and as it would be if something shortened or broke it."""
+    return [key[20:56], key[20:38], key[38:56]]
+
+
+def has(text: str, key: str) -> bool:
+    return any(part in text for part in parts(key))
+
+
+def test_no_address_title_or_state_in_the_history_has_the_key(
+    enter: Callable[..., Page], generate: Callable[..., str], base_url: str
+) -> None:
+    page = enter()
+    answer_questions(page)
+    key = generate(page)
+    assert page.title() == "API Keys · ComfyUI keys"
+    # The address of a form that was sent is no page to come back to.
+    assert page.url == f"{base_url}/keys/"
+    assert page.evaluate("history.state") is None
+    history = page.context.new_cdp_session(page).send("Page.getNavigationHistory")
+    assert len(history["entries"]) >= 2
+    is_there = has(str(history), key)
+    assert not is_there
+
+
+def test_no_request_but_the_answer_carries_the_key(
+    enter: Callable[..., Page], generate: Callable[..., str]
+) -> None:
+    page = enter()
+    answer_questions(page)
+    sent: list[str] = []
+    page.on(
+        "request",
+        lambda request: sent.append(
+            f"{request.method} {request.url} {request.all_headers()} {request.post_data}"
+        ),
+    )
+    key = generate(page)
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("status")).to_have_text("Copied")
+    page.get_by_role("link", name="Close").click()
+    expect(page.get_by_role("row", name="studio")).to_be_visible()
+    assert any(one.startswith("POST") for one in sent)
+    are_clean = not any(has(one, key) for one in sent)
+    assert are_clean
+
+
+def test_nothing_fills_in_keeps_corrects_or_sends_the_field_with_the_key(
+    enter: Callable[..., Page], generate: Callable[..., str]
+) -> None:
+    page = enter()
+    answer_questions(page)
+    generate(page)
+    field = page.locator("#plaintext")
+    # In no form and without a name: there is nothing that a browser could offer to save.
+    assert field.evaluate("field => [field.form, field.name, field.type]") == [None, "", "textarea"]
+    for attribute, value in (
+        ("autocomplete", "off"),
+        ("autocapitalize", "off"),
+        # A checker of spelling may ask its makers' servers.
+        ("spellcheck", "false"),
+        # Password managers that go by their own attributes.
+        ("data-1p-ignore", ""),
+        ("data-lpignore", "true"),
+    ):
+        expect(field).to_have_attribute(attribute, value)
+    expect(field).not_to_be_editable()
+    assert page.locator("input[type=password]").count() == 0
+
+
+def test_a_screen_reader_is_told_what_happened_and_reads_the_key_in_its_field_alone(
+    enter: Callable[..., Page], generate: Callable[..., str]
+) -> None:
+    page = enter()
+    answer_questions(page)
+    key = generate(page)
+    said: list[str] = []
+
+    def note(text: str) -> None:
+        said.append(text)
+
+    page.expose_function("said", note)
+    live = "[role=status], [role=alert], [role=log], [aria-live]"
+    page.evaluate(
+        """(live) => {
+            for (const region of document.querySelectorAll(live))
+                new MutationObserver(() => said(region.textContent)).observe(
+                    region, {childList: true, characterData: true, subtree: true});
+        }""",
+        live,
+    )
+    assert page.locator("#plaintext").evaluate("(field, live) => field.closest(live)", live) is None
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("status")).to_have_text("Copied")
+    page.wait_for_function("() => true")
+    assert said == ["Copied"]
+    # By its role it is one field of a dialog that has a name; all else says nothing of it.
+    dialog = page.get_by_role("dialog", name="New API Key Generated Successfully!")
+    expect(dialog.get_by_role("textbox", name="Your key “studio”")).to_have_value(key)
+    told = page.locator("body").aria_snapshot()
+    once = told.count(key) == 1
+    assert once
+    rest = page.evaluate(
+        """() => {
+            document.getElementById("plaintext").remove();
+            return document.documentElement.outerHTML;
+        }"""
+    )
+    is_elsewhere = has(rest, key)
+    assert not is_elsewhere
+
+
+@pytest.mark.parametrize("persisted", [True, False], ids=["kept whole", "ended"])
+def test_all_that_the_field_holds_is_gone_as_soon_as_the_page_is_put_away(
+    enter: Callable[..., Page], generate: Callable[..., str], persisted: bool
+) -> None:
+    page = enter()
+    answer_questions(page)
+    key = generate(page)
+    held = """field => [field.value, field.textContent, field.defaultValue]"""
+    assert page.locator("#plaintext").evaluate(f"field => ({held})(field).every(Boolean)")
+    page.evaluate(
+        "persisted => dispatchEvent(new PageTransitionEvent('pagehide', {persisted}))", persisted
+    )
+    assert page.locator("#plaintext").evaluate(held) == ["", "", ""]
+    is_there = has(page.content(), key)
+    assert not is_there
