@@ -163,7 +163,7 @@ def _tell(owner: User, leaks: list[_Leak], *, is_last: bool) -> None:
         "is_last": is_last,
         "timestamp": timezone.now(),
     }
-    # Not as a notice, which may get lost with the database: there is no second letter, so where this
+    # Not as a notice, which may get lost with the database. There is no second letter: where this
     # one can't be written down, nothing has happened, and whoever reports is told to come again.
     try:
         mail.send("apikeys/email/leaked", owner.email, context)
