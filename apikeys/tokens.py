@@ -36,7 +36,8 @@ _UP_TO_CRC = slice(0, LENGTH - 8)
 _CRC = slice(LENGTH - 8, LENGTH)
 
 _SHAPE = re.compile(r"comfyui-[0-9a-f]{64}")
-_IN_TEXT = re.compile(r"(comfyui-[0-9a-f]{12})[0-9a-f]+", re.IGNORECASE)
+# The c of a key that follows at once is a hexadecimal digit, too.
+_IN_TEXT = re.compile(r"(comfyui-[0-9a-f]{12})(?:(?!comfyui-)[0-9a-f])+", re.IGNORECASE)
 
 
 class Refusal(Enum):

@@ -90,6 +90,13 @@ def test_redaction_catches_a_key_cut_short():
     assert text[20:40] not in tokens.redact(f"… {text[:40]}")
 
 
+def test_redaction_catches_keys_without_anything_between():
+    first, second = fresh(), fresh()
+    shown = tokens.redact(first + second + second.upper())
+    is_there = first[20:] in shown or second[20:] in shown or second[20:].upper() in shown
+    assert not is_there
+
+
 def test_redaction_leaves_other_text_alone():
     assert tokens.redact("comfyui-frontend-package 1.58.1") == "comfyui-frontend-package 1.58.1"
 
