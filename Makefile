@@ -10,7 +10,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
 
-.PHONY: help run staff backup restore test check lock messages bench bench-10m bench-soak bench-warm bench-propagation clean
+.PHONY: help run staff backup restore test check lock audit licences sbom messages bench bench-10m bench-soak bench-warm bench-propagation clean
 
 help:
 	@echo 'make run     serve the platform on http://127.0.0.1:8000 (PORT=, HOST=, TLS=1)'
@@ -22,6 +22,8 @@ help:
 	@echo 'make bench   measure beside peers and floors (BENCH_SECONDS=, BENCH_ROUNDS=, BENCH_ROWS=)'
 	@echo 'make bench-propagation  measure how soon machines hear of each other'
 	@echo 'make lock    resolve requirements/*.txt anew'
+	@echo 'make sbom    docs/licences.md and docs/sbom.json (CycloneDX), from what is locked'
+	@echo 'make audit   ask for known vulnerabilities in what is locked (needs the internet)'
 	@echo 'make messages  gather what is to be translated, and compile what is (needs gettext)'
 
 run:
@@ -59,6 +61,19 @@ check:
 lock:
 	@scripts/install test
 	@scripts/lock
+
+# Needs the internet: asks an advisory database about all that is locked.
+audit:
+	@scripts/install runtime
+	@scripts/audit vulnerabilities
+
+# Both are committed, and have to follow requirements/runtime.txt.
+licences:
+	@scripts/install runtime
+	@scripts/audit licences
+
+sbom: licences
+	@scripts/audit sbom
 
 messages:
 	@scripts/install test
