@@ -146,6 +146,7 @@ class FastLane:
             takes_no_body is None
             or (query and not self._knows(path, query))
             or "HTTP_COOKIE" in environ
+            or "HTTP_TRANSFER_ENCODING" in environ
             or "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK" in environ
             or "HTTP_X_ORIGINAL_X_API_KEY" in environ
             or "HTTP_X_ORIGINAL_AUTHORIZATION" in environ
@@ -311,7 +312,8 @@ class FastLane:
 
 
 def _has_no_body(environ: Environ) -> bool:
-    """Whether it is certain that there is none: HTTP/2 and chunks don't say how long theirs is."""
-    return environ.get("CONTENT_LENGTH", "0") in {"", "0"} and (
-        "HTTP_TRANSFER_ENCODING" not in environ and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+    """Whether it is certain that there is none: HTTP/2 does not say how long one is."""
+    return (
+        environ.get("CONTENT_LENGTH", "0") in {"", "0"}
+        and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
     )

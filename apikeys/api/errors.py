@@ -6,7 +6,9 @@
 import math
 from typing import Any
 
+from django.core.exceptions import BadRequest as DjangoBadRequest
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
+from django.core.exceptions import RequestDataTooBig
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.db import Error as StoreError
 from django.http import Http404
@@ -16,6 +18,7 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from apikeys.hashing import Busy
+from config import bodies
 from config.errors import RETRY_AFTER
 from config.limits import TooOften
 
@@ -83,12 +86,16 @@ def _as_problem(error: Exception) -> exceptions.APIException | None:
             return TooManyRequests(error.wait)
         case Busy():
             return Unavailable(_("Too many keys are being checked at once. Try again shortly."))
+        case bodies.Busy():
+            return Unavailable(_("Too many requests are on their way in. Try again shortly."))
         case StoreError():
             return Unavailable(_("Our records can't be read just now. Try again shortly."))
         case Http404():
             return exceptions.NotFound(_("There is nothing here by that name."))
         case DjangoPermissionDenied():
             return exceptions.PermissionDenied()
+        case DjangoBadRequest() | RequestDataTooBig():
+            return BadRequest("INVALID_REQUEST", _("The body is too long, or ended too early."))
         case DjangoValidationError():
             return BadRequest(_validation_code(error), " ".join(error.messages))
         case _:

@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 
 from accounts import hashers
 from apikeys import hashing
+from config import bodies
 from config.limits import TooOften
 
 _CLIENTS = (
@@ -137,7 +138,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
                     "moment."
                 ),
             )
-        case hashers.Busy() | hashing.Busy():
+        case hashers.Busy() | hashing.Busy() | bodies.Busy():
             return unavailable(
                 request,
                 _("Too many people are at this at once. Nothing was changed. Try again shortly."),
