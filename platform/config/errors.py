@@ -61,6 +61,18 @@ def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _say(request, 403, "FORBIDDEN", _("Your account may not do this."))
 
 
+def key_in_address(request: HttpRequest) -> HttpResponse:
+    return _say(
+        request,
+        400,
+        "KEY_IN_ADDRESS",
+        _(
+            "A key in the address is written into logs and histories on its way here. If it was a "
+            "real key, delete it and make another."
+        ),
+    )
+
+
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _say(
         request,

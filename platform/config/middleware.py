@@ -1,6 +1,7 @@
 """What is done to every request on its way in, or to every answer on its way out."""
 
 from collections.abc import Callable
+from urllib.parse import unquote_plus
 
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
@@ -8,6 +9,7 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils import translation
 from django.utils.cache import patch_cache_control, patch_vary_headers
 
+from apikeys import tokens
 from config import errors, probes
 
 type Answer = Callable[[HttpRequest], HttpResponseBase]
@@ -30,6 +32,22 @@ def answer_probes(get_response: Answer) -> Answer:
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         return _PROBES.get(request.path_info, get_response)(request)
+
+    return middleware
+
+
+def refuse_keys_in_addresses(get_response: Answer) -> Answer:
+    """Refuses whole keys in a query, whoever is asked: an address is kept, and shown again.
+
+    Pages hand it on, to their language form and to whoever signs in first. The part of a key that
+    may be shown may be looked for.
+    """
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        query = request.META.get("QUERY_STRING", "")
+        if query and tokens.redact(said := unquote_plus(query)) != said:
+            return errors.key_in_address(request)
+        return get_response(request)
 
     return middleware
 
