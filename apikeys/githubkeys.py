@@ -11,6 +11,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from http.client import HTTPException
+from threading import BoundedSemaphore
 from typing import Any, Final
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -35,6 +36,7 @@ _MAX_BODY: Final = 256 * 1024
 _NAME: Final = re.compile(r"[0-9a-f]{16,128}")
 _LIST: Final = "github-keys"
 _ASKED: Final = "github-keys-asked"
+_ASKING: Final = "asking"
 
 
 class Unreachable(Exception):  # noqa: N818 (it says what GitHub is)
@@ -56,6 +58,7 @@ class _Keys:
 
 
 _known = _Keys()
+_waiting = BoundedSemaphore(16)
 
 
 def has_signed(body: bytes, *, identifier: str, signature: str) -> bool:
@@ -86,7 +89,7 @@ def find(identifier: str) -> str | None:
     is_known = identifier in keys.pems
     if keys.age < (FRESH if is_known else PAUSE):
         return keys.pems.get(identifier)
-    asked = _ask() if _may_ask() else None
+    asked = _ask() if cache.add(_ASKED, _ASKING, timeout=RETRY) else _hear_from_others()
     if asked is not None:
         return asked.pems.get(identifier)
     if is_known and keys.age < LAST:
@@ -117,9 +120,19 @@ def _understood(kept: Any) -> _Keys | None:
     return None
 
 
-def _may_ask() -> bool:
-    """Whether nobody has asked just now, here or on another machine that shares the cache."""
-    return cache.add(_ASKED, 1, timeout=RETRY)
+def _hear_from_others() -> _Keys | None:
+    """What comes of it that somebody else asks just now, or has; None if nothing did."""
+    # Others get an answer at once: invented names shall not make all threads stand here.
+    if not _waiting.acquire(blocking=False):
+        return None
+    try:
+        deadline = time.monotonic() + _TIMEOUT + 1
+        while cache.get(_ASKED) == _ASKING and time.monotonic() < deadline:
+            time.sleep(0.1)
+    finally:
+        _waiting.release()
+    keys = _newest()
+    return keys if keys.age < PAUSE else None
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -130,6 +143,13 @@ class _NoRedirect(HTTPRedirectHandler):
 
 
 def _ask() -> _Keys | None:
+    try:
+        return _fetch()
+    finally:
+        cache.set(_ASKED, "done", timeout=RETRY)
+
+
+def _fetch() -> _Keys | None:
     global _known
     # The address is a setting, and those are checked at the start.
     request = Request(  # noqa: S310

@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from hashlib import sha256
+from threading import BoundedSemaphore
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -24,7 +25,7 @@ from tests.secret_scanning import Scanner, as_pem, matches, scanner
 SECRET = slice(20, 56)
 GITHUB = "/api/v1/leaks/github"
 SERVICES = "/api/v1/leaks"
-SERVICE_SECRET = "a scanner's own secret, of 32 characters and more"
+SERVICE_SECRET = "a-scanners-own-secret-of-32-characters"
 NAMELESS = "f" * 64
 
 
@@ -276,6 +277,31 @@ def test_while_github_can_not_be_asked_nobody_is_judged(client, github, monkeypa
     github.answer = None
     later(monkeypatch, 0)
     assert told(client, b"[]", github.signed(b"[]")).status_code == 200
+
+
+def test_who_comes_while_somebody_asks_waits_for_the_answer(client, github, monkeypatch):
+    """GitHub sends a report once. The first ones to come after a start must not be turned away."""
+    cache.set(githubkeys._ASKED, githubkeys._ASKING)
+    rounds = []
+
+    def meanwhile(seconds: float) -> None:
+        rounds.append(seconds)
+        if len(rounds) == 3:
+            # The other process has its answer.
+            githubkeys._ask()
+            githubkeys.forget()
+
+    monkeypatch.setattr(githubkeys.time, "sleep", meanwhile)
+    assert told(client, b"[]", github.signed(b"[]")).status_code == 200
+    assert (len(rounds), github.asked) == (3, 1)
+
+
+def test_few_wait_for_an_answer_of_githubs(client, github, monkeypatch):
+    cache.set(githubkeys._ASKED, githubkeys._ASKING)
+    monkeypatch.setattr(githubkeys, "_waiting", BoundedSemaphore(1))
+    monkeypatch.setattr(githubkeys.time, "sleep", pytest.fail)
+    with githubkeys._waiting:
+        assert told(client, b"[]", github.signed(b"[]")).status_code == 503
 
 
 def test_known_keys_last_a_day_without_github_and_no_longer(client, github, monkeypatch):
