@@ -58,7 +58,8 @@ class _Keys:
 
 
 _known = _Keys()
-_waiting = BoundedSemaphore(16)
+# Whoever waits may hold a connection to the database: half of those that a process has.
+_waiting = BoundedSemaphore(8)
 
 
 def has_signed(body: bytes, *, identifier: str, signature: str) -> bool:
