@@ -105,7 +105,7 @@ class SteadyCache(BaseCache):
         self,
         key: str,
         value: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,  # type: ignore[assignment]  # a mark of Django's
+        timeout: float | None = DEFAULT_TIMEOUT,
         version: int | None = None,
     ) -> bool:
         return bool(self._ask(lambda cache: cache.add(key, value, timeout, version)))
@@ -117,7 +117,7 @@ class SteadyCache(BaseCache):
         self,
         key: str,
         value: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,  # type: ignore[assignment]  # as above
+        timeout: float | None = DEFAULT_TIMEOUT,
         version: int | None = None,
     ) -> None:
         self._ask(lambda cache: cache.set(key, value, timeout, version))
@@ -125,7 +125,7 @@ class SteadyCache(BaseCache):
     def touch(
         self,
         key: str,
-        timeout: float | None = DEFAULT_TIMEOUT,  # type: ignore[assignment]  # as above
+        timeout: float | None = DEFAULT_TIMEOUT,
         version: int | None = None,
     ) -> bool:
         return bool(self._ask(lambda cache: cache.touch(key, timeout, version)))
@@ -174,7 +174,7 @@ class TableCache(DatabaseCache):
         name = self.make_and_validate_key(key, version=version)
         database = router.db_for_write(self.cache_model_class)
         connection = connections[database]
-        table = connection.ops.quote_name(self._table)
+        table = connection.ops.quote_name(self._table)  # type: ignore[attr-defined]  # as below
         nothing = object()
         with transaction.atomic(using=database), connection.cursor() as cursor:
             if connection.features.has_select_for_update:

@@ -1,16 +1,20 @@
 """PostgreSQL stands still, can only be read, or has no connection left: what is answered then."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 
+import psycopg
 import pytest
 
 from tests.server.conftest import (
     Answer,
+    Browser,
     Folder,
     Store,
     ask,
@@ -19,7 +23,7 @@ from tests.server.conftest import (
     until,
     validate,
 )
-from tests.server.test_store import Visit, together
+from tests.server.test_store import Visit, together, uses
 from tests.servers import Platform
 
 pytestmark = pytest.mark.server
@@ -91,4 +95,126 @@ def test_all_that_needs_a_server_which_stands_still_is_answered_in_time(
     assert until(lambda: validate(running, visit.used.token).status == 200, seconds=60)
     told = {name: answer.status for name, answer in visit.everything().items()}
     # 200 for the form too: all that was sent of it meanwhile made nothing.
+    assert told == dict.fromkeys(told, 200) | {"generate": 403, "delete": 204}
+
+
+# --- It can only be read ----------------------------------------------------------------------
+
+
+@contextmanager
+def read_only(running: Platform, store: Store) -> Iterator[None]:
+    """As after a switch to a replica, or when an operator stops all writing."""
+    name = re.search(r"/(keys_\w+)", running.environment["DATABASE_URL"])
+    assert name
+    with closing(psycopg.connect(store.url, autocommit=True)) as operator:
+        operator.execute(f'ALTER DATABASE "{name[1]}" SET default_transaction_read_only = on')
+        disconnect(operator, name[1])
+        try:
+            yield
+        finally:
+            operator.execute(f'ALTER DATABASE "{name[1]}" RESET default_transaction_read_only')
+            disconnect(operator, name[1])
+
+
+def disconnect(operator: psycopg.Connection, name: str) -> None:
+    """Who is connected keeps the setting that was there before. Waits until all are gone."""
+    operator.execute(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s", [name]
+    )
+
+
+def test_keys_are_good_where_nothing_can_be_written(running: Platform, store: Store) -> None:
+    visit = Visit(running)
+    before = until(lambda: uses(running, visit.account))
+    valid = 0
+    with read_only(running, store):
+        for _ in range(3):
+            for key in (visit.used, visit.unused):
+                assert visit.api("POST", "/api/v1/keys/validate", key).status == 200
+                assert visit.api("POST", "/customers", key).status == 200
+                valid += 2
+        assert ask(running, "GET", "/ready").status == 200
+
+        made = visit.generate()
+        assert made.status == 503
+        assert int(made.headers["retry-after"]) > 0
+        assert "Nothing was changed. Try again in a moment." in made.body
+        deletion = f"/customers/api-keys/{visit.doomed.id}"
+        refused = visit.api("DELETE", deletion)
+        assert refused.status == 503
+        assert refused.json()["error"] == "SERVICE_UNAVAILABLE"
+        assert int(refused.headers["retry-after"]) > 0
+        # The key that asked was good, which is a use. And what was not deleted lives, and says so.
+        assert visit.api("POST", "/api/v1/keys/validate", visit.doomed).status == 200
+        valid += 2
+    assert until(lambda: visit.api("DELETE", deletion).status == 204, seconds=60)
+    valid += 1
+    answer = validate(running, visit.doomed.token)
+    assert (answer.status, answer.json()["error"]) == (401, "REVOKED")
+    assert visit.generate().status == 200
+    # What was counted meanwhile was kept.
+    assert until(lambda: uses(running, visit.account) >= before + valid, seconds=60)
+
+
+def test_nobody_is_told_of_too_many_tries_where_no_try_can_be_written(
+    running: Platform, store: Store
+) -> None:
+    """Signing in writes a session, so it can't be had; but that is what it says."""
+    browser = Browser(running)
+    hidden = browser.hidden("/login")
+    with read_only(running, store):
+        page = browser.get("/login")
+        assert page.status_code == 200
+        for _ in range(3):
+            answer = browser.post("/login", **hidden, login="nobody@example.org", password="wrong")
+            assert answer.status_code in {200, 503}
+            assert "Too many" not in answer.text
+            assert "tried too often" not in answer.text
+
+
+# --- No connection is left --------------------------------------------------------------------
+
+
+@contextmanager
+def crowded(store: Store) -> Iterator[None]:
+    """Somebody else has all the connections that the server has, and takes each that gets free."""
+    stop = Event()
+    with ExitStack() as crowd:
+        first = crowd.enter_context(closing(psycopg.connect(store.url, autocommit=True)))
+
+        def fill() -> None:
+            first.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                " WHERE datname LIKE 'keys_%'"
+            )
+            with suppress(psycopg.OperationalError):
+                while True:
+                    crowd.enter_context(closing(psycopg.connect(store.url)))
+
+        def go_on() -> None:
+            while not stop.wait(0.2):
+                fill()
+
+        fill()
+        crowding = Thread(target=go_on)
+        crowding.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            crowding.join()
+
+
+def test_whoever_gets_no_connection_is_told_to_come_back(running: Platform, store: Store) -> None:
+    visit = Visit(running)
+    with crowded(store):
+        # What is known stays good for two seconds, as nobody can have changed it unheard.
+        assert until(lambda: validate(running, visit.used.token).status == 503, seconds=30)
+        answers = visit.everything()
+        assert_come_back(answers)
+        assert answers["validate"].json()["error"] == "SERVICE_UNAVAILABLE"
+        assert "Nothing was changed" in answers["generate page"].body
+        assert ask(running, "GET", "/health").status == 200
+    assert until(lambda: validate(running, visit.used.token).status == 200, seconds=60)
+    told = {name: answer.status for name, answer in visit.everything().items()}
     assert told == dict.fromkeys(told, 200) | {"generate": 403, "delete": 204}
