@@ -14,7 +14,8 @@ PYTHON := .venv/bin/python
 
 help:
 	@echo 'make run     serve the platform on http://127.0.0.1:8000 (PORT=, HOST=, TLS=1)'
-	@echo 'make staff   make a staff account (asks, or takes EMAIL= and PASSWORD=)'
+	@echo 'make staff   make a staff account (asks, or takes EMAIL= and PASSWORD=; ROLE=support,'
+	@echo '             security or administrator for one that may not do everything)'
 	@echo 'make backup  back the database up while it is in use (TO=file or folder)'
 	@echo 'make restore FROM=backup  put it back; TOMBSTONES="a b" in a fleet (docs/runbook.md)'
 	@echo 'make test    run every test: units, PostgreSQL, browser, real ComfyUI clients'

@@ -111,6 +111,12 @@ class User(AbstractBaseUser, PermissionsMixin):
         verbose_name = _("account")
         verbose_name_plural = _("accounts")
         ordering = ["email"]
+        permissions = [
+            ("disable_user", _("Can disable and enable accounts")),
+            ("end_sessions", _("Can log people out everywhere")),
+            ("recover_user", _("Can remove people's second factors")),
+            ("manage_staff", _("Can say who is staff, and in which role")),
+        ]
         # What staff filter and search by, besides the address.
         indexes = [
             models.Index(fields=["date_joined"], name="accounts_user_joined"),

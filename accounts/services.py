@@ -10,6 +10,7 @@ from allauth.socialaccount.models import SocialAccount
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Group
 from django.contrib.sessions.models import Session
 from django.db import Error, transaction
 from django.db.models import Q
@@ -132,6 +133,56 @@ def end_sessions(user: User, *, besides: str | None = None) -> None:
         session.end()
 
 
+def may_act_on(user: User, *, by: User) -> bool:
+    """Whether `by`, whose role allows it in general, may do it to the account of `user`, too.
+
+    Whoever could act on those with more rights would have their rights.
+    """
+    if by.is_superuser or not (user.is_staff or user.is_superuser):
+        return True
+    return not user.is_superuser and by.has_perm("accounts.manage_staff")
+
+
+class Indispensable(Exception):  # noqa: N818 (it says what stood in the way)
+    """This account stays open: it is one's own, or the last administrator's."""
+
+
+def disable(user: User, *, by: Actor, reason: str = "") -> bool:
+    """Shuts `user` out, at once: sessions end, and every key is refused until `enable`.
+
+    reason: for the trail, where `user` may read it. Returns False, and changes nothing, if they
+    were shut out already. Raises Indispensable.
+    """
+    return _set_active(user, False, Action.ACCOUNT_DISABLED, by=by, reason=reason)
+
+
+def enable(user: User, *, by: Actor, reason: str = "") -> bool:
+    """Lets `user` in again; their keys work as before. False if nothing was in the way."""
+    return _set_active(user, True, Action.ACCOUNT_ENABLED, by=by, reason=reason)
+
+
+def _set_active(user: User, active: bool, action: Action, *, by: Actor, reason: str) -> bool:
+    with transaction.atomic():
+        if user.is_superuser:
+            # In turn, or the last two could disable each other.
+            administrators = User.objects.filter(is_staff=True, is_superuser=True)
+            list(administrators.select_for_update().order_by("pk").values_list("pk"))
+        here = User.objects.select_for_update().filter(pk=user.pk).first()
+        if here is None or here.is_active is active:
+            return False
+        if not active and (here == by.user or is_last_administrator(here)):
+            raise Indispensable
+        here.is_active = active
+        here.save(update_fields=["is_active", "updated_at"])
+        if not active:
+            end_sessions(here)
+        record(action, account_id=here.pk, by=by, detail={"reason": reason} if reason else {})
+    user.is_active = active
+    template = "enabled" if active else "disabled"
+    notify(here, f"accounts/email/{template}", {}, is_security=True)
+    return True
+
+
 def is_last_administrator(user: User) -> bool:
     """Whether nobody else could let people into the staff pages again."""
     everybody = User.objects.filter(is_superuser=True, is_staff=True, is_active=True)
@@ -236,21 +287,26 @@ def _forget_on_the_side(user: User) -> None:
             session.delete()
 
 
-def make_staff(email: str, password: str | None) -> tuple[User, bool]:
-    """Makes `email` a staff account that may do everything. Returns it, and whether it is new.
+def make_staff(email: str, password: str | None, *, role: Group | None = None) -> tuple[User, bool]:
+    """Makes `email` a staff account. Returns it, and whether it is new.
 
     An account that exists keeps its password unless one is given.
+    role: what they may do from now on, and nothing else; without one, everything.
+    Raises Indispensable for the last administrator, who would do less.
     """
     email = email.strip().lower()
     user = User.objects.filter(email=email).first()
     is_new = user is None
     if user is None:
-        user = User.objects.create_superuser(email, password)
-    else:
-        user.is_active = user.is_staff = user.is_superuser = True
-        if password:
-            user.set_password(password)
-        user.save()
+        user = User.objects.create_user(email, password)
+    elif role is not None and is_last_administrator(user):
+        raise Indispensable
+    elif password:
+        user.set_password(password)
+    user.is_active = user.is_staff = True
+    user.is_superuser = role is None
+    user.save()
+    user.groups.set([] if role is None else [role])
     # Whoever can run this command answers for the address: no mail is needed to prove it.
     EmailAddress.objects.update_or_create(
         user=user, email=email, defaults={"verified": True, "primary": True}
