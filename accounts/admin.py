@@ -1,6 +1,6 @@
 """Accounts, for staff."""
 
-from typing import Any
+from typing import Any, cast
 
 from allauth.account.admin import EmailAddressAdmin as AllauthEmailAddressAdmin
 from allauth.account.models import EmailAddress
@@ -9,9 +9,12 @@ from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from allauth.usersessions.models import UserSession
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
-from django.db.models import QuerySet
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -20,6 +23,8 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import services
 from accounts.models import User
+from audit.models import Via
+from audit.trail import actor
 from config.modeladmins import LongList, shown_digits
 from config.text import fold
 
@@ -75,6 +80,9 @@ class ProviderAdmin(admin.ModelAdmin[SocialApp]):
 
 
 class AccountForm(UserChangeForm[User]):
+    # Who fills it in.
+    staff: User
+
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
         rights = ("is_active", "is_staff", "is_superuser")
@@ -85,6 +93,10 @@ class AccountForm(UserChangeForm[User]):
                 _("This is the last administrator: nobody could open these pages any more."),
                 code="last_administrator",
             )
+        if self.instance == self.staff and not data.get("is_active", True):
+            raise forms.ValidationError(
+                _("This is your own account: somebody else has to disable it."), code="oneself"
+            )
         return data
 
 
@@ -93,6 +105,13 @@ class NewAccountForm(AdminUserCreationForm[User]):
         model = User
         fields = ("email",)
         field_classes = {"email": forms.EmailField}
+
+
+class Accounts(ChangeList):
+    """A list that leads to what there is to know of an account, and not to a form."""
+
+    def url_for_result(self, result: Model) -> str:
+        return reverse("admin:accounts_user_overview", args=[result.pk])
 
 
 @admin.register(User)
@@ -144,8 +163,18 @@ class UserAdmin(LongList, DjangoUserAdmin[User]):
         kinds = Authenticator.objects.filter(user=user).values_list("type", flat=True)
         return ", ".join(str(Authenticator.Type(kind).label) for kind in kinds) or "–"
 
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return Accounts
+
+    def get_form(
+        self, request: HttpRequest, obj: User | None = None, change: bool = False, **kwargs: Any
+    ) -> Any:
+        form: Any = super().get_form(request, obj, change=change, **kwargs)
+        form.staff = request.user
+        return form
+
     def has_recover_permission(self, request: HttpRequest) -> bool:
-        return request.user.is_superuser
+        return request.user.has_perm("accounts.recover_user")
 
     @admin.action(
         description=_("Remove the second factors of the selected accounts"), permissions=["recover"]
@@ -163,6 +192,8 @@ class UserAdmin(LongList, DjangoUserAdmin[User]):
                     "opts": self.opts,
                 },
             )
+        if not all(services.may_act_on(user, by=_staff(request)) for user in queryset):
+            raise PermissionDenied
         for user in queryset:
             services.remove_factors(user)
             self.log_change(request, user, "Removed the second factors.")
@@ -170,25 +201,56 @@ class UserAdmin(LongList, DjangoUserAdmin[User]):
         return None
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
-        fields = super().get_readonly_fields(request, obj)
-        if request.user.is_superuser:
-            return fields
-        # Who may change accounts must not be able to make themselves more than they are.
-        return [*fields, "is_staff", "is_superuser", "groups"]
+        """What is beyond one's role. Nobody shall be able to make themselves more than they are."""
+        fields = [*super().get_readonly_fields(request, obj)]
+        if not request.user.has_perm("accounts.disable_user"):
+            fields.append("is_active")
+        if not request.user.has_perm("accounts.manage_staff"):
+            fields += ["is_staff", "groups"]
+        if not request.user.is_superuser:
+            fields.append("is_superuser")
+        return fields
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        if obj is not None and obj.is_staff and not request.user.is_superuser:
+        if obj is not None and not services.may_act_on(obj, by=_staff(request)):
             return False
         return super().has_change_permission(request, obj)
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        turned = change and "is_active" in form.changed_data
+        wanted = obj.is_active
+        if turned:
+            # Not by the way: with sessions, event and mail, below.
+            obj.is_active = not wanted
         super().save_model(request, obj, form, change)
         if "email" in form.changed_data:
             services.replace_email(obj)
+        if turned:
+            turn = services.enable if wanted else services.disable
+            try:
+                turn(obj, by=actor(request, via=Via.ADMIN))
+            except services.Indispensable:
+                # The form has looked; somebody else was quicker.
+                raise PermissionDenied from None
+
+    def user_change_password(
+        self,
+        request: HttpRequest,
+        id: str,  # noqa: A002 (Django's)
+        form_url: str = "",
+    ) -> HttpResponse:
+        # The password and what is written down of it, or neither.
+        with transaction.atomic():
+            return super().user_change_password(request, id, form_url)
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         # Disabled, not deleted: the audit trail and the keys keep their owner.
         return False
+
+
+def _staff(request: HttpRequest) -> User:
+    """Whoever is here: nobody gets past the door of these pages without an account."""
+    return cast("User", request.user)
 
 
 @admin.register(EmailAddress)
@@ -198,3 +260,24 @@ class EmailAddressAdmin(LongList, AllauthEmailAddressAdmin):  # type: ignore[mis
     related = ["user"]
     finds = {"email": str.lower}
     search_help_text = _("How the email address begins.")
+
+    # allauth's own asks for no permission.
+    @admin.action(
+        description=_("Mark the selected email addresses as verified"), permissions=["change"]
+    )
+    def make_verified(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        marked = list(queryset.filter(verified=False))
+        with transaction.atomic():
+            super().make_verified(request, queryset)
+            for address in marked:
+                self.log_change(request, address, "Marked as verified.")
+
+    # Whoever can give an account another address can open it, an administrator's too.
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.is_superuser
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.is_superuser
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.is_superuser
