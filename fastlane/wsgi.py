@@ -38,6 +38,7 @@ class Ticket:
 
     noted: bool = False
     key_id: object = None
+    begins_at: float = 0.0
     expires_at: float = _NEVER
     is_guess: bool = False
     wait: int = 0
@@ -46,18 +47,21 @@ class Ticket:
         self,
         *,
         key_id: object = None,
+        begins_at: float | None = None,
         expires_at: float | None = None,
         is_guess: bool = False,
         wait: int = 0,
     ) -> None:
         """This answer may be given again, until `expires_at` (seconds since 1970) or a change.
 
+        begins_at: it is not true before then, should the clock be put back.
         key_id: whose use each such answer counts as; None for a refusal.
         is_guess: whether each of them counts against the address that it came from.
         wait: it is for an address that has to wait for so many seconds.
         """
         self.noted = True
         self.key_id = key_id
+        self.begins_at = 0.0 if begins_at is None else begins_at
         self.expires_at = _NEVER if expires_at is None else expires_at
         self.is_guess = is_guess
         self.wait = wait
@@ -76,6 +80,7 @@ class Verdict:
 
     slot: int
     word: int
+    begins_at: float
     expires_at: float
     key_id: object
     is_guess: bool
@@ -203,7 +208,7 @@ class FastLane:
             self._looked_at = now
         return (
             epochs.word(verdict.slot) == verdict.word
-            and now < verdict.expires_at
+            and verdict.begins_at <= now < verdict.expires_at
             and self._is_there
             and (self._listen_to_fleet is None or epochs.is_heard())
         )
@@ -235,6 +240,7 @@ class FastLane:
             verdict = Verdict(
                 slot,
                 word,
+                ticket.begins_at,
                 ticket.expires_at,
                 ticket.key_id,
                 ticket.is_guess,

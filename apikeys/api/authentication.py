@@ -67,13 +67,14 @@ def tell_the_lane(request: Request, verdict: Verdict, *, wait: int) -> None:
     ticket: Ticket | None = request.META.get(TICKET)
     if ticket is None:
         return
-    if verdict.code is not Code.VALID or verdict.key is None:
+    ends = verdict.key.expires_at if verdict.key is not None else None
+    end = None if ends is None else ends.timestamp()
+    if verdict.code is Code.VALID and verdict.key is not None:
+        ticket.note(key_id=verdict.key.pk, expires_at=end)
+    elif verdict.code is Code.EXPIRED:
+        ticket.note(begins_at=end)
+    else:
         ticket.note(is_guess=verdict.code in GUESSES, wait=wait)
-        return
-    expires_at = verdict.key.expires_at
-    ticket.note(
-        key_id=verdict.key.pk, expires_at=None if expires_at is None else expires_at.timestamp()
-    )
 
 
 def tell_the_trail(request: Request, verdict: Verdict) -> None:
