@@ -50,6 +50,10 @@ FOR_SAM = [
     "/admin/audit/event/",
     "/admin/oauth/site/",
     "/admin/oauth/site/add/",
+    "/admin/outbox/mail/",
+    "/admin/auth/group/add/",
+    "/admin/socialaccount/socialapp/",
+    "/admin/socialaccount/socialapp/add/",
     "/admin/password_change/",
 ]
 
