@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -77,6 +76,10 @@ class Life(RuleBasedStateMachine):
         self.dead: set[str] = set()
         self.wanted_dead: set[str] = set()
         self.backups: list[tuple[datetime, dict[Any, list[dict[str, Any]]]]] = []
+        # Something to be deleted, in something to be restored.
+        self.issue(0)
+        self.issue(1)
+        self.back_up()
 
     def at(self, machine: int) -> None:
         django.TOMBSTONES_FILE = self.files[machine % 2]
@@ -91,12 +94,14 @@ class Life(RuleBasedStateMachine):
         key, token = services.issue(owner=owner, name=f"key {len(self.tokens)}")
         self.tokens[key.public_id] = token.reveal()
 
-    @rule(number=_number, machine=_number)
-    def revoke(self, number: int, machine: int) -> None:
+    @rule(number=_number, machine=_number, stops=st.booleans())
+    def revoke(self, number: int, machine: int, stops: bool) -> None:
         self.at(machine)
         if key := self.pick(number):
             assert services.revoke(key, reason=Reason.DELETED_BY_OWNER)
             self.dead.add(key.public_id)
+            if stops:
+                self.stop_before_the_last_line(machine)
 
     @rule(number=_number, machine=_number)
     def revoke_and_roll_back(self, number: int, machine: int) -> None:
@@ -122,20 +127,17 @@ class Life(RuleBasedStateMachine):
             self.dead |= set(theirs.values_list("public_id", flat=True))
             delete_account(key.owner)
 
-    @rule(machine=_number)
     def stop_before_the_last_line(self, machine: int) -> None:
         """What a machine leaves that stopped after a commit: nobody said that it happened."""
         file = self.files[machine % 2]
-        if file.exists():
-            lines = file.read_text().splitlines(keepends=True)
-            if "of" in json.loads(lines[-1]):
-                file.write_text("".join(lines[:-1]))
+        lines = file.read_text().splitlines(keepends=True)
+        assert "of" in json.loads(lines[-1])
+        file.write_text("".join(lines[:-1]))
 
     @rule()
     def back_up(self) -> None:
         self.backups.append((timezone.now(), _rows()))
 
-    @precondition(lambda self: self.backups)
     @rule(number=_number, lost=st.booleans())
     def restore(self, number: int, lost: bool) -> None:
         made_at, rows = self.backups[number % len(self.backups)]
