@@ -178,10 +178,10 @@ def test_what_was_found_out_before_the_line_grew_too_long_counts(issue, monkeypa
             raise Busy
         return validate(presented, **kwargs)
 
-    monkeypatch.setattr(services, "validate", busy)
-    with pytest.raises(Busy):
-        reported(known.reveal(), "another")
-    monkeypatch.undo()
+    with monkeypatch.context() as crowded:
+        crowded.setattr(services, "validate", busy)
+        with pytest.raises(Busy):
+            reported(known.reveal(), "another")
     assert code_of(known) is Code.REVOKED
     assert len(mail.outbox) == 1
 
@@ -337,10 +337,10 @@ def test_key_trail_and_letter_are_all_kept_or_none_is(leaked, settings, monkeypa
     settings.MAILERS = {"default": {"BACKEND": "outbox.backend.OutboxBackend"}}
     _key, token = leaked
     # Neither database takes less than nothing.
-    monkeypatch.setattr(Mail._meta.get_field("tries"), "default", -1)
-    with pytest.raises(IntegrityError):
-        reported(token.reveal())
-    monkeypatch.undo()
+    with monkeypatch.context() as broken:
+        broken.setattr(Mail._meta.get_field("tries"), "default", -1)
+        with pytest.raises(IntegrityError):
+            reported(token.reveal())
     assert code_of(token) is Code.VALID
     assert leaked_events() == []
     assert reported(token.reveal()) == [REAL]
