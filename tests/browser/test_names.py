@@ -1,5 +1,6 @@
 """Names in any script, with anything in them, on any width."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +117,18 @@ def test_the_pages_of_signing_in_fit_on_a_phone(
         page.goto(path)
         too_wide[path] = sideways(page)
     assert {place: pixels for place, pixels in too_wide.items() if pixels > 0} == {}
+
+
+def test_a_key_that_is_pasted_whole_is_found_by_what_may_be_shown_of_it(
+    enter: Callable[..., Page], keep: Callable[..., str]
+) -> None:
+    page = enter()
+    key = keep(page, "studio-pc")
+    page.goto("/keys/?q=nothing-like-it")
+    page.get_by_role("searchbox").fill(key)
+    page.get_by_role("searchbox").press("Enter")
+    expect(page).to_have_url(re.compile(r"/keys/\?q=comfyui-[0-9a-f]{12}$"))
+    expect(page.get_by_role("row").filter(has_text="studio-pc")).to_be_visible()
 
 
 def sideways(page: Page) -> int:

@@ -100,7 +100,6 @@ def test_all_of_a_long_list_are_those_past_its_last_page_too(staff, add_keys, mo
         ("RENDER 1", ["alice"]),
         ("ffff00000002", ["alice"]),
         ("comfyui-FFFF00000002…", ["alice"]),
-        (f"alice comfyui-ffff00000002{'0' * 52}", ["alice"]),
         ("ffff00000009", []),
         ('"', []),
     ],
@@ -126,9 +125,9 @@ def test_a_pasted_key_goes_into_no_query_beyond_what_may_be_shown(staff, issue):
     for address in (KEYS, EVENTS, ACCOUNTS):
         with CaptureQueriesContext(connection) as asked:
             page = staff.get(address, {"q": f"lost: {token.reveal()}"})
-        assert page.status_code == 200
+        assert page.status_code == 400
         assert not [query for query in asked if token.reveal()[20:32] in query["sql"]]
-        assert list(staff.get(address, {"q": token.reveal()}).context["cl"].result_list)
+        assert list(staff.get(address, {"q": token.reveal()[:20]}).context["cl"].result_list)
 
 
 def test_events_are_found_by_the_day(staff, alice, issue):

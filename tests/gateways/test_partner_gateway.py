@@ -531,8 +531,8 @@ def test_the_platform_knows_where_a_request_came_from_and_by_https(
     assert door.ask(path, *forged, key=account.keys[2].token, method="DELETE").status == 204
     seen = shell(
         running,
-        "from apikeys.models import Event\n"
-        "answer = Event.objects.filter(key=given['key']).latest('at').address",
+        "from audit.models import Event\n"
+        "answer = Event.objects.filter(key_id=given['key']).latest('at').address",
         key=account.keys[2].id,
     )
     assert seen == "127.0.0.1"
