@@ -9,6 +9,7 @@ from collections.abc import Collection
 from enum import StrEnum
 from typing import Any, Final
 
+from django.apps import apps as installed
 from django.apps.registry import Apps
 from django.db.models import Q
 
@@ -63,8 +64,8 @@ def permissions_of(role: Role) -> set[str]:
     return {name for name, first in FROM if _RANK.index(first) <= _RANK.index(role)}
 
 
-def establish(*, apps: Apps, using: str, **_: Any) -> None:
-    """Makes the three groups what the table says. Heard after each `migrate`."""
+def establish(*, using: str, apps: Apps = installed, **_: Any) -> None:
+    """Makes the three groups what the table says. Heard after each `migrate`, and each `flush`."""
     try:
         groups = apps.get_model("auth", "Group")._base_manager.using(using)
         permissions = apps.get_model("auth", "Permission")._base_manager.using(using)
