@@ -262,8 +262,7 @@ KILLS = [
     ("Know", 0.0),
     ("Wrote", 0.5),
     ("Brought", 0.0),
-    ("Brought", 0.01),
-    ("Brought", 0.05),
+    ("Brought", 0.02),
     ("Restored", 0.0),
 ]
 
