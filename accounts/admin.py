@@ -268,7 +268,8 @@ class EmailAddressAdmin(LongList, AllauthEmailAddressAdmin):  # type: ignore[mis
     def make_verified(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         marked = list(queryset.filter(verified=False))
         with transaction.atomic():
-            super().make_verified(request, queryset)
+            # It goes through them one by one, which Django refuses with what is fetched along.
+            super().make_verified(request, queryset.prefetch_related(None))
             for address in marked:
                 self.log_change(request, address, "Marked as verified.")
 

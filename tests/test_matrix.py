@@ -322,6 +322,12 @@ ADMIN = {
         sends={"email": "stolen@example.org", "name": "Stolen"},
     ),
     "admin/accounts/user/<path:object_id>/": Row(staff("change/"), staff("change/")),
+    # Which of the staff may, is in tests/staff/test_roles.py.
+    "admin/accounts/user/<uuid:user_id>/overview/": Row(staff(200), staff(405)),
+    "admin/accounts/user/<uuid:user_id>/disable/": Row(staff(200), staff("../overview/")),
+    "admin/accounts/user/<uuid:user_id>/enable/": Row(staff(200), staff("../overview/")),
+    "admin/accounts/user/<uuid:user_id>/end-sessions/": Row(staff(200), staff("../overview/")),
+    "admin/lookup/": Row(staff(200), staff(200), sends={"token": "comfyui-nonsense"}),
     "admin/apikeys/apikey/": Row(
         staff(200),
         staff("/admin/apikeys/apikey/"),
@@ -331,6 +337,8 @@ ADMIN = {
         staff(403), staff(403), sends={"name": "made", "owner": "{user}"}
     ),
     "admin/apikeys/apikey/<uuid:key_id>/revoke/": Row(staff(200), staff("../change/")),
+    "admin/apikeys/apikey/<uuid:key_id>/suspend/": Row(staff(200), staff("../change/")),
+    "admin/apikeys/apikey/<uuid:key_id>/restore/": Row(staff(200), staff("../change/")),
     "admin/apikeys/apikey/<path:object_id>/history/": Row(staff(200), staff(200)),
     "admin/apikeys/apikey/<path:object_id>/delete/": Row(
         staff(403), staff(403), sends={"post": "yes"}
@@ -515,6 +523,7 @@ def address_of(route: str, ids: dict[str, str]) -> str:
     values = {
         "<key_id>": ids["key"],
         "<uuid:key_id>": ids["key"],
+        "<uuid:user_id>": ids["user"],
         "<uuid:device_id>": ids["device"],
         "<path:content_type_id>": ids["content_type"],
         "<id>": ids["user"],

@@ -2392,8 +2392,11 @@ def test_the_last_administrator_keeps_their_rights_whatever_the_form_says(client
     assert answer.status_code == 200
     assert "the last administrator" in answer.text
     assert User.objects.filter(pk=sam.pk, **dict.fromkeys(("is_active", "is_staff"), True)).exists()
-    # With another one there, it is done.
+    # With another one there, it is done; though nobody disables their own account.
     make_other = services.make_staff("olga@example.org", PASSWORD)[0]
+    if right == "is_active":
+        assert "your own account" in client.post(address, {"email": sam.email, **rights}).text
+        client.force_login(make_other)
     client.post(address, {"email": sam.email, "name": "", **rights})
     assert not getattr(User.objects.get(pk=sam.pk), right)
     assert services.is_last_administrator(make_other)
