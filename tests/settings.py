@@ -10,7 +10,7 @@ _OURS = (
     "ALLOWED_", "ARGON2_", "CACHE_", "DATABASE_", "DEBUG", "DEFAULT_FROM", "EMAIL", "GITHUB_",
     "GOOGLE_", "GUESSES_", "HOST", "HSTS_", "KEY", "LEAKED_", "LOG_LEVEL", "NEW_KEYS_", "PASSWORD",
     "PORT", "PRODUCTION", "PUBLIC_", "SECRET_KEY", "SECURITY_", "SITE_", "STAFF_", "STORE_", "TLS",
-    "TRUSTED_", "USAGE_", "VAR_", "WORKERS",
+    "TOMBSTONES_", "TRUSTED_", "USAGE_", "VAR_", "WORKERS",
 )  # fmt: skip
 for _name in [name for name in os.environ if name.startswith(_OURS)]:
     del os.environ[_name]
