@@ -8,4 +8,4 @@ class AccountsConfig(AppConfig):
 
     def ready(self) -> None:
         # What allauth tells is heard from now on.
-        from accounts import adapters, events  # noqa: F401
+        from accounts import adapters, events, lifetimes  # noqa: F401

@@ -107,7 +107,11 @@ def listed(request: HttpRequest, user: User) -> list[dict[str, Any]]:
 def _see(request: HttpRequest) -> None:
     now = timezone.now()
     seen = UserSession.objects.filter(session_key=request.session.session_key)
-    last = seen.values_list("last_seen_at", flat=True).first()
+    if hasattr(request, "last_seen_at"):
+        # Looked up on the way in (lifetimes).
+        last = request.last_seen_at
+    else:
+        last = seen.values_list("last_seen_at", flat=True).first()
     if last is not None and now - last > SEEN_EVERY:
         address = get_adapter(request).get_client_ip(request)
         seen.update(last_seen_at=now, ip=address)

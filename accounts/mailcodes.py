@@ -17,7 +17,7 @@ from django.utils.crypto import salted_hmac
 
 from accounts import events, mail
 
-GOOD_FOR = timedelta(minutes=15)
+GOOD_FOR = timedelta(minutes=10)
 MAX_TRIES = 3
 _SESSION_KEY = "mail_code"
 

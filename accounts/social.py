@@ -53,6 +53,12 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
             # Nobody is led there while it is not set up; whoever comes all the same finds nothing.
             raise Http404 from None
 
+    def get_requests_session(self) -> Any:
+        """Asks a provider at its own addresses, and nowhere that an answer leads to."""
+        session = super().get_requests_session()
+        session.max_redirects = 0
+        return session
+
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
         _require_our_nonce(sociallogin)
         # The provider's access token is of no use to us, and none of any session's business.

@@ -20,6 +20,7 @@ from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -192,6 +193,8 @@ def sessions(request: HttpRequest) -> HttpResponse:
     """Where one is signed in. POST ends all of them but this one."""
     user = _account(request)
     if request.method == "POST":
+        if not reauthentication.is_fresh(request):
+            return reauthentication.ask(request)
         services.end_sessions(user, besides=request.session.session_key)
         events.ended_elsewhere(request, user)
         messages.success(request, _("You are logged out everywhere else."))
@@ -208,6 +211,8 @@ def sessions(request: HttpRequest) -> HttpResponse:
 def end_session(request: HttpRequest, session_id: int) -> HttpResponse:
     session = get_object_or_404(UserSession, pk=session_id, user=_account(request))
     is_here = session.session_key == request.session.session_key
+    if not is_here and not reauthentication.is_fresh(request):
+        return reauthentication.ask(request, then=reverse("sessions"))
     session.end()
     if is_here:
         logout(request)

@@ -1,5 +1,6 @@
 """What is said when there is no page to show: to people as pages, to clients as the contract."""
 
+import logging
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -14,8 +15,11 @@ from django.utils.translation import gettext as _
 
 from accounts import hashers
 from apikeys import hashing
+from audit import trail
 from config import bodies
-from config.limits import TooOften
+from config.limits import Limit, TooOften
+
+logger = logging.getLogger(__name__)
 
 _CLIENTS = (
     "/customers", "/api/", "/proxy/", "/releases", "/admin/verify-api-key", "/health", "/ready",
@@ -26,6 +30,9 @@ RETRY_AFTER = 5
 # Seconds. It does not tell which of its limits was met; nearly all of them are for a minute, and
 # its window slides: by then there is room for one more.
 _ALLAUTH_WAITS = 60
+
+# Lines a minute for one address: whoever is refused must not fill the disk.
+_WRITTEN_DOWN = Limit("refusals", 10, 60)
 
 type View = Callable[..., HttpResponseBase]
 
@@ -58,10 +65,12 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    _write_down("not allowed", request)
     return _say(request, 403, "FORBIDDEN", _("Your account may not do this."))
 
 
 def key_in_address(request: HttpRequest) -> HttpResponse:
+    _write_down("a key in the address", request)
     return _say(
         request,
         400,
@@ -84,6 +93,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def too_many_requests(request: HttpRequest, *, wait: int = _ALLAUTH_WAITS) -> HttpResponse:
     """What django-allauth's rate limits say, and ours to people."""
+    _write_down("too often", request)
     response = _say(
         request,
         429,
@@ -173,6 +183,25 @@ def unavailable(request: HttpRequest, message: str) -> HttpResponse:
 def is_for_clients(request: HttpRequest) -> bool:
     """Whether programs read what is at this address, and not people."""
     return request.path.startswith(_CLIENTS)
+
+
+def _write_down(why: str, request: HttpRequest) -> None:
+    """Who was refused what, for whoever looks for an attack."""
+    address = trail.address(request)
+    try:
+        _WRITTEN_DOWN.take(address or "")
+    except TooOften:
+        return
+    # Never the query: a code or a key may be in it.
+    account = getattr(getattr(request, "user", None), "pk", None)
+    logger.warning(
+        "Refused, %s: %s %s, account %s, from %s.",
+        why,
+        request.method,
+        request.path,
+        account,
+        address,
+    )
 
 
 def _say(request: HttpRequest, status: int, code: str, message: str) -> HttpResponse:

@@ -145,7 +145,7 @@ def test_an_address_has_one_account(client, alice, email):
         "Sh0rt!",
         "nine9char",
         "1234567890",
-        "82736450192837",
+        "Comfy-UI-2026!",
         "password123",
         "qwertyuiop",
         "nora@example.org",
