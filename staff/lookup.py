@@ -89,7 +89,12 @@ class LookupForm(forms.Form):
         label=_("What you were sent"),
         max_length=4096,
         widget=forms.PasswordInput(
-            attrs={"class": "vTextField", "autocomplete": "off", "spellcheck": "false"}
+            attrs={
+                "class": "vTextField",
+                "autocomplete": "off",
+                "spellcheck": "false",
+                "data-forgets": True,
+            }
         ),
         help_text=_(
             "A whole key, or the part of it that lists and logs show. It is checked and forgotten: "

@@ -1,0 +1,277 @@
+"""What staff do all day, in a browser: find an account, act on it, and say whose a key is."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.browser.test_accessibility import objections
+from tests.browser.test_every_page import Walk
+from tests.browser.test_factors import NARROW, code_of, give_password, send_code
+from tests.browser.test_keyboard import tab_to
+from tests.browser.test_passkeys import Person, by_name, folder_with_static, make_people
+from tests.browser.test_shown_once import watch_for_the_cache
+from tests.servers import Platform, platform
+
+pytestmark = pytest.mark.browser
+
+ACCOUNTS = "/admin/accounts/user/"
+LOOKUP = "/admin/lookup/"
+
+# Makes an administrator of everything one in a role.
+_PUT_INTO_ROLE = """
+from accounts.models import User
+from django.contrib.auth.models import Group
+user = User.objects.get(email=email)
+user.is_superuser = False
+user.save()
+user.groups.set([Group.objects.get(name=role)])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    platform: Platform
+    # Staff with an authenticator app, and people with nothing.
+    staff: Iterator[Person]
+    people: Iterator[Person]
+
+    def in_role(self, role: str) -> Person:
+        person = next(self.staff)
+        code = f"email = {person.email!r}\n{role = }\n{_PUT_INTO_ROLE}"
+        self.platform.manage("shell", "--no-imports", "-c", code)
+        return person
+
+    def with_key(self, name: str) -> tuple[Person, str]:
+        person = next(self.people)
+        printed = self.platform.manage("issue_key", person.email, "--name", name)
+        return person, printed.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def strict(site: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """A platform whose staff show a second factor before the staff pages open."""
+    folder = folder_with_static(site, tmp_path_factory.mktemp("staff"))
+    with platform(folder, STAFF_SECOND_FACTOR="on") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cast(strict: Platform) -> Cast:
+    staff, people = make_people(strict, (8, {"staff": True, "app": True}), (8, {}))
+    return Cast(strict, staff, people)
+
+
+@pytest.fixture(scope="module")
+def home(strict: Platform) -> str:
+    return by_name(strict)
+
+
+@pytest.fixture(scope="module")
+def browser_context_args(browser_context_args: dict[str, Any], home: str) -> dict[str, Any]:
+    return {**browser_context_args, "base_url": home}
+
+
+@pytest.fixture
+def enter(new_context: Callable[..., BrowserContext], home: str) -> Callable[..., Page]:
+    """Opens the staff pages as `person`, who logs in with the code of their app."""
+
+    def open_browser(person: Person, **options: Any) -> Page:
+        page = new_context(**options).new_page()
+        give_password(page, person, "/admin/")
+        send_code(page, code_of(person.secret))
+        expect(page).to_have_url(f"{home}/admin/")
+        return page
+
+    return open_browser
+
+
+def press(page: Page, name: str) -> None:
+    """A link or a button, by exactly this name."""
+    for role in ("link", "button"):
+        found = page.get_by_role(role, name=name, exact=True)  # type: ignore[arg-type]
+        if found.count():
+            found.first.click()
+            return
+    pytest.fail(f"There is no {name!r} on {page.url}")
+
+
+def open_account(page: Page, email: str) -> None:
+    """From the list, by its search and a click."""
+    page.goto(ACCOUNTS)
+    page.locator("#searchbar").fill(email)
+    page.locator("#searchbar").press("Enter")
+    page.get_by_role("link", name=email).click()
+    expect(page.get_by_role("heading", name=email, level=1)).to_be_visible()
+
+
+def test_security_finds_an_account_and_takes_its_key_and_it_out_of_use_and_back(
+    enter: Callable[..., Page], cast: Cast, shoot: Callable[..., None]
+) -> None:
+    alice, key = cast.with_key("studio")
+    page = enter(cast.in_role("Security"))
+    open_account(page, alice.email)
+    row = page.get_by_role("row", name="studio")
+    expect(row).to_contain_text(key[:20])
+    expect(row).to_contain_text("live")
+    shoot(page, "staff-account")
+
+    row.get_by_role("link", name="Suspend").click()
+    press(page, "Suspend")
+    expect(page.get_by_text("1 key was suspended.")).to_be_visible()
+    expect(row).to_contain_text("suspended")
+    row.get_by_role("link", name="Restore").click()
+    press(page, "Restore")
+    expect(row).to_contain_text("live")
+
+    page.get_by_role("link", name="Disable", exact=True).click()
+    page.get_by_label("Why").fill("A stolen laptop")
+    press(page, "Disable")
+    expect(page.get_by_text("The account is disabled.")).to_be_visible()
+    expect(page.get_by_role("row", name="account disabled")).to_contain_text("A stolen laptop")
+    press(page, "Enable")
+    press(page, "Enable")
+    expect(page.get_by_text("The account is enabled.")).to_be_visible()
+    press(page, "Log out everywhere")
+    press(page, "Log out everywhere")
+    expect(page.get_by_text("Every session of this account has ended.")).to_be_visible()
+
+
+def test_support_sees_the_same_and_may_only_revoke(enter: Callable[..., Page], cast: Cast) -> None:
+    alice, _key = cast.with_key("studio")
+    page = enter(cast.in_role("Support"))
+    open_account(page, alice.email)
+    row = page.get_by_role("row", name="studio")
+    expect(row.get_by_role("link", name="Suspend")).to_have_count(0)
+    expect(page.get_by_role("link", name="Disable", exact=True)).to_have_count(0)
+    row.get_by_role("link", name="Revoke").click()
+    press(page, "Revoke")
+    expect(row).to_contain_text("revoked by staff")
+
+
+def test_whose_a_key_is_is_told_and_nothing_of_it_stays_in_the_browser(
+    enter: Callable[..., Page],
+    cast: Cast,
+    remains: Callable[[Page], str],
+    elsewhere: str,
+) -> None:
+    alice, key = cast.with_key("studio")
+    page = enter(cast.in_role("Security"))
+    seen = watch_for_the_cache(page)
+    press(page, "Whose is this key?")
+    field = page.get_by_label("What you were sent")
+    field.fill(key)
+    press(page, "Look up")
+    expect(page.get_by_text("This is a key of this platform, whole")).to_be_visible()
+    expect(page.get_by_role("link", name=alice.email)).to_be_visible()
+    expect(field).to_have_value("")
+    is_there = key[20:] in remains(page)
+    assert not is_there
+    page.go_back()
+    expect(page.get_by_role("heading", name="Whose is this key?")).to_be_visible()
+    is_there = key[20:] in "".join([*seen, remains(page)])
+    assert not is_there, "it comes back with Back"
+
+    field.fill(key)
+    press(page, "Look up")
+    press(page, "Revoke")
+    expect(page.get_by_text("somebody found it")).to_be_visible()
+    press(page, "Revoke")
+    expect(page.get_by_text("1 key was revoked.")).to_be_visible()
+    expect(page.get_by_text("found where others can read it").first).to_be_visible()
+
+
+def test_all_of_it_needs_no_mouse(enter: Callable[..., Page], cast: Cast) -> None:
+    alice, key = cast.with_key("studio")
+    page = enter(cast.in_role("Security"))
+    page.goto(LOOKUP)
+    tab_to(page, page.get_by_label("What you were sent"))
+    page.keyboard.type(key[:20])
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("This is the visible part of a key.")).to_be_visible()
+    tab_to(page, page.get_by_role("link", name=alice.email))
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=alice.email, level=1)).to_be_visible()
+    tab_to(page, page.get_by_role("link", name="Suspend: studio"), at_most=60)
+    page.keyboard.press("Enter")
+    tab_to(page, page.get_by_role("button", name="Suspend"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("row", name="studio")).to_contain_text("suspended")
+    tab_to(page, page.get_by_role("link", name="Disable", exact=True), at_most=60)
+    page.keyboard.press("Enter")
+    tab_to(page, page.get_by_label("Why"))
+    page.keyboard.type("A stolen laptop")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("The account is disabled.")).to_be_visible()
+
+
+def walk(page: Page, person: Person, key: str, look: Callable[[Page], Any]) -> dict[str, Any]:
+    """What `look` finds wrong on each page of this room."""
+    found: dict[str, Any] = {}
+
+    def note(moment: str) -> None:
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        found[moment] = look(page)
+
+    open_account(page, person.email)
+    note("account")
+    account = page.url
+    for deed in ("Disable", "Log out everywhere"):
+        page.goto(account)
+        press(page, deed)
+        note(deed)
+    page.goto(account)
+    page.get_by_role("row", name="studio").get_by_role("link", name="Suspend").click()
+    note("suspend")
+    page.goto(LOOKUP)
+    note("look up")
+    page.get_by_label("What you were sent").fill(key)
+    press(page, "Look up")
+    note("looked up")
+    page.get_by_role("link", name="studio").click()
+    expect(page.get_by_text("What happened to this key")).to_be_visible()
+    note("key")
+    return {moment: wrong for moment, wrong in found.items() if wrong}
+
+
+def test_every_page_is_accessible(enter: Callable[..., Page], cast: Cast) -> None:
+    alice, key = cast.with_key("studio")
+    # Our policy lets no script in but our own, axe's included.
+    page = enter(cast.in_role("Security"), bypass_csp=True)
+    assert walk(page, alice, key, objections) == {}
+
+
+def test_every_page_fits_the_narrowest_phone_and_breaks_no_policy(
+    enter: Callable[..., Page], cast: Cast, home: str
+) -> None:
+    alice, key = cast.with_key("studio")
+    page = enter(cast.in_role("Security"), viewport=NARROW)
+    watch = Walk(page, home)
+
+    def overflow(page: Page) -> int:
+        wider: int = page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        return wider
+
+    assert walk(page, alice, key, overflow) == {}
+    assert watch.complaints == []
+    assert watch.strangers == []
+
+
+def test_the_password_alone_opens_none_of_it(
+    new_context: Callable[..., BrowserContext], cast: Cast, home: str
+) -> None:
+    alice, _key = cast.with_key("studio")
+    sam = cast.in_role("Security")
+    context = new_context()
+    # A session as the password alone makes one.
+    context.add_cookies([sam.cookie])
+    page = context.new_page()
+    for path in (LOOKUP, ACCOUNTS):
+        page.goto(path)
+        expect(page).to_have_url(re.compile("/account/reauthenticate"))
+        expect(page.get_by_text(alice.email)).to_have_count(0)
