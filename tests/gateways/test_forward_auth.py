@@ -253,6 +253,23 @@ def test_each_request_is_written_down_without_its_headers(door: Door, key: str) 
     assert "a-secret-header" not in door.logs(containing="/written/down")
 
 
+@pytest.mark.parametrize("name", ["nginx", "caddy"])
+def test_whoever_guesses_has_to_wait_and_a_good_key_passes(
+    name: str, fresh_folder: Folder, comfyui: Behind, certificates: Certificates, tmp_path: Path
+) -> None:
+    with serving(fresh_folder(), GUESSES_PER_MINUTE="60") as strict:
+        good = join(strict, keys=1).keys[0].token
+        keys = strict.url.removeprefix("http://")
+        with proxy(name, tmp_path / "door", certificates, keys=keys, comfyui=comfyui) as door:
+            for _ in range(400):
+                refused = door.ask("/prompt", key="nonsense")
+                if refused.status != 401:
+                    break
+            assert (refused.status, refused.json()["error"]) == (429, "TOO_MANY_REQUESTS")
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+            assert door.ask("/prompt", key=good).status == 200
+
+
 # --- What passes -----------------------------------------------------------------------------
 
 
