@@ -1,8 +1,10 @@
 """What staff see of an account on one page, and what they do to it from there."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from html import unescape
+from threading import Barrier
 
 import pytest
 from allauth.account.models import EmailAddress
@@ -10,7 +12,9 @@ from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
 from allauth.usersessions.models import UserSession
 from django.contrib import messages
+from django.contrib.auth.models import Permission
 from django.contrib.messages import get_messages
+from django.db import connection
 from django.utils import timezone
 
 from accounts import services as accounts
@@ -124,8 +128,6 @@ def test_sessions_that_have_ended_are_not_shown(staff, alice, client):
 
 
 def test_whoever_may_see_accounts_alone_sees_no_keys_and_no_events(open_as, somebody, alice, issue):
-    from django.contrib.auth.models import Permission
-
     key, _token = issue("studio")
     vera = somebody()
     vera.user_permissions.add(Permission.objects.get(codename="view_user"))
@@ -267,3 +269,34 @@ def test_security_logs_somebody_out_everywhere(staff, security, alice, open_as):
     event = Event.objects.get(action=Action.STAFF_CHANGED)
     assert (event.account, event.actor) == (alice, security)
     assert event.detail["did"] == "end sessions"
+
+
+def test_two_administrators_who_disable_each_other_at_once_leave_one(transactional_db):
+    olga, sam = (
+        accounts.make_staff(f"{name}@example.org", PASSWORD)[0] for name in ("olga", "sam")
+    )
+    both = Barrier(2)
+
+    def disable(whom: User, by: User) -> bool:
+        try:
+            both.wait(timeout=30)
+            return accounts.disable(whom, by=Actor(by, Via.ADMIN))
+        except accounts.Indispensable:
+            return False
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor() as threads:
+        done = list(threads.map(disable, [olga, sam], [sam, olga]))
+    assert sorted(done) == [False, True]
+    assert User.objects.filter(is_superuser=True, is_active=True).count() == 1
+
+
+def test_support_sees_no_hash_of_a_password(open_as, support, alice):
+    client = open_as(support)
+    for what in ("overview", "change", "history"):
+        page = client.get(page_of(alice, what))
+        assert page.status_code == 200
+        is_shown = alice.password in page.text
+        assert not is_shown, what
+    assert client.post(page_of(alice, "change"), {"email": "x@example.org"}).status_code == 403
