@@ -352,6 +352,8 @@ def test_a_backup_of_an_older_platform_is_brought_up_to_date(sqlite_place: Place
         key = join(platform, keys=1).keys[0]
     assert sqlite_place.manage("migrate", "accounts", "0002").returncode == 0
     path = sqlite_place.backup()
+    # The platform has been updated since.
+    assert sqlite_place.manage("migrate").returncode == 0
     sqlite_place.restore(path)
     assert sqlite_place.manage("migrate", "--check").returncode == 0
     with sqlite_place.running() as platform:
