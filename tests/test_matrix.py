@@ -533,7 +533,9 @@ def address_of(route: str, ids: dict[str, str]) -> str:
         "<path:object_id>": ids.get(model[1] if model else "key", ids["key"]),
         r"(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[-\w]+)$": ids["reset"],
         r"(?P<key>[-:\w]+)$": "not:a:key",
-        "^(?P<app_label>auth|socialaccount|accounts|account|apikeys|audit|oauth|outbox)/$": "apikeys/",
+        "^(?P<app_label>auth|socialaccount|accounts|account|apikeys|audit|oauth|outbox)/$": (
+            "apikeys/"
+        ),
         "(?P<url>.*)$": "nothing",
         "/?$": "",
         "^": "",
