@@ -320,6 +320,26 @@ def loses_a_key_to_staff(scene: Scene, name: str = "studio") -> None:
     staff(scene).post(f"/admin/apikeys/apikey/{key.pk}/revoke/")
 
 
+def has_a_key_suspended(scene: Scene) -> None:
+    key = makes_a_key(scene)
+    staff(scene).post(f"/admin/apikeys/apikey/{key.pk}/suspend/")
+
+
+def gets_the_key_back(scene: Scene) -> None:
+    has_a_key_suspended(scene)
+    key = APIKey.objects.get()
+    staff(scene).post(f"/admin/apikeys/apikey/{key.pk}/restore/")
+
+
+def is_shut_out(scene: Scene) -> None:
+    staff(scene).post(f"/admin/accounts/user/{scene.alice.pk}/disable/", {"reason": "A test"})
+
+
+def is_let_in_again(scene: Scene) -> None:
+    is_shut_out(scene)
+    staff(scene).post(f"/admin/accounts/user/{scene.alice.pk}/enable/")
+
+
 def staff(scene: Scene) -> Client:
     """Sam, who reads Korean, and looks after alice's account and keys."""
     browser = Client(headers={"accept-language": "ko"})
@@ -389,6 +409,10 @@ MAILS: list[tuple[Callable[[Scene], None], str, str]] = [
     (makes_a_key, "apikeys/email/issued", "delete_key"),
     (loses_a_key_to_staff, "apikeys/email/revoked", "keys"),
     (has_a_key_found_in_public, "apikeys/email/leaked", "keys"),
+    (has_a_key_suspended, "apikeys/email/suspended", "keys"),
+    (gets_the_key_back, "apikeys/email/restored", "keys"),
+    (is_shut_out, "accounts/email/disabled", NOTHING),
+    (is_let_in_again, "accounts/email/enabled", "keys"),
     (deletes_her_account, "accounts/email/deleted", NOTHING),
 ]
 # Of allauth's, what our settings never send: a code to reset a password, a message that an
