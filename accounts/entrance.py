@@ -7,12 +7,14 @@ from urllib.parse import urlencode, urlsplit
 
 from allauth.account import views as allauth_views
 from allauth.account.utils import get_next_redirect_url
+from allauth.mfa.base import views as mfa
 from allauth.mfa.models import Authenticator
 from allauth.mfa.webauthn import views as webauthn
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.contrib.auth.decorators import login_required
+from django.forms import BaseForm
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, QueryDict
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
@@ -22,6 +24,10 @@ from accounts import reauthentication, services, social
 from accounts.forms import end_with_browser
 
 type View = Callable[..., HttpResponseBase]
+
+# Seconds within which so many tries at a password or a factor are counted: a minute for an address
+# of the network, five for an account's (allauth's `login_failed`, our `factor`).
+TRIES_WITHIN = 300
 
 
 def on_public_devices_too(view: View) -> View:
@@ -35,6 +41,29 @@ def on_public_devices_too(view: View) -> View:
         return response
 
     return minding
+
+
+def limited(view: View) -> View:
+    """allauth's view of a form, with the status of a refusal (429) where a limit stood behind it.
+
+    allauth says it among the form's errors alone: programs would go on.
+    """
+
+    @wraps(view)
+    def saying(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response = view(request, *args, **kwargs)
+        form = (getattr(response, "context_data", None) or {}).get("form")
+        if request.method == "POST" and isinstance(form, BaseForm) and _is_limited(form):
+            response.status_code = 429
+            response.headers["Retry-After"] = str(TRIES_WITHIN)
+        return response
+
+    return saying
+
+
+def _is_limited(form: BaseForm) -> bool:
+    problems = [problem for problems in form.errors.as_data().values() for problem in problems]
+    return any(problem.code == "too_many_login_attempts" for problem in problems)
 
 
 def leads_to_provider(view: View) -> View:
@@ -108,3 +137,7 @@ class ReauthenticateByPasskey(webauthn.ReauthenticateWebAuthnView):  # type: ign
 
 login_by_passkey = on_public_devices_too(LoginByPasskey.as_view())
 reauthenticate_by_passkey = login_required(ReauthenticateByPasskey.as_view())
+login = limited(allauth_views.login)
+login_by_factor = limited(mfa.authenticate)
+reauthenticate = limited(allauth_views.reauthenticate)
+reauthenticate_by_factor = limited(mfa.reauthenticate)

@@ -21,7 +21,7 @@ from accounts.github.provider import GitHubAdapter
 from accounts.google.provider import GoogleAdapter
 
 _signing_in = [
-    path("login", account.login, name="account_login"),
+    path("login", entrance.login, name="account_login"),
     path(
         "login/code",
         entrance.on_public_devices_too(account.request_login_code),
@@ -33,7 +33,7 @@ _signing_in = [
         entrance.login_by_passkey,
         name="mfa_login_webauthn",
     ),
-    path("login/factor", mfa.authenticate, name="mfa_authenticate"),
+    path("login/factor", entrance.login_by_factor, name="mfa_authenticate"),
     path("signup", account.signup, name="account_signup"),
     path("logout", account.logout, name="account_logout"),
     path("language", views.language, name="set_language"),
@@ -101,8 +101,12 @@ if mfa_settings.PASSKEY_SIGNUP_ENABLED:
     ]
 
 _reauthenticating = [
-    path("account/reauthenticate", account.reauthenticate, name="account_reauthenticate"),
-    path("account/reauthenticate/factor", mfa.reauthenticate, name="mfa_reauthenticate"),
+    path("account/reauthenticate", entrance.reauthenticate, name="account_reauthenticate"),
+    path(
+        "account/reauthenticate/factor",
+        entrance.reauthenticate_by_factor,
+        name="mfa_reauthenticate",
+    ),
     path(
         "account/reauthenticate/passkey",
         entrance.reauthenticate_by_passkey,

@@ -1063,7 +1063,8 @@ class Told:
 
 def told(answer, typed: str) -> Told:
     def plain(text: str) -> str:
-        text = re.sub(r'name="csrfmiddlewaretoken" value="[^"]*"', "", text)
+        new = r"""name="csrfmiddlewaretoken" value="[^"]*"|nonce="[^"]*"|'nonce-[^']*'"""
+        text = re.sub(new, "", text)
         return text.replace(typed, "").replace(typed.partition("@")[0], "")
 
     return Told(
