@@ -87,7 +87,8 @@ def test_no_command_goes_through_a_shell():
 @pytest.mark.parametrize(
     "library",
     ["marshal", "shelve", "yaml", "xml", "lxml", "ldap", "ldap3", "jinja2", "markdown",
-     "defusedxml", "graphene", "strawberry", "channels", "websockets", "tempfile.mktemp", "telnetlib",
+     "defusedxml", "graphene", "strawberry", "channels", "websockets",
+     "tempfile.mktemp", "telnetlib",
      "ftplib", "random", "uuid.uuid1", "hashlib.md5", "hashlib.sha1", "pymemcache"],
 )  # fmt: skip
 def test_what_is_risky_is_not_used_at_all(library):

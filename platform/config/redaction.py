@@ -25,7 +25,7 @@ class Formatter(logging.Formatter):
     be taken for another line.
     """
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
