@@ -24,6 +24,7 @@ _OWN: Final = 6
 _SHORTEST_STEM: Final = 4
 # Past this, what is around a common password is a password of its own.
 _LONGEST_DRESSED: Final = 24
+_LONGEST_SAID: Final = 256
 _DRESS: Final = string.digits + string.punctuation + string.whitespace
 
 
@@ -77,6 +78,9 @@ def _undressed(text: str) -> Iterator[str]:
 
 def _once(text: str) -> Iterator[str]:
     """What is said several times in `text`, once."""
+    if len(text) > _LONGEST_SAID:
+        # Looked at in each of its parts, a password of a megabyte would keep a process busy.
+        return
     for times in range(2, len(text) // _SHORTEST_STEM + 1):
         said = text[: len(text) // times]
         if said * times == text:
