@@ -35,6 +35,7 @@ class Action(models.TextChoices):
     STAFF_VIEWED = "staff.viewed", _("looked at by staff")
     STAFF_CHANGED = "staff.changed", _("changed by staff")
     STAFF_LOOKED_UP = "staff.looked_up", _("key looked up by staff")
+    STAFF_REFUSED = "staff.refused", _("page refused to staff")
     STAFF_EXPORTED = "staff.exported", _("trail exported by staff")
 
 

@@ -7,6 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 from audit.models import Action, Event
 
+_OF_STAFF: Final = {Action.STAFF_VIEWED, Action.STAFF_CHANGED, Action.STAFF_LOOKED_UP}
 # How somebody signed in, or what was wrong when they did not.
 _MEANS: Final = {
     "password": _("password"),
@@ -51,12 +52,12 @@ def told(event: Event) -> str:
 
 
 def _parts(event: Event) -> Iterator[str]:
+    if event.action in _OF_STAFF:
+        # Which page it was is for those who answer for the platform.
+        return
     for name, value in event.detail.items():
         if name == "first":
             yield str(_("first use"))
-        elif event.action in {Action.STAFF_VIEWED, Action.STAFF_CHANGED}:
-            # Which page it was is for those who answer for the platform.
-            return
         else:
             words = _WORDS.get(name, {})
             yield ", ".join(str(words.get(one, one)) for one in str(value).split(" + "))

@@ -98,10 +98,9 @@ def _looked(request: HttpRequest, *, refused: bool = False) -> None:
     detail = {"model": label, "page": page}
     if object_id:
         detail["id"] = object_id[:100]
-    if refused:
-        detail["refused"] = "yes"
+    action = Action.STAFF_REFUSED if refused else Action.STAFF_VIEWED
     by = actor(request, via=Via.ADMIN)
-    record(Action.STAFF_VIEWED, account_id=account_id, key=key, by=by, detail=detail)
+    record(action, account_id=account_id, key=key, by=by, detail=detail)
     with _lock:
         _looks[look] = True
 

@@ -63,7 +63,7 @@ def live_through(alice, sam, client):
             f"/admin/apikeys/apikey/{key.pk}/change/",
             f"/admin/apikeys/apikey/{key.pk}/history/",
             "/admin/audit/event/",
-            f"/admin/audit/event/{Event.objects.get().pk}/change/",
+            *(f"/admin/audit/event/{event.pk}/change/" for event in Event.objects.all()),
             "/admin/accounts/user/",
             f"/admin/accounts/user/{alice.pk}/change/",
         ]

@@ -65,6 +65,7 @@ class Migration(migrations.Migration):
                     ("staff.viewed", "looked at by staff"),
                     ("staff.changed", "changed by staff"),
                     ("staff.looked_up", "key looked up by staff"),
+                    ("staff.refused", "page refused to staff"),
                     ("staff.exported", "trail exported by staff"),
                 ],
                 max_length=32,

@@ -206,7 +206,9 @@ def _write_down(why: str, request: HttpRequest) -> None:
 
 def _say(request: HttpRequest, status: int, code: str, message: str) -> HttpResponse:
     if is_for_clients(request):
-        return JsonResponse({"error": code, "message": message}, status=status)
+        # As the API's own answers: what is so now need not be so in a moment.
+        headers = {"Cache-Control": "no-store"}
+        return JsonResponse({"error": code, "message": message}, status=status, headers=headers)
     context: dict[str, Any] = {"status": status, "message": message}
     # No request in the context: who is signed in is a question to the store that may just have
     # failed.
