@@ -35,7 +35,7 @@ def test_staff_are_not_named_to_people(signed_in, alice, sam):
     detail = {"page": "accounts.user"}
     record(Action.STAFF_VIEWED, account_id=alice.pk, by=Actor(sam, Via.ADMIN), detail=detail)
     page = signed_in(alice).get(ACTIVITY).text
-    assert "looked at by staff" in page
+    assert "Looked at by staff" in page
     assert sam.email not in page
     assert "accounts.user" not in page
 
@@ -48,8 +48,8 @@ def test_a_long_trail_comes_in_pages_by_few_queries(
     client = signed_in(alice)
     with django_assert_max_num_queries(8):
         first = client.get(ACTIVITY)
-    assert first.text.count("signed out") == PER_PAGE
-    assert client.get(f"{ACTIVITY}?page=2").text.count("signed out") == 1
+    assert first.text.count("Signed out") == PER_PAGE
+    assert client.get(f"{ACTIVITY}?page=2").text.count("Signed out") == 1
 
 
 def test_what_was_written_into_a_detail_is_text(signed_in, alice):
