@@ -158,15 +158,6 @@ def test_cookies_travel_by_https_alone(running: Platform, account: Account, tls:
     assert session.get(f"{running.url}/keys/", timeout=30).url == f"{running.url}/keys/"
 
 
-def test_old_versions_of_the_protocol_are_refused(running: Platform, tls: Path) -> None:
-    context = ssl.create_default_context(cafile=str(tls / "ca.pem"))
-    with (
-        socket.create_connection(("127.0.0.1", port(running)), timeout=30) as plain,
-        context.wrap_socket(plain, server_hostname="localhost") as connection,
-    ):
-        assert connection.version() in {"TLSv1.2", "TLSv1.3"}
-
-
 def test_the_authority_is_trusted_once_and_stays(fresh_folder: Folder) -> None:
     folder = fresh_folder()
     names = ["ca.pem", "ca.key", "server.pem", "server.key"]
