@@ -41,7 +41,8 @@ class Customer:
 class Verdict:
     """Whether a key is good, and whose it is. True in an `if` when it is good, and only then.
 
-    code: VALID, MALFORMED, NOT_FOUND, REVOKED, SUSPENDED, EXPIRED, ACCOUNT_DISABLED, or one of later days.
+    code: VALID, MALFORMED, NOT_FOUND, REVOKED, SUSPENDED, EXPIRED, ACCOUNT_DISABLED, or one of
+    later days.
     message: what to tell the person; "" for a good key.
     key, customer: None unless the key is good.
     """
