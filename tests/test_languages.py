@@ -15,7 +15,7 @@ from django.utils.translation import to_locale
 from django.utils.translation.template import templatize
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("accounts", "apikeys", "outbox", "platform")
+ROOMS = ("accounts", "apikeys", "audit", "backups", "oauth", "outbox", "platform", "staff")
 LOCALES = [to_locale(code) for code, _name in settings.LANGUAGES if code != settings.LANGUAGE_CODE]
 KEYWORDS = {
     "gettext": None,

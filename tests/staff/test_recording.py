@@ -121,7 +121,7 @@ def test_after_a_while_it_is_another_look(staff, alice):
 def test_the_owner_sees_that_staff_looked_and_not_who(staff, sam, alice, signed_in):
     staff.get(f"{ACCOUNTS}{alice.pk}/overview/")
     shown = signed_in(alice).get("/account/activity").text
-    assert "looked at by staff" in shown
+    assert "Looked at by staff" in shown
     assert sam.email not in shown
 
 
