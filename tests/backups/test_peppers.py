@@ -1,5 +1,6 @@
 """A new pepper in var/: known before it is used, and no former one is lost on the way."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ def start(settings: Any, tmp_path: Path) -> Start:
     settings.VAR, settings.KEY_PEPPER_IN_VAR = tmp_path, True
 
     def read() -> list[str]:
+        # A file's time has steps of some milliseconds, and a start takes longer than one.
+        time.sleep(0.05)
         (tmp_path / ".prepare.lock").touch()
+        time.sleep(0.05)
         known = [(tmp_path / "key_pepper").read_text().strip()]
         fallbacks = tmp_path / "key_pepper_fallbacks"
         known += fallbacks.read_text().split() if fallbacks.exists() else []
