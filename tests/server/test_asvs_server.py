@@ -19,7 +19,7 @@ NOT_SERVED = [
     "/static/..%2fmanage.py", "/static//etc/passwd", "/var/key_pepper", "/key_pepper",
     "/platform.sqlite3", "/static/", "/static", "/static/js/", "/static/css", "/media/",
     "/requirements/runtime.txt", "/docs/security.md", "/debug/", "/__debug__/", "/server-status",
-    "/metrics", "/static/staticfiles.json", "/static/js/site.js.map", "/favicon.ico~",
+    "/metrics", "/static/js/site.js.map", "/favicon.ico~",
 ]  # fmt: skip
 
 
