@@ -121,9 +121,9 @@ def test_workers_that_died_are_replaced_and_a_deleted_key_stays_dead(running: Pl
 
 
 def wait_until_they_may_die(running: Platform) -> None:
-    """granian takes a worker that dies soon after its start for one that can't live, and ends."""
+    """granian takes a worker that dies within 5.5 s for one that can't live, and ends."""
     assert until(lambda: is_whole(running, without=set()), seconds=60)
-    time.sleep(4)
+    time.sleep(7)
 
 
 def is_whole(running: Platform, *, without: set[int]) -> bool:
