@@ -139,6 +139,7 @@ class GitHubEndpoint(LeakEndpoint):
             400: schema.BAD_REQUEST,
             403: OpenApiResponse(ErrorSerializer, "Not signed by GitHub."),
             404: OpenApiResponse(ErrorSerializer, "Off."),
+            415: schema.NOT_JSON,
             503: schema.UNAVAILABLE,
         },
         auth=[],
@@ -187,7 +188,7 @@ class LeaksEndpoint(LeakEndpoint):
             "asking again gets further."
         ),
         request=LeaksSerializer,
-        responses={200: LabelsSerializer, 404: schema.NOT_FOUND, **schema.REFUSALS},
+        responses={200: LabelsSerializer, 404: schema.NOT_FOUND, **schema.READS},
         # As in validation.py.
         auth=[{"bearer": []}],  # type: ignore[list-item]
     )
