@@ -33,7 +33,7 @@ pytestmark = pytest.mark.server
 DEADLINE = 40
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def running(fresh_folder: Folder, store: Store) -> Iterator[Platform]:
     with serving(fresh_folder(), DATABASE_URL=new_database(store.url), WORKERS="1") as started:
         yield started
