@@ -514,7 +514,7 @@ def test_the_document_describes_the_doors(client):
         "Github-Public-Key-Signature",
     }
     assert github["requestBody"]["content"]["application/json"]["schema"]["type"] == "array"
-    assert set(github["responses"]) == {"200", "400", "403", "404", "503"}
+    assert set(github["responses"]) == {"200", "400", "403", "404", "415", "503"}
     assert paths[SERVICES]["post"]["security"] == [{"bearer": []}]
     assert "/.well-known/api-key-format" in paths
 
