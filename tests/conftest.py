@@ -14,6 +14,7 @@ from accounts.services import make_staff
 from apikeys import memory, noticing, services, usage
 from apikeys.models import APIKey
 from apikeys.tokens import Token
+from config import errors
 from outbox import delivery
 from tests import postgres
 
@@ -73,6 +74,7 @@ def _nothing_left_over(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     monkeypatch.setattr(delivery, "wake", lambda: None)
     memory.forget()
     noticing.forget()
+    errors._WRITTEN_DOWN.forget()
     for kept in (usage._noted, usage._counted):
         kept.clear()
     if {"db", "transactional_db", "client"} & set(request.fixturenames):

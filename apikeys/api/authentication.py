@@ -142,6 +142,12 @@ def refuse_strangers(presented: str, *, where: str) -> None:
         )
 
 
+def refuse_strange_bearers(authorization: str) -> None:
+    """As refuse_strangers, for a secret in `Authorization: Bearer`. authorization: that header."""
+    scheme, _space, secret = authorization.partition(" ")
+    refuse_strangers(secret if scheme.lower() == "bearer" else "", where="Authorization")
+
+
 class KeyAuthentication(BaseAuthentication):
     """`X-API-Key: comfyui-…` or `Authorization: Bearer comfyui-…`.
 

@@ -17,7 +17,7 @@ from rest_framework.response import Response
 
 from apikeys import githubkeys, leaks, tokens
 from apikeys.api import schema
-from apikeys.api.authentication import refuse_strangers
+from apikeys.api.authentication import refuse_strange_bearers
 from apikeys.api.base import Endpoint
 from apikeys.api.errors import Refused, Unavailable
 from apikeys.api.serializers import ErrorSerializer, StrictStringField
@@ -193,8 +193,7 @@ class LeaksEndpoint(LeakEndpoint):
         auth=[{"bearer": []}],  # type: ignore[list-item]
     )
     def post(self, request: Request) -> Response:
-        scheme, _space, secret = request.headers.get("Authorization", "").partition(" ")
-        refuse_strangers(secret if scheme.lower() == "bearer" else "", where="Authorization")
+        refuse_strange_bearers(request.headers.get("Authorization", ""))
         found = LeaksSerializer(data=_json(_bytes_of(request)))
         found.is_valid(raise_exception=True)
         labels = leaks.report(

@@ -12,7 +12,7 @@ from apikeys.api.authentication import (
     WORDS,
     Unauthorized,
     accept,
-    refuse_strangers,
+    refuse_strange_bearers,
 )
 from apikeys.api.base import Endpoint
 from apikeys.api.credentials import presented_key
@@ -103,8 +103,7 @@ class BatchEndpoint(Endpoint):
         auth=[{"bearer": []}],  # type: ignore[list-item]  # as above
     )
     def post(self, request: Request) -> Response:
-        scheme, _space, secret = request.headers.get("Authorization", "").partition(" ")
-        refuse_strangers(secret if scheme.lower() == "bearer" else "", where="Authorization")
+        refuse_strange_bearers(request.headers.get("Authorization", ""))
         asked = serializers.PresentedKeysSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         verdicts = [services.validate(key) for key in asked.validated_data["keys"]]

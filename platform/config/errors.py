@@ -17,7 +17,7 @@ from accounts import hashers
 from apikeys import hashing
 from audit import trail
 from config import bodies
-from config.limits import Limit, TooOften
+from config.limits import Flood, Limit, TooOften
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ RETRY_AFTER = 5
 _ALLAUTH_WAITS = 60
 
 # Lines a minute for one address: whoever is refused must not fill the disk.
-_WRITTEN_DOWN = Limit("refusals", 10, 60)
+_WRITTEN_DOWN = Flood(Limit("refusals", 10, 60), batch=1)
 
 type View = Callable[..., HttpResponseBase]
 
@@ -188,9 +188,7 @@ def is_for_clients(request: HttpRequest) -> bool:
 def _write_down(why: str, request: HttpRequest) -> None:
     """Who was refused what, for whoever looks for an attack."""
     address = trail.address(request)
-    try:
-        _WRITTEN_DOWN.take(address or "")
-    except TooOften:
+    if _WRITTEN_DOWN.count(address or ""):
         return
     # Never the query: a code or a key may be in it.
     account = getattr(getattr(request, "user", None), "pk", None)
