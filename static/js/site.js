@@ -1,6 +1,7 @@
 // What scripts add to the pages. Everything works without them; with them it works in place.
 
 import { copy } from "./copy.js";
+import "./forget.js";
 import { usePasskeys } from "./passkeys.js";
 import { revealOnce } from "./reveal.js";
 
@@ -121,12 +122,6 @@ for (const button of document.querySelectorAll("[data-copies]")) {
 const exact = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "full", timeStyle: "long" });
 for (const time of document.querySelectorAll("time[datetime][title]")) {
   time.title = exact.format(new Date(time.dateTime));
-}
-
-// --- What was typed in here is not there when one comes back -------------------------------------
-
-for (const input of document.querySelectorAll("[data-forgets]")) {
-  addEventListener("pagehide", () => (input.value = ""));
 }
 
 // --- What is shown once is not there when one comes back ----------------------------------------
