@@ -7,7 +7,7 @@ import itertools
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlencode
 from uuid import uuid4
 
@@ -91,9 +91,9 @@ Mail.objects.all().delete()
 @dataclass(frozen=True)
 class Member:
     email: str
-    secret: str
-    recovery: list[str]
-    key: str
+    secret: str = field(repr=False)
+    recovery: list[str] = field(repr=False)
+    key: str = field(repr=False)
 
 
 @pytest.fixture(scope="module")
