@@ -159,6 +159,24 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         thread.join()
 
 
+@pytest.fixture
+def clipboard(elsewhere: str) -> Callable[[Page], str]:
+    """What is in a page's clipboard. Our own pages may not look: another one does."""
+
+    def read(page: Page) -> str:
+        assert page.evaluate("navigator.clipboard.readText().catch(error => error.name)") == (
+            "NotAllowedError"
+        )
+        reader = page.context.new_page()
+        reader.goto(elsewhere)
+        held: str = reader.evaluate("navigator.clipboard.readText()")
+        reader.close()
+        page.bring_to_front()
+        return held
+
+    return read
+
+
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *arguments: object) -> None:
         pass

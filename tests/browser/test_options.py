@@ -84,14 +84,16 @@ def test_a_key_that_was_tested_is_not_there_when_one_comes_back(
     assert key not in remains(page)
 
 
-def test_a_command_is_copied_whole(enter: Callable[..., Page], base_url: str) -> None:
+def test_a_command_is_copied_whole(
+    enter: Callable[..., Page], base_url: str, clipboard: Callable[[Page], str]
+) -> None:
     page = enter(permissions=["clipboard-read", "clipboard-write"])
     page.get_by_role("link", name="Connect").click()
     expect(page).to_have_url(re.compile(r"/connect$"))
     row = page.locator(".command").filter(has=page.locator("#command-portable"))
     row.get_by_role("button").click()
     expect(row.get_by_role("button")).to_have_text("Copied")
-    copied = page.evaluate("navigator.clipboard.readText()")
+    copied = clipboard(page)
     assert copied.startswith(f"--comfy-api-base {base_url} --feature-flag comfy_api_base_url=")
     assert copied.endswith("--feature-flag show_signin_button=true")
 

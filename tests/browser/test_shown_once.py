@@ -228,28 +228,17 @@ def test_leaving_before_copying_asks_and_staying_keeps_the_key(
     expect(page.get_by_role("status")).to_have_text("Copied")
 
 
-def clipboard_of(page: Page, elsewhere: str) -> str:
-    """What is in the clipboard. Our own pages may not look: another one does."""
-    assert page.evaluate("navigator.clipboard.readText().catch(error => error.name)") == (
-        "NotAllowedError"
-    )
-    reader = page.context.new_page()
-    reader.goto(elsewhere)
-    held: str = reader.evaluate("navigator.clipboard.readText()")
-    reader.close()
-    page.bring_to_front()
-    return held
-
-
 def test_leaving_after_copy_asks_nothing_and_the_clipboard_has_the_key(
-    enter: Callable[..., Page], generate: Callable[..., str], elsewhere: str
+    enter: Callable[..., Page],
+    generate: Callable[..., str],
+    clipboard: Callable[[Page], str],
 ) -> None:
     page = enter(permissions=["clipboard-read", "clipboard-write"])
     asked = answer_questions(page)
     key = generate(page)
     page.get_by_role("button", name="Copy").click()
     expect(page.get_by_role("status")).to_have_text("Copied")
-    is_copied = clipboard_of(page, elsewhere) == key
+    is_copied = clipboard(page) == key
     assert is_copied
     page.get_by_role("link", name="Close").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
@@ -258,7 +247,9 @@ def test_leaving_after_copy_asks_nothing_and_the_clipboard_has_the_key(
 
 
 def test_copying_by_hand_counts_as_well(
-    enter: Callable[..., Page], generate: Callable[..., str], elsewhere: str
+    enter: Callable[..., Page],
+    generate: Callable[..., str],
+    clipboard: Callable[[Page], str],
 ) -> None:
     page = enter(permissions=["clipboard-read", "clipboard-write"])
     asked = answer_questions(page)
@@ -266,7 +257,7 @@ def test_copying_by_hand_counts_as_well(
     page.locator("#plaintext").focus()
     page.keyboard.press("Control+C")
     expect(page.get_by_role("status")).to_have_text("Copied")
-    is_copied = clipboard_of(page, elsewhere) == key
+    is_copied = clipboard(page) == key
     assert is_copied
     page.get_by_role("link", name="Close").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
