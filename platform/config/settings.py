@@ -638,6 +638,8 @@ SECURE_CSP: dict[str, list[str]] = {
     "trusted-types": [CSP.NONE],
 }
 X_FRAME_OPTIONS = "DENY"
+# Said of pages alone, by config.middleware.
+SECURE_CROSS_ORIGIN_OPENER_POLICY = None
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True

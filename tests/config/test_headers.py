@@ -39,40 +39,52 @@ def policy(answer: HttpResponseBase) -> dict[str, list[str]]:
     return {name: sources for name, *sources in directives}
 
 
-def assert_guarded(answer: HttpResponseBase) -> None:
+# Those of KINDS that programs read.
+FOR_PROGRAMS = {
+    path
+    for path in KINDS
+    if path.startswith(("/cust", "/api/v1", "/api/sch", "/admin/verify", "/oauth/token", "/.well"))
+} | {"/health", "/ready", "/releases", "/api/docs/?script="}
+# What is about pages.
+OF_PAGES = ("X-Frame-Options", "Cross-Origin-Opener-Policy", "Permissions-Policy")
+
+
+def assert_guarded(answer: HttpResponseBase, *, is_page: bool) -> None:
     assert answer["X-Content-Type-Options"] == "nosniff"
-    assert answer["X-Frame-Options"] == "DENY"
     assert answer["Referrer-Policy"] == "same-origin"
-    assert answer["Cross-Origin-Opener-Policy"] == "same-origin"
-    assert answer["Permissions-Policy"].endswith("xr-spatial-tracking=()")
     said = policy(answer)
     assert said["default-src"] == said["base-uri"] == said["frame-ancestors"] == ["'none'"]
     assert not re.search("unsafe|https?:(?!//)|[*]", str({**said, "form-action": []}))
+    if is_page:
+        assert answer["X-Frame-Options"] == "DENY"
+        assert answer["Cross-Origin-Opener-Policy"] == "same-origin"
+        assert answer["Permissions-Policy"].endswith("xr-spatial-tracking=()")
+    else:
+        assert len(said) == 3
+        assert not [name for name in OF_PAGES if name in answer]
 
 
 @pytest.mark.parametrize("path", KINDS)
 def test_every_kind_of_answer_is_guarded(client, db, path):
     answer = client.get(path)
     assert answer.status_code == KINDS[path]
-    assert_guarded(answer)
+    assert_guarded(answer, is_page=path not in FOR_PROGRAMS)
 
 
 @pytest.mark.parametrize("path", ["/login", "/customers/me"])
 def test_so_are_answers_to_a_wrong_host(client, db, path):
     answer = client.get(path, headers={"Host": "evil.example"})
     assert answer.status_code == 400
-    assert_guarded(answer)
+    assert_guarded(answer, is_page=path == "/login")
 
 
 @pytest.mark.parametrize("path", KINDS)
 def test_other_origins_may_load_the_api_and_nothing_else(client, db, path):
     answer = client.get(path)
-    is_api = path.startswith(("/cust", "/api/v1", "/api/sch", "/admin/verify", "/oauth/token"))
-    is_api |= path in {"/health", "/ready", "/releases", "/api/docs/?script="}
-    is_api |= path.startswith("/.well-known/")
-    wanted = "cross-origin" if is_api else "same-origin"
+    is_for_programs = path in FOR_PROGRAMS
+    wanted = "cross-origin" if is_for_programs else "same-origin"
     assert answer["Cross-Origin-Resource-Policy"] == wanted
-    if not is_api:
+    if not is_for_programs:
         assert "Access-Control-Allow-Origin" not in answer
 
 
