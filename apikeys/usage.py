@@ -45,7 +45,8 @@ _writer: Thread | None = None
 def count(key_id: UUID) -> None:
     """Notes one use of a key, now."""
     _noted.append(key_id.int)
-    start()
+    if _writer is None:
+        _start_writer()
 
 
 def start() -> None:

@@ -15,7 +15,7 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -40,13 +40,11 @@ class Epochs:
         whole = memoryview(self._map)
         self._header = whole[:_HEADER].cast("Q")
         self._words = whole[_HEADER:].cast("Q")
+        # A slot's word, in one read of eight aligned bytes; without a frame of Python's own.
+        self.word: Callable[[int], int] = self._words.__getitem__
         # One descriptor a process, and this lock around its file lock: POSIX locks tell processes
         # apart, not threads.
         self._lock = Lock()
-
-    def word(self, slot: int) -> int:
-        """The slot's word, in one read of eight aligned bytes."""
-        return self._words[slot]
 
     def is_there(self) -> bool:
         """Whether others still find this very file: a deleted or replaced one has no name left."""

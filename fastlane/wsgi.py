@@ -29,6 +29,8 @@ _QUERY: Final = 64
 # How often it is looked whether the table is still the one that others find, in seconds: a system
 # call for each request would cost as much as all the rest.
 _LOOK_EVERY: Final = 0.05
+# Lengths of no body.
+_NONE: Final = ("0", "")
 _NEVER: Final = float("inf")
 
 
@@ -119,6 +121,7 @@ class FastLane:
     ) -> None:
         self._application = application
         self._epochs = epochs
+        self._word = epochs.word
         self._tag_keys = tag_keys
         takes_no_body = frozenset(bodiless)
         self._routes = {(method, path): path in takes_no_body for method, path in routes}
@@ -135,8 +138,7 @@ class FastLane:
         self._young: dict[bytes, Verdict] = {}
         self._old: dict[bytes, Verdict] = {}
         self._refusals: dict[tuple[Any, ...], Answer] = {}
-        self._looked_at = 0.0
-        self._is_there = True
+        self._found_at = self._look_at = 0.0
         # What thousands of answers have in common is kept once.
         self._shared: dict[Any, Any] = {}
 
@@ -155,7 +157,14 @@ class FastLane:
             or "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK" in environ
             or "HTTP_X_ORIGINAL_X_API_KEY" in environ
             or "HTTP_X_ORIGINAL_AUTHORIZATION" in environ
-            or (takes_no_body and not _has_no_body(environ))
+            # Certain that there is none: HTTP/2 does not say how long a body is.
+            or (
+                takes_no_body
+                and (
+                    environ.get("CONTENT_LENGTH", "0") not in _NONE
+                    or environ.get("SERVER_PROTOCOL") != "HTTP/1.1"
+                )
+            )
         ):
             return self._application(environ, start_response)
         token = environ.get("HTTP_X_API_KEY")
@@ -172,7 +181,14 @@ class FastLane:
         host, scheme = environ.get("HTTP_HOST"), environ["wsgi.url_scheme"]
         variant = (method, path, query, host, scheme, "HTTP_ORIGIN" in environ)
         verdict = self._young.get(digest) or self._from_old(digest)
-        if verdict is None or not self._holds(verdict):
+        now = time.time()
+        if (
+            verdict is None
+            or self._word(verdict.slot) != verdict.word
+            or not verdict.begins_at <= now < verdict.expires_at
+            or not (self._found_at <= now < self._look_at or self._finds_table(now))
+            or (self._listen_to_fleet is not None and not self._epochs.is_heard())
+        ):
             return self._ask(environ, start_response, token, digest, variant)
         answer = verdict.answers.get(variant)
         if answer is None:
@@ -201,17 +217,11 @@ class FastLane:
             self._old, self._young = self._young, {}
         self._young[digest] = verdict
 
-    def _holds(self, verdict: Verdict) -> bool:
-        epochs, now = self._epochs, time.time()
-        if not 0 <= now - self._looked_at < _LOOK_EVERY:
-            self._is_there = epochs.is_there()
-            self._looked_at = now
-        return (
-            epochs.word(verdict.slot) == verdict.word
-            and verdict.begins_at <= now < verdict.expires_at
-            and self._is_there
-            and (self._listen_to_fleet is None or epochs.is_heard())
-        )
+    def _finds_table(self, now: float) -> bool:
+        """Whether the table is the one that others find. If so, it is believed for a while."""
+        is_there = self._epochs.is_there()
+        self._found_at, self._look_at = (now, now + _LOOK_EVERY) if is_there else (0.0, 0.0)
+        return is_there
 
     def _ask(
         self,
@@ -229,7 +239,7 @@ class FastLane:
             self._listen_to_fleet()
         slot = slot_of(parsed.public_id)
         # Before the endpoint reads anything: what changes from here on is seen by the word.
-        word = self._epochs.word(slot)
+        word = self._word(slot)
         if not is_settled(word):
             return self._application(environ, start_response)
         ticket = Ticket()
@@ -315,11 +325,3 @@ class FastLane:
             self._shared.clear()
         shared: Value = self._shared.setdefault(key, key if value is None else value)
         return shared
-
-
-def _has_no_body(environ: Environ) -> bool:
-    """Whether it is certain that there is none: HTTP/2 does not say how long one is."""
-    return (
-        environ.get("CONTENT_LENGTH", "0") in {"", "0"}
-        and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
-    )
