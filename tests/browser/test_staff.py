@@ -216,6 +216,8 @@ def walk(page: Page, person: Person, key: str, look: Callable[[Page], Any]) -> d
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         found[moment] = look(page)
 
+    page.goto("/admin/")
+    note("front")
     open_account(page, person.email)
     note("account")
     account = page.url
