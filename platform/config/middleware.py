@@ -68,7 +68,7 @@ def keep_to_ourselves(get_response: Answer) -> Answer:
             # ComfyUI's page reads the API, from wherever it is.
             response["Cross-Origin-Resource-Policy"] = "cross-origin"
             response["Content-Security-Policy"] = _NOTHING
-            response.xframe_options_exempt = True
+            response.xframe_options_exempt = True  # type: ignore[attr-defined]  # as in Django
         else:
             response["Cross-Origin-Resource-Policy"] = "same-origin"
             response["Cross-Origin-Opener-Policy"] = "same-origin"

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,9 +11,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from apikeys import coherence, tokens
+from apikeys import tokens
 from apikeys.tokens import Refusal, Token
-from config.lane import in_front_of
 from fastlane.wsgi import FastLane
 from tests.fastlane.test_lane import say, twin
 from tests.fuzz.lane import NAMES, ROUTES, asked, make_tokens
@@ -67,13 +65,9 @@ def known(transactional_db) -> list[bytes]:
 
 
 @pytest.fixture
-def lane(known, settings, tmp_path) -> Iterator[FastLane]:
-    settings.EPOCHS_FILE = tmp_path / "epochs"
-    coherence.epochs.cache_clear()
-    in_front = in_front_of(WSGIHandler())
-    assert isinstance(in_front, FastLane)
-    yield in_front
-    coherence.epochs.cache_clear()
+def lane(known: list[bytes], lane_alone: FastLane) -> FastLane:
+    """The keys are there before anything is remembered of them."""
+    return lane_alone
 
 
 # Around and inside of a token: what parsers take for an end, a beginning, or nothing.

@@ -28,11 +28,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from accounts.models import User
-from apikeys import coherence
 from apikeys.models import APIKey, Reason
 from apikeys.services import Actor
 from apikeys.tokens import Token
-from config.lane import in_front_of
 from oauth import codes
 from oauth import services as oauth
 from tests.conftest import show_who
@@ -130,13 +128,11 @@ def confirmed_device(owner: User) -> str:
 
 
 @pytest.fixture
-def asker(transactional_db, alice, issue, settings, tmp_path) -> Iterator[Asker]:
+def asker(transactional_db, alice, issue, settings, lane_alone) -> Iterator[Asker]:
     settings.SERVICE_SECRETS = [SECRET]
     settings.KEYS_PER_ACCOUNT = 1_000_000
     settings.KEYS_MAY_CREATE_KEYS = True
-    settings.EPOCHS_FILE = tmp_path / "epochs"
-    coherence.epochs.cache_clear()
-    _served.append(in_front_of(WSGIHandler()))
+    _served.append(lane_alone)
     numbers = itertools.count()
     good = issue("good")[1].reveal()
     narrow = issue("narrow", scopes=["proxy:bfl"])[1].reveal()
@@ -165,7 +161,6 @@ def asker(transactional_db, alice, issue, settings, tmp_path) -> Iterator[Asker]
         lambda: issue(f"key {next(numbers)}"),
     )
     _served.pop()
-    coherence.epochs.cache_clear()
 
 
 def asks(asker: Asker, case: Any, who: str) -> tuple[dict[str, Any], list[Any]]:
