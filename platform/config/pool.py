@@ -1,6 +1,7 @@
 """How a request waits for PostgreSQL: for a connection that is alive, and for an answer in time."""
 
 import select
+from threading import Thread
 from typing import Any
 
 import psycopg
@@ -37,4 +38,23 @@ def check(connection: psycopg.Connection[Any]) -> None:
     idle = select.poll()
     idle.register(connection.fileno(), select.POLLIN)
     if idle.poll(0):
-        ConnectionPool.check_connection(connection)
+        try:
+            ConnectionPool.check_connection(connection)
+        except psycopg.Error:
+            _look_at_the_others(connection)
+            raise
+
+
+def _look_at_the_others(closed: psycopg.Connection[Any]) -> None:
+    """Has its pool replace all that the server has closed: where it closed one, it mostly did more.
+
+    Whoever wants a connection is handed one after the other of these, and made to wait between
+    them, for 1 second, then 2: four that are closed are a request that is told to come back.
+    """
+    pool = closed._pool
+    if isinstance(pool, ConnectionPool):
+        looking = Thread(target=pool.check, name="pool check", daemon=True)
+        looking.start()
+        # A moment is enough for a server that answers. One that doesn't is asked on each of them
+        # for as long as one answer may take, and a request has not that much time.
+        looking.join(timeout=0.5)

@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -104,16 +105,21 @@ def test_all_that_needs_a_server_which_stands_still_is_answered_in_time(
 @contextmanager
 def read_only(running: Platform, store: Store) -> Iterator[None]:
     """As after a switch to a replica, or when an operator stops all writing."""
-    name = re.search(r"/(keys_\w+)", running.environment["DATABASE_URL"])
-    assert name
+    name = database_of(running)
     with closing(psycopg.connect(store.url, autocommit=True)) as operator:
-        operator.execute(f'ALTER DATABASE "{name[1]}" SET default_transaction_read_only = on')
-        disconnect(operator, name[1])
+        operator.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        disconnect(operator, name)
         try:
             yield
         finally:
-            operator.execute(f'ALTER DATABASE "{name[1]}" RESET default_transaction_read_only')
-            disconnect(operator, name[1])
+            operator.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+            disconnect(operator, name)
+
+
+def database_of(running: Platform) -> str:
+    name = re.search(r"/(keys_\w+)", running.environment["DATABASE_URL"])
+    assert name
+    return name[1]
 
 
 def disconnect(operator: psycopg.Connection, name: str) -> None:
@@ -218,3 +224,80 @@ def test_whoever_gets_no_connection_is_told_to_come_back(running: Platform, stor
     assert until(lambda: validate(running, visit.used.token).status == 200, seconds=60)
     told = {name: answer.status for name, answer in visit.everything().items()}
     assert told == dict.fromkeys(told, 200) | {"generate": 403, "delete": 204}
+
+
+# --- All connections were cut -----------------------------------------------------------------
+
+# What the platform keeps at most, and seconds that a request waits for one (DATABASES).
+CONNECTIONS = 16
+PATIENCE = 4
+
+
+def open_all_connections(visit: Visit, store: Store) -> None:
+    """As after a busy moment: so many requests wait behind a lock that each has a connection."""
+    running = visit.running
+    waiting = {
+        str(number): lambda: visit.api("GET", "/customers/api-keys")
+        for number in range(CONNECTIONS)
+    }
+    with (
+        closing(psycopg.connect(running.environment["DATABASE_URL"])) as other,
+        closing(psycopg.connect(store.url, autocommit=True)) as operator,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        other.execute("LOCK TABLE apikeys_apikey IN ACCESS EXCLUSIVE MODE")
+        sent = pool.submit(together, waiting)
+        blocked = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+        )
+        at_once = until(
+            lambda: operator.execute(blocked, [database_of(running)]).fetchone() == (CONNECTIONS,)
+        )
+        other.rollback()
+        assert at_once
+        assert {answer.status for answer in sent.result().values()} == {200}
+
+
+def assert_answered(visit: Visit) -> None:
+    """At the first time of asking, one after the other as one client does, and the truth."""
+    began = time.monotonic()
+    told = {key.id: validate(visit.running, key.token).status for key in visit.account.keys}
+    ready = ask(visit.running, "GET", "/ready").status
+    assert (told, ready) == (dict.fromkeys(told, 200), 200)
+    assert time.monotonic() - began < PATIENCE
+    assert visit.api("DELETE", f"/customers/api-keys/{visit.doomed.id}").status == 204
+    assert validate(visit.running, visit.doomed.token).json()["error"] == "REVOKED"
+
+
+def test_the_first_who_asks_after_all_connections_were_cut_is_answered(
+    running: Platform, store: Store
+) -> None:
+    visit = Visit(running)
+    open_all_connections(visit, store)
+    with closing(psycopg.connect(store.url, autocommit=True)) as operator:
+        disconnect(operator, database_of(running))
+    assert_answered(visit)
+
+
+def test_whoever_asks_is_answered_once_there_are_connections_again(
+    running: Platform, store: Store
+) -> None:
+    visit = Visit(running)
+    open_all_connections(visit, store)
+    with crowded(store):
+        assert ask(running, "GET", "/ready").status == 503
+    assert until(lambda: connections_left(store) > 2 * CONNECTIONS)
+    assert_answered(visit)
+
+
+def connections_left(store: Store) -> int:
+    with (
+        suppress(psycopg.OperationalError),
+        closing(psycopg.connect(store.url, autocommit=True)) as operator,
+    ):
+        (left,) = operator.execute(
+            "SELECT current_setting('max_connections')::int - count(*) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend'"
+        ).fetchone() or (0,)
+        return int(left)
+    return 0
