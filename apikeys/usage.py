@@ -45,8 +45,7 @@ _writer: Thread | None = None
 def count(key_id: UUID) -> None:
     """Notes one use of a key, now."""
     _noted.append(key_id.int)
-    if _writer is None:
-        _start_writer()
+    start()
 
 
 def start() -> None:

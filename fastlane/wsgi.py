@@ -121,7 +121,6 @@ class FastLane:
     ) -> None:
         self._application = application
         self._epochs = epochs
-        self._word = epochs.word
         self._tag_keys = tag_keys
         takes_no_body = frozenset(bodiless)
         self._routes = {(method, path): path in takes_no_body for method, path in routes}
@@ -157,7 +156,7 @@ class FastLane:
             or "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK" in environ
             or "HTTP_X_ORIGINAL_X_API_KEY" in environ
             or "HTTP_X_ORIGINAL_AUTHORIZATION" in environ
-            # Certain that there is none: HTTP/2 does not say how long a body is.
+            # Unless it is certain that there is no body: HTTP/2 does not say how long one is.
             or (
                 takes_no_body
                 and (
@@ -184,7 +183,7 @@ class FastLane:
         now = time.time()
         if (
             verdict is None
-            or self._word(verdict.slot) != verdict.word
+            or self._epochs.word(verdict.slot) != verdict.word
             or not verdict.begins_at <= now < verdict.expires_at
             or not (self._found_at <= now < self._look_at or self._finds_table(now))
             or (self._listen_to_fleet is not None and not self._epochs.is_heard())
@@ -239,7 +238,7 @@ class FastLane:
             self._listen_to_fleet()
         slot = slot_of(parsed.public_id)
         # Before the endpoint reads anything: what changes from here on is seen by the word.
-        word = self._word(slot)
+        word = self._epochs.word(slot)
         if not is_settled(word):
             return self._application(environ, start_response)
         ticket = Ticket()
