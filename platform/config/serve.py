@@ -88,8 +88,11 @@ def _load(target: str) -> Any:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
     _give_memory_back()
+    from config import threads
     from config.wsgi import application
 
+    if settings.FAST_LANE:
+        threads.serve_in_front(THREADS)
     if settings.HAS_MAIL_SERVER:
         # Mail that waited while the platform was down goes out without waiting for more.
         from outbox import delivery
@@ -123,7 +126,8 @@ def _server(certificate: tls.Certificate | None) -> Granian:
         http=HTTPModes.auto,
         websockets=False,
         workers=settings.WORKERS,
-        blocking_threads=THREADS,
+        # With the lane, these are config.threads' own.
+        blocking_threads=1 if settings.FAST_LANE else THREADS,
         respawn_failed_workers=True,
         # A worker that hangs in a request must not keep the others' end waiting, in seconds.
         workers_kill_timeout=5,
