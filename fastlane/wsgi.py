@@ -24,6 +24,8 @@ _VARIANTS: Final = 4
 _ADDRESSES: Final = 16
 # So many different headers and the like: they differ by the length of a body, and by variant.
 _SHARED: Final = 4096
+# So many texts that are no tokens of ours are known again.
+_REFUSED: Final = 16_384
 # A longer query is none that is asked again and again.
 _QUERY: Final = 64
 # How often it is looked whether the table is still the one that others find, in seconds: a system
@@ -136,7 +138,13 @@ class FastLane:
         self._half = max(capacity // 2, 1)
         self._young: dict[bytes, Verdict] = {}
         self._old: dict[bytes, Verdict] = {}
-        self._refusals: dict[tuple[Any, ...], Answer] = {}
+        # What is said of all that are forged, and of all that are malformed: by variant, and by the
+        # seconds that one has to wait.
+        self._refusals: dict[Refusal, dict[tuple[Any, ...], Answer]] = {
+            refusal: {} for refusal in Refusal
+        }
+        # Whoever has a wrong one asks with it again and again. By digest, what is said of its kind.
+        self._refused: dict[bytes, dict[tuple[Any, ...], Answer]] = {}
         self._found_at = self._look_at = 0.0
         # What thousands of answers have in common is kept once.
         self._shared: dict[Any, Any] = {}
@@ -230,10 +238,15 @@ class FastLane:
         digest: bytes,
         variant: tuple[Any, ...],
     ) -> Iterable[bytes]:
+        refused = self._refused.get(digest)
+        if refused is not None:
+            return self._refuse(environ, start_response, refused, variant)
         parsed = parse(token, tag_keys=self._tag_keys)
         if isinstance(parsed, Refusal):
-            is_forged = parsed is Refusal.FORGED
-            return self._refuse(environ, start_response, (is_forged, *variant))
+            if len(self._refused) >= _REFUSED:
+                self._refused.clear()
+            refused = self._refused[digest] = self._refusals[parsed]
+            return self._refuse(environ, start_response, refused, variant)
         if self._listen_to_fleet is not None:
             self._listen_to_fleet()
         slot = slot_of(parsed.public_id)
@@ -281,23 +294,27 @@ class FastLane:
         return answer.body
 
     def _refuse(
-        self, environ: Environ, start_response: StartResponse, variant: tuple[Any, ...]
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        answers: dict[tuple[Any, ...], Answer],
+        variant: tuple[Any, ...],
     ) -> Iterable[bytes]:
         """One answer for all tokens that are none of ours, as the endpoint once said it.
 
         Another, for each second, to those who have to wait.
         """
         wait = self._count_guess(environ.get("REMOTE_ADDR", ""))
-        known = None if wait is None else self._refusals.get((wait, *variant))
+        known = None if wait is None else answers.get((wait, variant))
         if known is not None:
             start_response(known.status, known.headers)
             return known.body
         ticket = Ticket()
         answer = self._listen(environ, start_response, ticket)
         if ticket.noted and ticket.key_id is None:
-            if len(self._refusals) >= 64 * _VARIANTS:
-                self._refusals.clear()
-            self._refusals[ticket.wait, *variant] = answer
+            if len(answers) >= 64 * _VARIANTS:
+                answers.clear()
+            answers[ticket.wait, variant] = answer
         return answer.body
 
     def _listen(self, environ: Environ, start_response: StartResponse, ticket: Ticket) -> Answer:
