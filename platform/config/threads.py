@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
-from granian.wsgi import Response
-
 from fastlane.wsgi import Application, Environ, StartResponse
 
 logger = logging.getLogger(__name__)
@@ -31,6 +29,17 @@ type Runner = Callable[[Answering, Environ], object]
 
 class _BehindError(Exception):
     """This can't be answered in front."""
+
+
+class _Said:
+    """A start_response that keeps what it is called with."""
+
+    __slots__ = ("headers", "status")
+    status: str
+    headers: list[tuple[str, str]]
+
+    def __call__(self, status: str, headers: list[tuple[str, str]]) -> None:
+        self.status, self.headers = status, headers
 
 
 def behind(application: Application) -> Application:
@@ -65,14 +74,14 @@ def _in_front(application: Application, whole: Runner, threads: int) -> Runner:
     pool = ThreadPoolExecutor(threads, thread_name_prefix="behind")
 
     def run(answering: Answering, scope: Environ) -> None:
-        said = Response()  # type: ignore[no-untyped-call]
+        said = _Said()
         try:
             # Not all that granian would say of a request: what is answered here asks for no more.
             body = application({**scope, _IN_FRONT: True}, said)
         except _BehindError:
             pool.submit(run_behind, answering, scope)
         else:
-            answering.response_bytes(said.status, said.headers, b"".join(body))
+            answering.response_bytes(int(said.status[:3]), said.headers, b"".join(body))
 
     def run_behind(answering: Answering, scope: Environ) -> None:
         try:
