@@ -1,7 +1,7 @@
 """Tells who asked to be told when accounts change: before, and after it is done.
 
-Accounts don't know who that is. Only what others rest on counts: whether somebody is active, what
-they are called, where they are reached, and that they are there.
+Accounts don't know who that is. Only what others rest on counts: whether somebody is active, or
+staff, what they are called, where they are reached, and that they are there.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -11,7 +11,7 @@ from uuid import UUID
 
 type Watcher = Callable[[Collection[UUID]], AbstractContextManager[None]]
 
-_WATCHED: Final = frozenset({"is_active", "name", "email"})
+_WATCHED: Final = frozenset({"is_active", "is_staff", "name", "email"})
 _watchers: list[Watcher] = []
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, transaction
 
-from fastlane.epochs import Epochs, slot_of
+from fastlane.epochs import Epochs, is_settled, slot_of
 
 type Changes = Mapping[str, object]
 type Watcher = Callable[[Collection[str], Changes | None], AbstractContextManager[None]]
@@ -30,6 +30,20 @@ def watch(watcher: Watcher) -> None:
 def epochs() -> Epochs | None:
     """This machine's table, or None where there is no fast lane."""
     return Epochs(settings.EPOCHS_FILE) if settings.FAST_LANE else None
+
+
+def word(public_id: str) -> int | None:
+    """What vouches for what is read of this key from now on, for as long as it is the same.
+
+    None: nothing does. In a transaction the database may show what was true when that began.
+    """
+    table = epochs()
+    if table is None or transaction.get_connection().in_atomic_block:
+        return None
+    if not table.is_there() or (settings.IS_FLEET and not table.is_heard()):
+        return None
+    word = table.word(slot_of(public_id))
+    return word if is_settled(word) else None
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from bench.servers import HERE, ROOT, Postgres, Server, UnavailableError
 BETTER_AUTH = HERE / "peers" / "better_auth"
 # How many different keys the refusals and the slower rows take in turn.
 _FEW = 200
+# More than the lane remembers (fastlane/wsgi.py) in each of two workers: each is new when it comes.
+_FLOOD = 100_000
 
 
 class Fleet:
@@ -65,7 +67,7 @@ class Fleet:
             return self._platform(name, self._table(self._sizes[size]), lane=way == "lane")
         starts: dict[str, Callable[[], AbstractContextManager[Server]]] = {
             "ours": lambda: self._platform(name, self.ours, lane=True),
-            "ours-drf": lambda: self._platform(name, self.ours, lane=False),
+            "ours-off": lambda: self._platform(name, self.ours, lane=False),
             "floor-wsgi": self._empty,
             "floor-nginx": lambda: servers.nginx(name, self._folder / name),
             "better-auth": lambda: self._better_auth(name, {}),
@@ -88,6 +90,7 @@ class Fleet:
         self._write("deleted", [key.text for key in self._deleted])
         self._write("unknown", seed.unknown(_FEW))
         self._write("forged", seed.forged(self._number))
+        self._write("flood", seed.forged(_FLOOD))
 
     @cached_property
     def ours(self) -> str:

@@ -1,7 +1,7 @@
 """What is measured: which server, asked what, expected to answer what."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.load import Asking
@@ -63,16 +63,22 @@ def all_rows(files: Path, sizes: list[int]) -> list[Row]:
         )
 
     valid, some = ours("valid"), ours("some")
+    past = replace(some, headers={**IN_HEADER, "Cookie": "a=b"})
+    in_body = replace(some, headers={"Content-Type": "application/json"}, body='{"key":"{}"}')
     return [
         Row("ours-valid", "fast lane, all keys in turn", "ours", always(valid), True, True),
         Row("ours-hot", "fast lane, one key", "ours", always(ours("hot")), True, True),
         Row("ours-forged", "fast lane, wrong tag: 401", "ours",
             always(refused("forged", b"NOT_FOUND"))),
+        Row("ours-flood", "the same, each for the first time", "ours",
+            always(refused("flood", b"NOT_FOUND"))),
         Row("ours-unknown", "fast lane, no such row: 401", "ours",
             always(refused("unknown", b"NOT_FOUND")), True),
         Row("ours-deleted", "fast lane, deleted keys: 401", "ours",
             always(refused("deleted", b"REVOKED")), True),
-        Row("ours-drf", "FAST_LANE=off", "ours-drf", always(some), True),
+        Row("ours-drf", "past the lane: with a cookie", "ours", always(past), True, True),
+        Row("ours-json", "past the lane: key in a body", "ours", always(in_body), True, True),
+        Row("ours-off", "FAST_LANE=off: a read each time", "ours-off", always(some), True),
         Row("ours-cold", "first use of each key: Argon2id", "ours", cold),
         Row("drf-api-key", "djangorestframework-api-key", "drf-api-key",
             always(peer("/check/", "drf-api-key", "Authorization", "Api-Key {}"))),

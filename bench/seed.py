@@ -84,7 +84,8 @@ def unknown(number: int) -> list[str]:
 
 def forged(number: int) -> list[str]:
     """Tokens of the right shape and CRC with somebody else's tag."""
-    return [tokens.make(tag_key=secrets.token_bytes(32)).reveal() for _ in range(number)]
+    somebodys = secrets.token_bytes(32)
+    return [tokens.make(tag_key=somebodys).reveal() for _ in range(number)]
 
 
 def fill(environment: Mapping[str, str], keys: Iterable[Key], *, revoked: Iterable[Key]) -> None:

@@ -3,7 +3,7 @@
 BENCH_MINUTES   how long (default 5)
 BENCH_KEYS      how many real keys (default 10000); with them come 20 times as many that are forged
 
-The forged ones are new in every pass: nothing may be kept of them.
+The forged ones are new in every pass: little may be kept of them.
 """
 
 import os

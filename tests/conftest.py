@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from django.test import Client
 
 from accounts.models import User
 from accounts.services import make_staff
-from apikeys import memory, noticing, services, usage
+from apikeys import coherence, memory, noticing, services, usage
 from apikeys.models import APIKey
 from apikeys.tokens import Token
 from config import errors
+from fastlane.epochs import Epochs
 from outbox import delivery
 from tests import postgres
 
@@ -55,6 +57,20 @@ def issue(alice: User) -> Issue:
         return services.issue(**{"owner": alice, "name": name, **given})
 
     return make
+
+
+@pytest.fixture
+def own_epochs(settings: Any, tmp_path: Path) -> Iterator[Epochs]:
+    """A table of epochs of the test's own.
+
+    Other tests' transactions are rolled back, and leave slots that are never trusted again.
+    """
+    settings.EPOCHS_FILE = tmp_path / "epochs"
+    coherence.epochs.cache_clear()
+    table = coherence.epochs()
+    assert table is not None
+    yield table
+    coherence.epochs.cache_clear()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from django.conf import settings as platform
 from django.core.handlers.wsgi import WSGIHandler
 
-from apikeys import coherence, limits, services, tokens, usage
+from apikeys import limits, services, tokens, usage
 from apikeys.models import APIKey, Reason
 from audit.models import Via
 from audit.trail import Actor
@@ -166,12 +166,10 @@ def test_good_keys_are_counted_nowhere(cautious, client, issue):
 
 
 @pytest.fixture
-def lane(settings, tmp_path, transactional_db):
-    settings.EPOCHS_FILE = tmp_path / "epochs"
-    coherence.epochs.cache_clear()
-    yield FastLane(
+def lane(own_epochs, transactional_db):
+    return FastLane(
         WSGIHandler(),
-        epochs=coherence.epochs(),
+        epochs=own_epochs,
         tag_keys=services.tag_keys(),
         routes=ROUTES,
         bodiless=BODILESS,
@@ -180,7 +178,6 @@ def lane(settings, tmp_path, transactional_db):
         count_guess=limits.count_in_lane,
         capacity=100,
     )
-    coherence.epochs.cache_clear()
 
 
 @pytest.fixture

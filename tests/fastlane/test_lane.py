@@ -3,7 +3,6 @@
 import io
 import os
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -35,26 +34,15 @@ def asked() -> list[str]:
     return []
 
 
-@pytest.fixture(autouse=True)
-def _table_of_its_own(settings, tmp_path) -> Iterator[None]:
-    """Other tests' transactions are rolled back, and leave slots that are never trusted again."""
-    settings.EPOCHS_FILE = tmp_path / "epochs"
-    coherence.epochs.cache_clear()
-    yield
-    coherence.epochs.cache_clear()
-
-
 @pytest.fixture
-def lane(django, asked) -> FastLane:
+def lane(django, asked, own_epochs) -> FastLane:
     def listening(environ: dict[str, Any], start_response: Any) -> Any:
         asked.append(environ["PATH_INFO"])
         return django(environ, start_response)
 
-    table = coherence.epochs()
-    assert table is not None
     return FastLane(
         listening,
-        epochs=table,
+        epochs=own_epochs,
         tag_keys=services.tag_keys(),
         routes=ROUTES,
         bodiless=BODILESS,

@@ -192,6 +192,17 @@ def revoke_in_bulk(fleet: Fleet, key: Key) -> None:
     )
 
 
+def suspend(fleet: Fleet, key: Key) -> None:
+    shell(
+        fleet.here,
+        "from apikeys import services\n"
+        "from apikeys.models import APIKey\n"
+        "from audit.trail import Actor\n"
+        "services.suspend(APIKey.objects.get(pk=given['key']), by=Actor())",
+        key=key.id,
+    )
+
+
 def disable_the_account(fleet: Fleet, key: Key) -> None:
     shell(
         fleet.here,
@@ -225,6 +236,7 @@ WAYS = [
     delete_over_rest,
     revoke_by_command,
     revoke_in_bulk,
+    suspend,
     disable_the_account,
     delete_the_account,
     by_hand_in_sql,
