@@ -29,7 +29,7 @@ _KEY: Final = (
 )  # fmt: skip
 _OWNER: Final = ("id", "email", "name", "is_active", "is_staff", "date_joined", "updated_at")
 
-# So many rows are remembered by a process: 15 MB, with a hash in each.
+# So many rows are remembered by a process: 13 MB, with a hash in each.
 _REMEMBERED: Final = 10_000
 
 # By public id, and the word under which it was true. As the database gave it: what is made of it

@@ -135,24 +135,28 @@ def other(platform: Platform) -> Iterator[Other]:
 
 @contextmanager
 def hammering(platform: Platform, token: str) -> Iterator[list[tuple[float, int]]]:
-    """Asks again and again from many clients; yields when each question began, and the answer."""
+    """Asks again and again from many clients; yields when each question began, and the answer.
+
+    Every other one goes past the lane, with a cookie, to what is remembered there.
+    """
     asked: list[tuple[float, int]] = []
     stop = Event()
 
-    def ask() -> None:
+    def ask(headers: dict[str, str]) -> None:
         address = urlsplit(platform.url)
         while not stop.is_set():
             client = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
             # A few over one connection, then another one, so that both workers are asked.
             for _ in range(5):
                 began = time.monotonic()
-                client.request("POST", "/customers", headers={"X-API-Key": token})
+                client.request("POST", "/customers", headers={"X-API-Key": token, **headers})
                 answer = client.getresponse()
                 answer.read()
                 asked.append((began, answer.status))
             client.close()
 
-    threads = [Thread(target=ask) for _ in range(CLIENTS)]
+    ways: list[dict[str, str]] = [{}, {"Cookie": "a=b"}]
+    threads = [Thread(target=ask, args=(ways[number % 2],)) for number in range(CLIENTS)]
     for thread in threads:
         thread.start()
     try:

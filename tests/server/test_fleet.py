@@ -116,14 +116,20 @@ class Question:
 
 
 class Clients:
-    """They ask about one key again and again until they are stopped."""
+    """They ask about one key again and again until they are stopped.
+
+    Every other one goes past the lane, with a cookie, to what is remembered there.
+    """
 
     def __init__(self, platform: Platform, key: Key) -> None:
         self.questions: list[Question] = []
         self._address = urlsplit(platform.url)
         self._key = key
         self._stop = Event()
-        self._threads = [Thread(target=self._ask) for _ in range(CLIENTS)]
+        ways: list[dict[str, str]] = [{}, {"Cookie": "a=b"}]
+        self._threads = [
+            Thread(target=self._ask, args=(ways[number % 2],)) for number in range(CLIENTS)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -139,7 +145,7 @@ class Clients:
     def latest(self, number: int) -> set[int]:
         return {question.status for question in self.questions[-number:]}
 
-    def _ask(self) -> None:
+    def _ask(self, headers: dict[str, str]) -> None:
         while not self._stop.is_set():
             # Not for long over one connection: all workers shall be asked.
             client = http.client.HTTPConnection(
@@ -149,7 +155,9 @@ class Clients:
                 question = Question(time.monotonic())
                 with suppress(OSError, http.client.HTTPException):
                     client.request(
-                        "POST", "/api/v1/keys/validate", headers={"X-API-Key": self._key.token}
+                        "POST",
+                        "/api/v1/keys/validate",
+                        headers={"X-API-Key": self._key.token, **headers},
                     )
                     answer = client.getresponse()
                     answer.read()
