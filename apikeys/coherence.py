@@ -1,7 +1,7 @@
-"""Tells the fast lane of every change that a verdict depends on, before and after it is made.
+"""Tells the fast lane, and whoever remembers a row, of every change that a verdict depends on.
 
-A verdict depends on a key's row and on its owner's. The models call this from wherever they are
-changed; nobody else has to think of it. Others who have to know of it watch.
+Before and after it is made. A verdict depends on a key's row and on its owner's. The models call
+this from wherever they are changed; nobody else has to think of it. Others who have to know watch.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping

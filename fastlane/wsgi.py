@@ -103,8 +103,7 @@ class FastLane:
     count_guess: called with an address at each key from there that is none. Returns 0, or the
     seconds that the address has to wait, or None if whoever is behind the lane has to be asked.
     capacity: how many verdicts are remembered at most.
-    listen: starts listening to other machines in this process, where there may be any: then their
-    silence ends the trust.
+    in_fleet: whether there may be other machines: then their silence ends the trust.
     """
 
     def __init__(
@@ -119,7 +118,7 @@ class FastLane:
         count: Callable[[Any], None],
         count_guess: Callable[[str], int | None],
         capacity: int,
-        listen: Callable[[], None] | None = None,
+        in_fleet: bool = False,
     ) -> None:
         self._application = application
         self._epochs = epochs
@@ -129,7 +128,7 @@ class FastLane:
         self._queries = queries
         self._count = count
         self._count_guess = count_guess
-        self._listen_to_fleet = listen
+        self._in_fleet = in_fleet
         # A verdict is found by a digest under a key of this process's own, made anew each time.
         self._keyed = blake2b(key=os.urandom(32), digest_size=16)
         # Two generations: what is asked for in the older one moves to the younger, and when that
@@ -194,7 +193,7 @@ class FastLane:
             or self._epochs.word(verdict.slot) != verdict.word
             or not verdict.begins_at <= now < verdict.expires_at
             or not (self._found_at <= now < self._look_at or self._finds_table(now))
-            or (self._listen_to_fleet is not None and not self._epochs.is_heard())
+            or (self._in_fleet and not self._epochs.is_heard())
         ):
             return self._ask(environ, start_response, token, digest, variant)
         answer = verdict.answers.get(variant)
@@ -247,8 +246,6 @@ class FastLane:
                 self._refused.clear()
             refused = self._refused[digest] = self._refusals[parsed]
             return self._refuse(environ, start_response, refused, variant)
-        if self._listen_to_fleet is not None:
-            self._listen_to_fleet()
         slot = slot_of(parsed.public_id)
         # Before the endpoint reads anything: what changes from here on is seen by the word.
         word = self._epochs.word(slot)

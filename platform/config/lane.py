@@ -32,6 +32,8 @@ def in_front_of(application: Application) -> Application:
     table = epochs()
     if table is None:
         return application
+    if settings.IS_FLEET:
+        application = _listening(application, _listener(table))
     lane = FastLane(
         application,
         epochs=table,
@@ -42,9 +44,22 @@ def in_front_of(application: Application) -> Application:
         count=usage.count,
         count_guess=limits.count_in_lane,
         capacity=settings.FAST_LANE_VERDICTS,
-        listen=_listener(table).start if settings.IS_FLEET else None,
+        in_fleet=settings.IS_FLEET,
     )
     return _only_what_nobody_read(lane, application) if settings.HTTPS else lane
+
+
+def _listening(application: Application, listener: Listener) -> Application:
+    """Whatever is asked of Django, what it comes to may be remembered: by the lane, and past it.
+
+    Not before: a server may load this in one process and fork others off it.
+    """
+
+    def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        listener.start()
+        return application(environ, start_response)
+
+    return answer
 
 
 def _only_what_nobody_read(lane: Application, application: Application) -> Application:

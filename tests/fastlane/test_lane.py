@@ -17,7 +17,7 @@ from accounts.models import User
 from apikeys import coherence, limits, services, tokens, usage
 from apikeys.models import APIKey, Reason
 from audit.trail import Actor
-from config.lane import BODILESS, QUERIES, ROUTES
+from config.lane import BODILESS, QUERIES, ROUTES, in_front_of
 from fastlane.wsgi import FastLane
 
 Said = tuple[str, list[tuple[str, str]], bytes]
@@ -382,13 +382,33 @@ def test_a_table_that_is_gone_is_trusted_no_more(issue, lane, asked, monkeypatch
 
 def test_a_silent_fleet_is_trusted_no_more(issue, lane, asked, monkeypatch):
     token = issue("studio")[1].reveal()
-    lane._listen_to_fleet = lambda: None
+    lane._in_fleet = True
     monkeypatch.setattr(coherence.epochs(), "is_heard", lambda: True)
     assert [code_of(lane, token) for _ in range(3)] == ["200 OK"] * 3
     assert len(asked) == 1
     monkeypatch.setattr(coherence.epochs(), "is_heard", lambda: False)
     code_of(lane, token)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("way", [{}, {"HTTP_COOKIE": "a=b"}], ids=["in the lane", "past it"])
+def test_whoever_is_asked_listens_to_the_fleet(
+    way, issue, django, own_epochs, settings, monkeypatch
+):
+    started: list[str] = []
+
+    class Listening:
+        def start(self) -> None:
+            started.append("again, for all it knows")
+
+    settings.IS_FLEET = True
+    monkeypatch.setattr("config.lane._listener", lambda table: Listening())
+    application = in_front_of(django)
+    assert not started, "a fork would take no thread along"
+    token = issue("studio")[1].reveal()
+    said = say(application, request("POST", "/customers", HTTP_X_API_KEY=token, **way))
+    assert said[0] == "200 OK"
+    assert started
 
 
 def test_a_note_of_a_use_or_of_a_hash_leaves_the_verdict_alone(issue, lane, asked):
