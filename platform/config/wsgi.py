@@ -13,7 +13,7 @@ _django = get_wsgi_application()
 
 from django.conf import settings  # noqa: E402 (get_wsgi_application sets Django up first)
 
-from config import bodies, pool  # noqa: E402
+from config import bodies, pool, threads  # noqa: E402
 from config.lane import in_front_of  # noqa: E402
 
 # Of this process, which serves requests: a migration may take its time.
@@ -27,7 +27,7 @@ def _with_bodies(environ: dict[str, Any], start_response: Any) -> Iterable[bytes
     return _django(environ, start_response)
 
 
-application = in_front_of(_with_bodies) if settings.FAST_LANE else _with_bodies
+application = in_front_of(threads.behind(_with_bodies)) if settings.FAST_LANE else _with_bodies
 
 if settings.TRUSTED_PROXIES:
     # Nobody else's X-Forwarded-For and X-Forwarded-Proto are believed.

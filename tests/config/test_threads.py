@@ -1,0 +1,243 @@
+"""One thread is in front and never waits; whoever has to wait is behind; nobody is forgotten."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from threading import Barrier, Condition, Event, Lock, Semaphore, Thread
+from typing import Any
+
+import pytest
+
+from config.threads import behind, in_turn
+
+MOST = 6
+
+
+class Server:
+    """Threads that take requests from a queue, as granian's: one more when none is idle."""
+
+    def __init__(self, run: Callable[[Any, Any], object]) -> None:
+        self._run = run
+        self._tasks: deque[tuple[Any, Any] | None] = deque()
+        self._come = Condition()
+        self._idle = self._number = 0
+        with self._come:
+            self._start()
+
+    def ask(self, **scope: str) -> "Answer":
+        answer = Answer()
+        with self._come:
+            self._tasks.append((answer, request(**scope)))
+            if len(self._tasks) > self._idle and self._number < MOST:
+                self._start()
+            self._come.notify()
+        return answer
+
+    def end(self) -> None:
+        with self._come:
+            self._tasks.extend([None] * MOST)
+            self._come.notify_all()
+
+    def _start(self) -> None:
+        self._number += 1
+        Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            with self._come:
+                self._idle += 1
+                self._come.wait_for(lambda: self._tasks)
+                self._idle -= 1
+                task = self._tasks.popleft()
+            if task is None:
+                return
+            self._run(*task)
+
+
+class Answer:
+    def __init__(self) -> None:
+        self.given: list[tuple[int, bytes]] = []
+        self._is_there = Event()
+
+    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.given.append((status, body))
+        self._is_there.set()
+
+    def wait(self) -> bytes:
+        assert self._is_there.wait(20), "nobody answered"
+        ((status, body),) = self.given
+        assert status == 200
+        return body
+
+
+def request(**scope: str) -> dict[str, str]:
+    return {"REQUEST_METHOD": "GET", "SERVER_PROTOCOL": "HTTP/1.1", "PATH_INFO": "/", **scope}
+
+
+class Site:
+    """/known and /meet are answered in front; /waits behind it, once it is let go."""
+
+    def __init__(self) -> None:
+        self.in_front = self.most_in_front = 0
+        self.waiting = Semaphore(0)
+        self.let_go = Semaphore(0)
+        self.three = Barrier(3)
+        self._lock = Lock()
+        self.application = self._known_or(behind(self._unknown))
+
+    def _known_or(self, application: Any) -> Any:
+        def choose(environ: Any, start_response: Any) -> Any:
+            if environ["PATH_INFO"] == "/meet":
+                self.three.wait(20)
+            elif environ["PATH_INFO"] != "/known":
+                return application(environ, start_response)
+            with self._lock:
+                self.in_front += 1
+                self.most_in_front = max(self.most_in_front, self.in_front)
+            time.sleep(0)
+            with self._lock:
+                self.in_front -= 1
+            start_response("200 OK", [])
+            return [b"known"]
+
+        return choose
+
+    def _unknown(self, environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/breaks":
+            raise ValueError("It is broken.")
+        if environ["PATH_INFO"] == "/waits":
+            self.waiting.release()
+            assert self.let_go.acquire(timeout=20)
+        start_response("200 OK", [])
+        return [b"unknown"]
+
+    def whole(self, answering: Any, scope: Any) -> None:
+        said: list[Any] = []
+        body = self.application(dict(scope), lambda *given: said.append(given))
+        answering.response_bytes(int(said[0][0][:3]), said[0][1], b"".join(body))
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+@pytest.fixture
+def server(site: Site) -> Iterator[Server]:
+    server = Server(in_turn(site.application, site.whole))
+    yield server
+    server.end()
+
+
+def test_what_is_known_and_what_is_not_are_both_answered(server):
+    assert server.ask(PATH_INFO="/known").wait() == b"known"
+    assert server.ask(PATH_INFO="/else").wait() == b"unknown"
+
+
+def test_what_is_known_is_answered_while_others_wait(server, site):
+    waiting = [server.ask(PATH_INFO="/waits") for _ in range(MOST - 1)]
+    for _ in waiting:
+        assert site.waiting.acquire(timeout=20)
+    for _ in range(50):
+        assert server.ask(PATH_INFO="/known").wait() == b"known"
+    site.let_go.release(len(waiting))
+    assert {answer.wait() for answer in waiting} == {b"unknown"}
+
+
+def test_when_all_threads_wait_the_first_that_is_done_answers(server, site):
+    waiting = [server.ask(PATH_INFO="/waits") for _ in range(MOST)]
+    for _ in waiting:
+        assert site.waiting.acquire(timeout=20)
+    known = server.ask(PATH_INFO="/known")
+    site.let_go.release()
+    assert known.wait() == b"known"
+    site.let_go.release(MOST - 1)
+    for answer in waiting:
+        answer.wait()
+
+
+def test_after_a_rush_one_thread_is_in_front(server, site):
+    for answer in [server.ask(PATH_INFO="/known") for _ in range(300)]:
+        answer.wait()
+    site.most_in_front = 0
+    for answer in [server.ask(PATH_INFO="/known") for _ in range(300)]:
+        answer.wait()
+    assert site.most_in_front == 1
+
+
+def test_for_each_that_waits_one_more_is_in_front(server, site):
+    for answer in [server.ask(PATH_INFO="/known") for _ in range(300)]:
+        answer.wait()
+    waiting = [server.ask(PATH_INFO="/waits") for _ in range(2)]
+    for _ in waiting:
+        assert site.waiting.acquire(timeout=20)
+    for answer in [server.ask(PATH_INFO="/meet") for _ in range(3)]:
+        answer.wait()
+    site.let_go.release(2)
+
+
+def crowd(**scope: str) -> tuple[list[Thread], list[dict[str, str]]]:
+    """Five threads that were in front at the same time, and what they were called with."""
+    met = Barrier(5)
+
+    def application(environ: Any, start_response: Any) -> Any:
+        met.wait(20)
+        start_response("200 OK", [])
+        return [b"known"]
+
+    run = in_turn(application, lambda _answering, _scope: None)
+    scopes = [request(HTTP_X_API_KEY="secret", **scope) for _ in range(5)]
+    answers = [Answer() for _ in scopes]
+    threads = [
+        Thread(target=run, args=given, daemon=True) for given in zip(answers, scopes, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for answer in answers:
+        answer.wait()
+    return threads, scopes
+
+
+def test_of_a_crowd_one_stays_in_front_and_no_other_holds_a_key():
+    threads, scopes = crowd()
+    deadline = time.monotonic() + 20
+    while sum(thread.is_alive() for thread in threads) > 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.1)
+    standing = [scope for scope, thread in zip(scopes, threads, strict=True) if thread.is_alive()]
+    assert standing == [{}] * 4
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {"CONTENT_LENGTH": "2"},
+        {"HTTP_TRANSFER_ENCODING": "chunked"},
+        {"REQUEST_METHOD": "POST", "SERVER_PROTOCOL": "HTTP/2"},
+    ],
+)
+def test_a_thread_with_a_body_comes_back_at_once(scope):
+    """The server lets go of a body then, and the connection's next request waits for that."""
+    for thread in crowd(**scope)[0]:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_a_fault_is_the_servers_to_tell_and_the_thread_goes_on(site):
+    told: list[BaseException] = []
+    run = in_turn(site.application, site.whole)
+
+    def as_granian_does(answering: Any, scope: Any) -> None:
+        try:
+            run(answering, scope)
+        except ValueError as error:
+            told.append(error)
+            answering.response_bytes(200, [], b"broken")
+
+    server = Server(as_granian_does)
+    for _ in range(MOST * 3):
+        assert server.ask(PATH_INFO="/breaks").wait() == b"broken"
+        assert server.ask(PATH_INFO="/known").wait() == b"known"
+    assert len(told) == MOST * 3
+    server.end()
