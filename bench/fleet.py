@@ -68,7 +68,8 @@ class Fleet:
         starts: dict[str, Callable[[], AbstractContextManager[Server]]] = {
             "ours": lambda: self._platform(name, self.ours, lane=True),
             "ours-off": lambda: self._platform(name, self.ours, lane=False),
-            "floor-wsgi": self._empty,
+            "floor-wsgi": lambda: self._empty(name, {}),
+            "floor-wsgi-1": lambda: self._empty(name, {"THREADS": "1"}),
             "floor-nginx": lambda: servers.nginx(name, self._folder / name),
             "better-auth": lambda: self._better_auth(name, {}),
             "better-auth-redis": self._better_auth_on_redis,
@@ -145,9 +146,9 @@ class Fleet:
 
     # --- Peers and floors ---
 
-    def _empty(self) -> AbstractContextManager[Server]:
+    def _empty(self, name: str, environment: dict[str, str]) -> AbstractContextManager[Server]:
         return servers.python(
-            "floor-wsgi", self._folder / "floor-wsgi", "bench.peers.floors.wsgi:application", {}
+            name, self._folder / name, "bench.peers.floors.wsgi:application", environment
         )
 
     def _django(self, name: str) -> AbstractContextManager[Server]:

@@ -92,6 +92,7 @@ def all_rows(files: Path, sizes: list[int]) -> list[Row]:
         Row("better-auth-redis", "better-auth on Redis", "better-auth-redis",
             always(peer("/", "better-auth-redis", "X-API-Key", "{}"))),
         Row("floor-wsgi", "empty WSGI application", "floor-wsgi", always(floor("/"))),
+        Row("floor-wsgi-1", "the same, one thread", "floor-wsgi-1", always(floor("/"))),
         Row("floor-django", "empty Django view", "floor-django", always(floor("/django"))),
         Row("floor-drf", "empty REST framework view", "floor-django", always(floor("/drf"))),
         Row("floor-select", "Django view, one SELECT", "floor-django",

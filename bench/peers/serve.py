@@ -1,6 +1,7 @@
 """Serves a WSGI application as config.serve serves the platform: same server, same numbers.
 
 PORT=8001 WORKERS=2 python -m bench.peers.serve module:application
+THREADS=1: with another number of them.
 """
 
 import os
@@ -22,7 +23,7 @@ def main(target: str) -> None:
         http=HTTPModes.auto,
         websockets=False,
         workers=int(os.environ["WORKERS"]),
-        blocking_threads=THREADS,
+        blocking_threads=int(os.environ.get("THREADS", THREADS)),
         respawn_failed_workers=True,
         workers_kill_timeout=5,
         log_level=LogLevels.error,
