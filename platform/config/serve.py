@@ -120,9 +120,9 @@ def _load(target: str) -> Any:
     gc.collect()
     gc.freeze()
     # Who wants the interpreter for some microseconds waits so long at most, in seconds, while
-    # another thread computes. Five times as long, which is Python's own measure, cost the lane two
-    # answers of five while pages were asked for, and the pages gained nothing by it.
-    sys.setswitchinterval(0.001)
+    # another thread computes. With Python's own 0.005 the lane has a fifth less of answers while
+    # pages are asked for; with 0.001 an eighth more, and what is asked of Django some 7 % less.
+    sys.setswitchinterval(0.002)
     return application
 
 
