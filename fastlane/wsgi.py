@@ -78,6 +78,10 @@ class Answer:
     body: list[bytes]
 
 
+# By variant, and by the seconds that one has to wait.
+type Refusals = dict[tuple[Any, ...], dict[int, Answer]]
+
+
 @dataclass(slots=True)
 class Verdict:
     """What was last said of a token, and the word of its slot under which it was true."""
@@ -137,13 +141,10 @@ class FastLane:
         self._half = max(capacity // 2, 1)
         self._young: dict[bytes, Verdict] = {}
         self._old: dict[bytes, Verdict] = {}
-        # What is said of all that are forged, and of all that are malformed: by variant, and by the
-        # seconds that one has to wait.
-        self._refusals: dict[Refusal, dict[tuple[Any, ...], Answer]] = {
-            refusal: {} for refusal in Refusal
-        }
+        # What is said of all that are forged, and of all that are malformed.
+        self._refusals: dict[Refusal, Refusals] = {refusal: {} for refusal in Refusal}
         # Whoever has a wrong one asks with it again and again. By digest, what is said of its kind.
-        self._refused: dict[bytes, dict[tuple[Any, ...], Answer]] = {}
+        self._refused: dict[bytes, Refusals] = {}
         self._found_at = self._look_at = 0.0
         # What thousands of answers have in common is kept once.
         self._shared: dict[Any, Any] = {}
@@ -294,24 +295,27 @@ class FastLane:
         self,
         environ: Environ,
         start_response: StartResponse,
-        answers: dict[tuple[Any, ...], Answer],
+        answers: Refusals,
         variant: tuple[Any, ...],
     ) -> Iterable[bytes]:
         """One answer for all tokens that are none of ours, as the endpoint once said it.
 
         Another, for each second, to those who have to wait.
         """
-        wait = self._count_guess(environ.get("REMOTE_ADDR", ""))
-        known = None if wait is None else answers.get((wait, variant))
-        if known is not None:
-            start_response(known.status, known.headers)
-            return known.body
+        by_wait = answers.get(variant)
+        if by_wait is not None:
+            # Not where the endpoint has to be asked first: it counts as well.
+            wait = self._count_guess(environ.get("REMOTE_ADDR", ""))
+            known = None if wait is None else by_wait.get(wait)
+            if known is not None:
+                start_response(known.status, known.headers)
+                return known.body
         ticket = Ticket()
         answer = self._listen(environ, start_response, ticket)
         if ticket.noted and ticket.key_id is None:
-            if len(answers) >= 64 * _VARIANTS:
+            if variant not in answers and len(answers) >= 8 * _VARIANTS:
                 answers.clear()
-            answers[ticket.wait, variant] = answer
+            answers.setdefault(variant, {})[ticket.wait] = answer
         return answer.body
 
     def _listen(self, environ: Environ, start_response: StartResponse, ticket: Ticket) -> Answer:

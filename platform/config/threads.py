@@ -65,10 +65,15 @@ def in_turn(application: Application, whole: Runner) -> Runner:
     def run(answering: Answering, scope: Environ) -> None:
         ranks.enter()
         said = _Said()
+        body: Iterable[bytes] | None
         try:
             # Not all that the server would say of a request: what is known asks for no more.
             body = application({**scope, _IN_FRONT: True}, said)
         except _NotHereError:
+            body = None
+        if body is None:
+            # Not while that error is handled: all that fails behind would hold on to it, and to
+            # the key in its frames.
             ranks.step_out()
             try:
                 whole(answering, scope)
@@ -85,15 +90,14 @@ def in_turn(application: Application, whole: Runner) -> Runner:
 
 
 def _has_no_body(scope: Environ) -> bool:
-    """Whether the server has nothing more to wait for.
+    """Whether it is certain that there is none: HTTP/2 does not say.
 
-    It lets go of a body when its thread comes back, and the next request of the connection waits
-    for that.
+    The server lets go of a body when its thread comes back, and the connection waits for that.
     """
     return (
-        scope.get("CONTENT_LENGTH", "0") in _NONE
+        scope["SERVER_PROTOCOL"] == "HTTP/1.1"
+        and scope.get("CONTENT_LENGTH", "0") in _NONE
         and "HTTP_TRANSFER_ENCODING" not in scope
-        and (scope["SERVER_PROTOCOL"] == "HTTP/1.1" or scope["REQUEST_METHOD"] in {"GET", "HEAD"})
     )
 
 
