@@ -97,6 +97,15 @@ class Verdict:
     answers: dict[tuple[Any, ...], Answer] = field(default_factory=dict)
 
 
+def has_no_body(environ: Environ) -> bool:
+    """Whether it is certain that there is none: HTTP/2 does not say how long one is."""
+    return (
+        environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+        and environ.get("CONTENT_LENGTH", "0") in _NONE
+        and "HTTP_TRANSFER_ENCODING" not in environ
+    )
+
+
 class FastLane:
     """Answers the validations of `routes` from memory while `epochs` vouches for what it knows.
 
@@ -164,14 +173,7 @@ class FastLane:
             or "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK" in environ
             or "HTTP_X_ORIGINAL_X_API_KEY" in environ
             or "HTTP_X_ORIGINAL_AUTHORIZATION" in environ
-            # Unless it is certain that there is no body: HTTP/2 does not say how long one is.
-            or (
-                takes_no_body
-                and (
-                    environ.get("CONTENT_LENGTH", "0") not in _NONE
-                    or environ.get("SERVER_PROTOCOL") != "HTTP/1.1"
-                )
-            )
+            or (takes_no_body and not has_no_body(environ))
         ):
             return self._application(environ, start_response)
         token = environ.get("HTTP_X_API_KEY")
@@ -313,7 +315,7 @@ class FastLane:
         ticket = Ticket()
         answer = self._listen(environ, start_response, ticket)
         if ticket.noted and ticket.key_id is None:
-            if variant not in answers and len(answers) >= 8 * _VARIANTS:
+            if sum(map(len, answers.values())) >= 64 * _VARIANTS:
                 answers.clear()
             answers.setdefault(variant, {})[ticket.wait] = answer
         return answer.body

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from threading import Lock, get_ident
 from typing import Any, Final, Protocol
 
-from fastlane.wsgi import Application, Environ, Headers, StartResponse
+from granian.wsgi import Response
+
+from fastlane.wsgi import Application, Environ, Headers, StartResponse, has_no_body
 
 _IN_FRONT: Final = "config.threads.in_front"
-# Lengths of no body.
-_NONE: Final = ("0", "")
 
 
 class Answering(Protocol):
@@ -64,7 +64,7 @@ def in_turn(application: Application, whole: Runner) -> Runner:
 
     def run(answering: Answering, scope: Environ) -> None:
         ranks.enter()
-        said = _Said()
+        said = Response()  # type: ignore[no-untyped-call]  # as all of granian
         body: Iterable[bytes] | None
         try:
             # Not all that the server would say of a request: what is known asks for no more.
@@ -80,36 +80,14 @@ def in_turn(application: Application, whole: Runner) -> Runner:
             finally:
                 ranks.step_in()
         else:
-            answering.response_bytes(int(said.status[:3]), said.headers, b"".join(body))
-        if ranks.are_crowded and _has_no_body(scope):
+            answering.response_bytes(said.status, said.headers, b"".join(body))
+        # The server lets go of a body when its thread comes back: the connection waits for that.
+        if ranks.are_crowded and has_no_body(scope):
             # Whoever stands there holds on to what it was called with: not to a key.
             scope.clear()
             ranks.stand_behind()
 
     return run
-
-
-def _has_no_body(scope: Environ) -> bool:
-    """Whether it is certain that there is none: HTTP/2 does not say.
-
-    The server lets go of a body when its thread comes back, and the connection waits for that.
-    """
-    return (
-        scope["SERVER_PROTOCOL"] == "HTTP/1.1"
-        and scope.get("CONTENT_LENGTH", "0") in _NONE
-        and "HTTP_TRANSFER_ENCODING" not in scope
-    )
-
-
-class _Said:
-    """A start_response that keeps what it is called with."""
-
-    __slots__ = ("headers", "status")
-    status: str
-    headers: Headers
-
-    def __call__(self, status: str, headers: Headers) -> None:
-        self.status, self.headers = status, headers
 
 
 class _Ranks:

@@ -433,3 +433,12 @@ def test_the_lane_keeps_a_bounded_number_of_verdicts(lane):
     for number in range(1000):
         lane._keep(number.to_bytes(16), None)
     assert len(lane._young) + len(lane._old) <= 100
+
+
+def test_how_refusals_are_said_is_kept_within_bounds(lane):
+    for number in range(300):
+        query = f"scope=proxy:{number}"
+        environ = request("GET", "/api/v1/auth", QUERY_STRING=query, HTTP_X_API_KEY=forged())
+        assert say(lane, environ)[0][:3] in {"401", "429"}
+    kept = [len(by_wait) for kind in lane._refusals.values() for by_wait in kind.values()]
+    assert 0 < sum(kept) <= 256
