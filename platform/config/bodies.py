@@ -18,6 +18,8 @@ from django.core.exceptions import BadRequest, RequestDataTooBig
 ROOM: Final = 16
 # How long another one waits for room, in seconds: a body that is there is read in microseconds.
 PATIENCE: Final = 0.5
+# A list under this name in the environ is added to once the server holds on to nothing of a body.
+ALL_READ: Final = "config.bodies.all_read"
 
 _room = BoundedSemaphore(ROOM)
 
@@ -34,12 +36,17 @@ class Body:
     """A body as Django reads it, fetched when somebody first asks for it.
 
     length: as its client stated it, in bytes; None if it ends where it ends, as chunks do.
+    all_read: added to when there is no more of it in the server. None: where its end is not the
+    stated one for certain, as beside chunks.
     Reading raises Busy; BadRequest, if less came than was stated; RequestDataTooBig.
     """
 
-    def __init__(self, stream: Stream, length: int | None) -> None:
+    def __init__(
+        self, stream: Stream, length: int | None, all_read: list[bool] | None = None
+    ) -> None:
         self._stream = stream
         self._length = length
+        self._all_read = all_read
         self._fetched: io.BytesIO | Exception | None = None
 
     def read(self, size: int = -1, /) -> bytes:
@@ -72,8 +79,16 @@ class Body:
         if not _room.acquire(timeout=PATIENCE):
             raise Busy
         try:
-            # One byte more than is allowed is enough to be refused.
-            data = self._stream.read(most + 1 if self._length is None else self._length)
+            if self._length is None:
+                # One byte more than is allowed is enough to be refused.
+                data = self._stream.read(most + 1)
+            elif self._all_read is None:
+                data = self._stream.read(self._length)
+            else:
+                # To its end, which is the stated one: of what was read to a length granian keeps
+                # the rest, though it is none.
+                data = self._stream.read()
+                self._all_read.append(True)
         finally:
             _room.release()
         if len(data) > most:
@@ -91,7 +106,13 @@ def fetched_when_needed(environ: dict[str, Any]) -> None:
     fetched at once. Where there is no body, reading ends at once.
     """
     stated = environ.get("CONTENT_LENGTH")
-    body = Body(environ["wsgi.input"], int(stated) if stated else None)
+    is_stated = stated and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+    all_read = environ.get(ALL_READ) if "HTTP_TRANSFER_ENCODING" not in environ else None
+    body = Body(
+        environ["wsgi.input"],
+        int(stated) if stated else None,
+        all_read if is_stated else None,
+    )
     environ["wsgi.input"] = body
     if not stated and environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
         environ["CONTENT_LENGTH"] = str(body.measure())

@@ -106,8 +106,7 @@ def _load(target: str) -> Any:
     from config import threads
     from config.wsgi import application
 
-    if settings.FAST_LANE:
-        threads.one_in_front()
+    threads.one_in_front()
     if settings.HAS_MAIL_SERVER:
         # Mail that waited while the platform was down goes out without waiting for more.
         from outbox import delivery

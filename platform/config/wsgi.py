@@ -27,7 +27,9 @@ def _with_bodies(environ: dict[str, Any], start_response: Any) -> Iterable[bytes
     return _django(environ, start_response)
 
 
-application = in_front_of(threads.behind(_with_bodies)) if settings.FAST_LANE else _with_bodies
+application = threads.behind(_with_bodies)
+if settings.FAST_LANE:
+    application = in_front_of(application)
 
 if settings.TRUSTED_PROXIES:
     # Nobody else's X-Forwarded-For and X-Forwarded-Proto are believed.

@@ -1,14 +1,16 @@
-"""One thread is in front and never waits; whoever has to wait is behind; nobody is forgotten."""
+"""One thread is in front, others take its place when it has to wait, and nobody is forgotten."""
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from threading import Barrier, Condition, Event, Lock, Semaphore, Thread
+from threading import Barrier, Condition, Event, Lock, Semaphore, Thread, get_ident
 from typing import Any
 
 import pytest
 from granian.server import mp
 
+from config import threads
+from config.bodies import ALL_READ
 from config.threads import behind, in_turn
 
 MOST = 6
@@ -89,6 +91,8 @@ class Site:
         self.waiting = Semaphore(0)
         self.let_go = Semaphore(0)
         self.three = Barrier(3)
+        # Which threads answered what is not known, in turn.
+        self.behind: list[int] = []
         self._lock = Lock()
         self.application = self._known_or(behind(self._unknown))
 
@@ -110,6 +114,7 @@ class Site:
         return choose
 
     def _unknown(self, environ: Any, start_response: Any) -> Any:
+        self.behind.append(get_ident())
         if environ["PATH_INFO"] == "/breaks":
             raise ValueError("It is broken.")
         if environ["PATH_INFO"] == "/waits":
@@ -192,8 +197,9 @@ def test_after_a_rush_one_thread_is_in_front(server, site):
     assert site.most_in_front == 1
 
 
-def test_for_each_that_waits_one_more_is_in_front(server, site):
+def test_for_each_that_waits_one_more_is_in_front_while_the_lane_is_asked(server, site):
     begin(server, site)
+    server.ask(PATH_INFO="/known").wait()
     waiting = [server.ask(PATH_INFO="/waits") for _ in range(2)]
     for _ in waiting:
         assert site.waiting.acquire(timeout=20)
@@ -202,8 +208,31 @@ def test_for_each_that_waits_one_more_is_in_front(server, site):
     site.let_go.release(2)
 
 
-def crowd(**scope: str) -> tuple[list[Thread], list[dict[str, str]]]:
-    """Five threads that were in front at the same time, and what they were called with."""
+def test_where_nobody_asks_the_lane_one_thread_does_it_all(server, site, monkeypatch):
+    monkeypatch.setattr(threads, "_MOMENT", 20)
+    begin(server, site)
+    site.behind.clear()
+    for answer in [server.ask(PATH_INFO="/else") for _ in range(300)]:
+        answer.wait()
+    assert len(site.behind) == 300
+    assert len(set(site.behind)) == 1
+
+
+def test_it_does_so_again_once_nobody_asks_the_lane_any_more(server, site):
+    begin(server, site)
+    deadline = time.monotonic() + 20
+    while len(site.behind) < 50 or len(set(site.behind[-50:])) > 1:
+        assert time.monotonic() < deadline, "others are still called forward"
+        server.ask(PATH_INFO="/else").wait()
+        # It is given before the thread that gave it has gone to its place.
+        time.sleep(0.002)
+
+
+def crowd(*, reads: bool = False, **scope: str) -> tuple[list[Thread], list[dict[str, str]]]:
+    """Five threads that were in front at the same time, and what they were called with.
+
+    reads: whether each of them reads its body to the end, behind.
+    """
     met = Barrier(5)
 
     def application(environ: Any, start_response: Any) -> Any:
@@ -211,26 +240,32 @@ def crowd(**scope: str) -> tuple[list[Thread], list[dict[str, str]]]:
         start_response("200 OK", [])
         return [b"known"]
 
-    run = in_turn(application, lambda _answering, _scope: None)
+    def read(answering: Any, scope: Any) -> None:
+        met.wait(20)
+        scope[ALL_READ].append(True)
+        answering.response_bytes(200, [], b"unknown")
+
+    run = in_turn(behind(application) if reads else application, read)
     scopes = [request(HTTP_X_API_KEY="secret", **scope) for _ in range(5)]
     answers = [Answer() for _ in scopes]
-    threads = [
+    crowded = [
         Thread(target=run, args=given, daemon=True) for given in zip(answers, scopes, strict=True)
     ]
-    for thread in threads:
+    for thread in crowded:
         thread.start()
     for answer in answers:
         answer.wait()
-    return threads, scopes
+    return crowded, scopes
 
 
-def test_of_a_crowd_one_stays_in_front_and_no_other_holds_a_key():
-    threads, scopes = crowd()
+@pytest.mark.parametrize("reads", [False, True])
+def test_of_a_crowd_one_stays_in_front_and_no_other_holds_a_key(reads):
+    crowded, scopes = crowd(reads=reads, CONTENT_LENGTH="2" if reads else "0")
     deadline = time.monotonic() + 20
-    while sum(scope == {} for scope in scopes) < 4 or sum(map(Thread.is_alive, threads)) > 4:
+    while sum(scope == {} for scope in scopes) < 4 or sum(map(Thread.is_alive, crowded)) > 4:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    standing = [scope for scope, thread in zip(scopes, threads, strict=True) if thread.is_alive()]
+    standing = [scope for scope, thread in zip(scopes, crowded, strict=True) if thread.is_alive()]
     assert standing == [{}] * 4
 
 
