@@ -36,7 +36,7 @@ class Body:
     """A body as Django reads it, fetched when somebody first asks for it.
 
     length: as its client stated it, in bytes; None if it ends where it ends, as chunks do.
-    all_read: added to when there is no more of it in the server. None: where its end is not the
+    all_read: added to when there is no more of it in the server. None where its end is not the
     stated one for certain, as beside chunks.
     Reading raises Busy; BadRequest, if less came than was stated; RequestDataTooBig.
     """
@@ -79,16 +79,8 @@ class Body:
         if not _room.acquire(timeout=PATIENCE):
             raise Busy
         try:
-            if self._length is None:
-                # One byte more than is allowed is enough to be refused.
-                data = self._stream.read(most + 1)
-            elif self._all_read is None:
-                data = self._stream.read(self._length)
-            else:
-                # To its end, which is the stated one: of what was read to a length granian keeps
-                # the rest, though it is none.
-                data = self._stream.read()
-                self._all_read.append(True)
+            # One byte more than is allowed is enough to be refused.
+            data = self._stream.read(most + 1 if self._length is None else self._length)
         finally:
             _room.release()
         if len(data) > most:
@@ -96,6 +88,8 @@ class Body:
         if self._length is not None and len(data) < self._length:
             # Half a form looks like a whole one, with other things in it.
             raise BadRequest("The body ended before its stated length.")
+        if self._all_read is not None:
+            self._all_read.append(True)
         return data
 
 
@@ -106,12 +100,12 @@ def fetched_when_needed(environ: dict[str, Any]) -> None:
     fetched at once. Where there is no body, reading ends at once.
     """
     stated = environ.get("CONTENT_LENGTH")
-    is_stated = stated and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
-    all_read = environ.get(ALL_READ) if "HTTP_TRANSFER_ENCODING" not in environ else None
+    is_chunked = "HTTP_TRANSFER_ENCODING" in environ
+    ends_there = stated and environ["SERVER_PROTOCOL"] == "HTTP/1.1" and not is_chunked
     body = Body(
         environ["wsgi.input"],
         int(stated) if stated else None,
-        all_read if is_stated else None,
+        environ.get(ALL_READ) if ends_there else None,
     )
     environ["wsgi.input"] = body
     if not stated and environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:

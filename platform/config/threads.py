@@ -4,9 +4,9 @@ Threads take turns at the interpreter, and two dozen that want it for a few micr
 one another more than what they do; what they are in the middle of is pushed out of the processor's
 caches meanwhile. So one of them takes the requests as they come (leader and followers: Schmidt et
 al., "Pattern-Oriented Software Architecture 2", 2000). It answers what the fast lane knows, and
-calls Django for what it does not. Whatever that waits for, Argon2, a store, a body, another one
-takes its place: at once, where the lane is asked as well, and else where it takes more than a
-moment. Once it is done, it stands behind. See docs/adr/0017-one-thread-in-front.md.
+calls Django for what it does not. Another one takes its place meanwhile: at once, where the lane is
+asked as well or requests wait for a store, and else where it takes more than a moment. Once it is
+done, it stands behind. See docs/adr/0017-one-thread-in-front.md.
 """
 
 import time
@@ -22,8 +22,10 @@ from fastlane.wsgi import Application, Environ, Headers, StartResponse, has_no_b
 _IN_FRONT: Final = "config.threads.in_front"
 # What takes longer than this, or twice as long, is waiting, or would keep others waiting: seconds.
 _MOMENT: Final = 0.005
-# The lane counts as asked for so many of them after an answer.
+# For so many of them after the lane was asked, or requests waited, others come forward at once.
 _MOMENTS: Final = 25
+# Requests wait where the worker computed for less than half of so many of them.
+_IDLE_MOMENTS: Final = 3
 
 
 class Answering(Protocol):
@@ -40,7 +42,7 @@ class _NotHereError(Exception):
 
 
 def behind(application: Application) -> Application:
-    """`application`, which is not called by the thread in front."""
+    """`application`, which is not called while its thread is in front: it steps out first."""
 
     def choose(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if _IN_FRONT in environ:
@@ -101,10 +103,6 @@ def in_turn(application: Application, whole: Runner) -> Runner:
     return run
 
 
-class _Leave:
-    """One thread's of the front, for one request."""
-
-
 class _Ranks:
     """Which threads are in front, to wait for requests and answer them; which stand behind."""
 
@@ -115,15 +113,17 @@ class _Ranks:
         self._behind: list[tuple[int, Lock]] = []
         # How many are neither: at work on what may take its time.
         self._out = 0
-        # Whose place in front is still kept, and stands empty: it may be back in a moment.
-        self._kept: _Leave | None = None
+        # How often one has left, and at which time whose place is still kept: it stands empty, for
+        # who may be back in a moment.
+        self._left = 0
+        self._kept: int | None = None
         # Set with each answer of the lane, and taken back by who looks for it.
         self.is_lane_asked = False
-        # Whether it was of late.
-        self._is_prompt = False
-        self._left = 0
+        # For how many moments more others come forward at once.
+        self._moments = 0
         self._somebody_left = Event()
-        self._watcher: Thread | None = None
+        # From the start: a worker that may have no more threads would find out too late.
+        Thread(target=self._watch, name="ranks", daemon=True).start()
 
     def enter(self) -> None:
         """The server has called this thread, perhaps for the first time: then it is in front."""
@@ -131,32 +131,33 @@ class _Ranks:
             with self._lock:
                 self._front.add(get_ident())
 
-    def step_out(self) -> _Leave:
-        """Leaves the front, for what may take its time."""
-        leave = _Leave()
+    def step_out(self) -> int:
+        """Leaves the front, for what may take its time. Returns what to come back with."""
         with self._lock:
-            self._left += 1
+            self._left = leave = self._left + 1
             self._front.discard(get_ident())
             if self._is_prompt or self._front or self._kept:
                 self._out += 1
                 self._call()
             else:
                 self._kept = leave
-            if self._watcher is None:
-                self._watcher = Thread(target=self._watch, name="ranks", daemon=True)
-                self._watcher.start()
         if not self._somebody_left.is_set():
             self._somebody_left.set()
         return leave
 
-    def step_in(self, leave: _Leave) -> None:
+    def step_in(self, leave: int) -> None:
         """Back in front, beside whoever is there."""
         with self._lock:
-            if self._kept is leave:
+            if self._kept == leave:
                 self._kept = None
             else:
                 self._out -= 1
             self._front.add(get_ident())
+
+    @property
+    def _is_prompt(self) -> bool:
+        """Whether others come forward at once."""
+        return self.is_lane_asked or self._moments > 0
 
     @property
     def _wanted(self) -> int:
@@ -192,21 +193,29 @@ class _Ranks:
 
     def _watch(self) -> None:
         """Has others take the place of who does not come back, moment by moment."""
-        quiet = left = 0
-        kept: _Leave | None = None
+        left = idle = 0
+        kept: int | None = None
         while True:
             self._somebody_left.wait()
+            then, computed = time.monotonic(), time.process_time()
             time.sleep(_MOMENT)
+            took, computed = time.monotonic() - then, time.process_time() - computed
             with self._lock:
-                quiet = 0 if self.is_lane_asked else quiet + 1
+                if computed > took / 2:
+                    idle = 0
+                elif kept and self._kept:
+                    idle += 1
+                if self.is_lane_asked or idle >= _IDLE_MOMENTS:
+                    self._moments, idle = _MOMENTS, 0
+                elif self._moments:
+                    self._moments -= 1
                 self.is_lane_asked = False
-                self._is_prompt = quiet < _MOMENTS
-                if self._kept and (self._is_prompt or self._kept is kept):
+                if self._kept and (self._is_prompt or self._kept == kept):
                     self._kept = None
                     self._out += 1
                 self._call()
                 kept = self._kept
-                if not kept and left == self._left:
-                    # Nobody has left since the last time: nothing to look at until somebody does.
+                if not (kept or self._out or self._moments) and left == self._left:
+                    # All are back, and nobody has left since the last time.
                     self._somebody_left.clear()
                 left = self._left

@@ -117,6 +117,10 @@ class Site:
         self.behind.append(get_ident())
         if environ["PATH_INFO"] == "/breaks":
             raise ValueError("It is broken.")
+        if environ["PATH_INFO"] == "/naps":
+            time.sleep(0.003)
+        if environ["PATH_INFO"] == "/meet-behind":
+            self.three.wait(20)
         if environ["PATH_INFO"] == "/waits":
             self.waiting.release()
             assert self.let_go.acquire(timeout=20)
@@ -208,6 +212,29 @@ def test_for_each_that_waits_one_more_is_in_front_while_the_lane_is_asked(server
     site.let_go.release(2)
 
 
+def test_then_nobody_waits_for_a_moment(server, site, monkeypatch):
+    monkeypatch.setattr(threads, "_MOMENT", 60)
+    begin(server, site)
+    server.ask(PATH_INFO="/known").wait()
+    waiting = server.ask(PATH_INFO="/waits")
+    assert site.waiting.acquire(timeout=20)
+    assert server.ask(PATH_INFO="/known").wait() == b"known"
+    site.let_go.release()
+    waiting.wait()
+
+
+def test_so_they_are_where_it_is_asked_later(server, site):
+    begin(server, site)
+    waiting = [server.ask(PATH_INFO="/waits") for _ in range(2)]
+    for _ in waiting:
+        assert site.waiting.acquire(timeout=20)
+    time.sleep(0.3)
+    server.ask(PATH_INFO="/known").wait()
+    for answer in [server.ask(PATH_INFO="/meet") for _ in range(3)]:
+        answer.wait()
+    site.let_go.release(2)
+
+
 def test_where_nobody_asks_the_lane_one_thread_does_it_all(server, site, monkeypatch):
     monkeypatch.setattr(threads, "_MOMENT", 20)
     begin(server, site)
@@ -215,11 +242,63 @@ def test_where_nobody_asks_the_lane_one_thread_does_it_all(server, site, monkeyp
     for answer in [server.ask(PATH_INFO="/else") for _ in range(300)]:
         answer.wait()
     assert len(site.behind) == 300
-    assert len(set(site.behind)) == 1
+    # Which one it is, is settled before.
+    assert len(set(site.behind[-200:])) == 1
+
+
+def test_others_take_its_place_after_a_moment(server, site, monkeypatch):
+    # Nor do they because somebody waited a while ago.
+    monkeypatch.setattr(threads, "_MOMENTS", 0)
+    begin(server, site)
+    waiting = [server.ask(PATH_INFO="/waits")]
+    assert site.waiting.acquire(timeout=20)
+    assert server.ask(PATH_INFO="/else").wait() == b"unknown"
+    waiting.append(server.ask(PATH_INFO="/waits"))
+    assert site.waiting.acquire(timeout=20)
+    assert server.ask(PATH_INFO="/else").wait() == b"unknown"
+    site.let_go.release(2)
+    for answer in waiting:
+        answer.wait()
+
+
+def test_where_requests_wait_others_come_forward_at_once(server, site, monkeypatch):
+    begin(server, site)
+    monkeypatch.setattr(threads, "_MOMENTS", 10**9)
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        for answer in [server.ask(PATH_INFO="/naps") for _ in range(3)]:
+            answer.wait()
+    # From here on nobody's place is taken because a moment has passed.
+    monkeypatch.setattr(threads, "_MOMENT", 60)
+    time.sleep(0.05)
+    for answer in [server.ask(PATH_INFO="/meet-behind") for _ in range(3)]:
+        answer.wait()
+
+
+def test_nobody_looks_at_ranks_that_are_complete(server, site, monkeypatch):
+    begin(server, site)
+    monkeypatch.setattr(threads, "_MOMENTS", 0)
+    looks: list[float] = []
+    sleep = time.sleep
+
+    def counted(seconds: float) -> None:
+        if seconds == threads._MOMENT:
+            looks.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(threads.time, "sleep", counted)
+    server.ask(PATH_INFO="/else").wait()
+    deadline = time.monotonic() + 20
+    number = -1
+    while not looks or number != len(looks):
+        assert time.monotonic() < deadline, "somebody looks at them for ever"
+        number = len(looks)
+        sleep(0.1)
 
 
 def test_it_does_so_again_once_nobody_asks_the_lane_any_more(server, site):
     begin(server, site)
+    server.ask(PATH_INFO="/known").wait()
     deadline = time.monotonic() + 20
     while len(site.behind) < 50 or len(set(site.behind[-50:])) > 1:
         assert time.monotonic() < deadline, "others are still called forward"
