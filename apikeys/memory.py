@@ -34,6 +34,9 @@ _FLEET_RESTS: Final = 5.0
 # Digest of a token → the hash that it was proved against. A row whose hash has changed since has
 # to be proved anew.
 _proofs: LRUCache[bytes, str] = LRUCache(maxsize=settings.PROOFS_REMEMBERED)
+# The same of a token and a hash that it was tried against in vain: so many, some 3 MB. Apart from
+# the proofs, so that no flood drives them out.
+_refuted: LRUCache[bytes, str] = LRUCache(maxsize=16_384)
 _lock = Lock()
 _asked_again_at = 0.0
 
@@ -68,6 +71,17 @@ def remember(digest: bytes, encoded: str, *, where: str) -> None:
         _ask_fleet(lambda: cache.set(_name(digest, where), proof, timeout=_FLEET_REMEMBERS))
 
 
+def is_refuted(digest: bytes, encoded: str) -> bool:
+    """Whether this process has found that the token of `digest` does not fit the hash `encoded`."""
+    with _lock:
+        return _refuted.get(digest) == encoded
+
+
+def refute(digest: bytes, encoded: str) -> None:
+    with _lock:
+        _refuted[digest] = encoded
+
+
 def forget() -> None:
     """Lets go of all that this process itself remembers."""
     global _asked_again_at
@@ -75,6 +89,7 @@ def forget() -> None:
     _of_machine.cache_clear()
     with _lock:
         _proofs.clear()
+        _refuted.clear()
 
 
 def _keep(digest: bytes, encoded: str) -> None:

@@ -314,9 +314,11 @@ def _where() -> str:
 def _prove(token: Token, key: APIKey | None, *, wait: float) -> bool:
     """One Argon2 pass, whether there is a row or not: the time must not tell which.
 
-    Raises Busy if that can't be had within `wait` seconds.
+    And one alone, however often a token is asked about: each that waited for another would keep a
+    thread of the server's. Raises Busy if it can't be had within `wait` seconds.
     """
     digest = _hasher().digest(token)
+    encoded = _hasher().decoy if key is None else key.encoded
     deadline = time.monotonic() + wait
     due: float | None = None
     while True:
@@ -326,13 +328,15 @@ def _prove(token: Token, key: APIKey | None, *, wait: float) -> bool:
         try:
             if key is not None and _remembers(token, key, fleet=False):
                 return True
+            if memory.is_refuted(digest, encoded):
+                return False
             if due is None:
                 delay = _pace.reserve(token.public_id, within=_left(deadline))
                 if delay is None:
                     raise Busy
                 due = time.monotonic() + delay
             if due <= time.monotonic():
-                return _pass(token, key, digest, wait=_left(deadline))
+                return _pass(token, key, digest, encoded, wait=_left(deadline))
         finally:
             turn.release()
         time.sleep(max(due - time.monotonic(), 0.0))
@@ -342,15 +346,17 @@ def _left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.0)
 
 
-def _pass(token: Token, key: APIKey | None, digest: bytes, *, wait: float) -> bool:
+def _pass(
+    token: Token, key: APIKey | None, digest: bytes, encoded: str, *, wait: float
+) -> bool:
     hasher = _hasher()
-    encoded = hasher.decoy if key is None else key.encoded
     try:
         proved = hasher.verify(token, encoded, wait=wait)
     except UnknownPepper as error:
         logger.error("Key %s was hashed with a pepper (%s) that is not configured.", token, error)
-        return False
+        proved = False
     if key is None or not proved:
+        memory.refute(digest, encoded)
         return False
     if hasher.needs_rehash(encoded):
         _rehash(token, key, wait=wait)

@@ -815,6 +815,46 @@ def test_wrong_secrets_for_one_key_do_not_cost_a_pass_each(
     assert len(passes) < FLOOD
 
 
+def test_what_fits_nothing_costs_one_pass_however_often_it_is_asked_about(
+    issue: Issue, passes: list[str]
+) -> None:
+    """A key of an account that is gone, above all: its holder's machine goes on asking with it.
+
+    Each that had to wait for its turn would keep a thread, and there are two dozen.
+    """
+    key, token = issue()
+    for presented in (wrong_secret(key), tokens.make(tag_key=services.tag_keys()[0]).reveal()):
+        passes.clear()
+        codes = [services.validate(presented, hash_wait=0).code for _ in range(FLOOD)]
+        assert codes == [Code.NOT_FOUND] * FLOOD
+        assert len(passes) == 1
+    assert code_of(token) is Code.VALID
+
+
+def test_what_fitted_nothing_is_let_in_once_there_is_a_row_that_it_fits(issue: Issue) -> None:
+    """As after a backup is restored beside a process that goes on."""
+    key, token = issue()
+    right = key.encoded
+    for before in ("another's hash", "no row"):
+        if before == "no row":
+            key.delete()
+        else:
+            APIKey.objects.filter(pk=key.pk).update(encoded=issue("other")[0].encoded)
+        memory.forget()
+        assert [code_of(token) for _ in range(2)] == [Code.NOT_FOUND] * 2
+        key.encoded = right
+        key.save()
+        assert code_of(token) is Code.VALID
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_that_fits_nothing_asked_for_by_many_threads_costs_one_pass(passes: list[str]) -> None:
+    token = tokens.make(tag_key=services.tag_keys()[0])
+    codes = at_once([lambda: code_of(token, hash_wait=60)] * 32)
+    assert codes == [Code.NOT_FOUND] * 32
+    assert len(passes) == 1
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("cold", [False, True], ids=["known", "cold"])
 def test_a_flood_of_wrong_secrets_does_not_lock_their_owner_out(
