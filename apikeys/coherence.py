@@ -7,6 +7,7 @@ this from wherever they are changed; nobody else has to think of it. Others who 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache, partial
+from pathlib import Path
 from uuid import UUID
 
 from django.conf import settings
@@ -30,6 +31,28 @@ def watch(watcher: Watcher) -> None:
 def epochs() -> Epochs | None:
     """This machine's table, or None where there is no fast lane."""
     return Epochs(settings.EPOCHS_FILE) if settings.FAST_LANE else None
+
+
+def _table_of_all() -> Epochs | None:
+    """The table that all others look at now; None where there is none, so nobody believes any.
+
+    Not this process's own where that was replaced meanwhile, or where it has no fast lane itself.
+    """
+    own = epochs()
+    if own is not None and own.is_there():
+        return own
+    if own is None and not settings.EPOCHS_FILE.exists():
+        return None
+    latest = _latest(settings.EPOCHS_FILE)
+    if not latest.is_there():
+        _latest.cache_clear()
+        latest = _latest(settings.EPOCHS_FILE)
+    return latest
+
+
+@cache
+def _latest(path: Path) -> Epochs:
+    return Epochs(path)
 
 
 def word(public_id: str) -> int | None:
@@ -66,9 +89,9 @@ def _distrusted(public_ids: Collection[str]) -> Iterator[None]:
     They are not trusted from now until the change is committed; for good, if it can't be known
     whether it was. Inside a transaction that is the outermost one's end.
     """
-    table = epochs()
     slots = {slot_of(public_id) for public_id in public_ids}
-    if table is None or not slots:
+    table = _table_of_all() if slots else None
+    if table is None:
         yield
         return
     table.begin(slots)
@@ -89,9 +112,6 @@ def _distrusted(public_ids: Collection[str]) -> Iterator[None]:
 @contextmanager
 def accounts_changing(ids: Collection[UUID]) -> Iterator[None]:
     """Around a change to accounts: of all their keys, also of those made in the meantime."""
-    if epochs() is None:
-        yield
-        return
     before = _public_ids(ids)
     with changing(before):
         yield

@@ -14,6 +14,7 @@ The reader's half of a sequence lock, with two counters because there may be man
 import fcntl
 import mmap
 import os
+import tempfile
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -36,6 +37,8 @@ class Epochs:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = _open(path)
+        opened = os.fstat(self._fd)
+        self._file = opened.st_dev, opened.st_ino
         self._map = mmap.mmap(self._fd, _SIZE)
         whole = memoryview(self._map)
         self._header = whole[:_HEADER].cast("Q")
@@ -47,8 +50,12 @@ class Epochs:
         self._lock = Lock()
 
     def is_there(self) -> bool:
-        """Whether others still find this very file: a deleted or replaced one has no name left."""
-        return os.fstat(self._fd).st_nlink > 0
+        """Whether others still find this very file: not if it was deleted, moved or replaced."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._file
 
     def begin(self, slots: Collection[int]) -> None:
         """Something in these slots is about to change."""
@@ -118,8 +125,9 @@ def _open(path: Path) -> int:
     """A descriptor of the table. It appears whole or not at all, whoever comes first."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        # By a name that is new each time: whoever died here before may have had the same pid.
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        draft = Path(name)
         try:
             # All of it now, or an error: a page that can't be had when it is written to kills the
             # process (SIGBUS).

@@ -552,7 +552,7 @@ _which = zlib.crc32(
 )
 # Beside a database file, so that whoever finds the one finds the other.
 EPOCHS_FILE: Path = (
-    Path(f"{_database['NAME']}.epochs")
+    Path(f"{Path(_database['NAME']).resolve()}.epochs")
     if _database["ENGINE"].endswith("sqlite3") and _database["NAME"] != ":memory:"
     # Of this database alone: who listens to one says nothing of another's changes.
     else VAR / f"epochs-{_which:08x}"

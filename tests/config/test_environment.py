@@ -143,6 +143,12 @@ def test_two_processes_that_start_together_agree_on_a_secret(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]
 
 
+def test_who_died_while_making_a_secret_leaves_nothing_in_the_way(tmp_path):
+    """In a container the next process has the same pid."""
+    (tmp_path / f".secret.{os.getpid()}").touch()
+    assert len(made_once(tmp_path / "secret")) >= 48
+
+
 def test_made_once_reads_what_is_there(tmp_path):
     (tmp_path / "secret").write_text("given\n")
     assert made_once(tmp_path / "secret") == "given"

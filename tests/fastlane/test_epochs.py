@@ -1,6 +1,7 @@
 """The table that says whether what was read of a key still holds."""
 
 import multiprocessing
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -91,16 +92,30 @@ def _bump(path: str, times: int) -> None:
         table.bump([7])
 
 
-@pytest.mark.parametrize("how", ["removed", "replaced"])
+@pytest.mark.parametrize("how", ["removed", "replaced", "moved", "linked, then replaced"])
 def test_a_table_that_others_no_longer_find_says_so(table, how):
     assert table.is_there()
-    if how == "removed":
-        table.path.unlink()
-    else:
-        newer = table.path.with_name("newer")
-        Epochs(newer).close()
-        newer.replace(table.path)
+    match how:
+        case "removed":
+            table.path.unlink()
+        case "replaced":
+            newer = table.path.with_name("newer")
+            Epochs(newer).close()
+            newer.replace(table.path)
+        case "moved":
+            table.path.rename(table.path.with_name("older"))
+        case _:
+            # As a copy by hard links does: the file lives on, under another name.
+            table.path.with_name("copy").hardlink_to(table.path)
+            table.path.unlink()
+            Epochs(table.path).close()
     assert not table.is_there()
+
+
+def test_who_died_while_making_a_table_leaves_nothing_in_the_way(tmp_path):
+    """In a container the next process has the same pid."""
+    (tmp_path / f".epochs.{os.getpid()}").touch()
+    Epochs(tmp_path / "epochs").close()
 
 
 def test_a_file_that_is_no_table_is_refused(tmp_path):

@@ -18,6 +18,7 @@ from apikeys import coherence, limits, services, tokens, usage
 from apikeys.models import APIKey, Reason
 from audit.trail import Actor
 from config.lane import BODILESS, QUERIES, ROUTES, in_front_of
+from fastlane.epochs import Epochs, slot_of
 from fastlane.wsgi import FastLane
 
 Said = tuple[str, list[tuple[str, str]], bytes]
@@ -124,7 +125,10 @@ def presented(alice, mallory, issue) -> dict[str, str]:
     }
 
 
-KNOWN = ["valid", "narrow", "revoked", "suspended", "expired", "disabled", "forged", "malformed"]
+KNOWN = [
+    "valid", "narrow", "revoked", "suspended", "expired", "disabled", "unknown", "forged",
+    "malformed"
+]  # fmt: skip
 
 WAYS = {
     "x-api-key": lambda token: {"HTTP_X_API_KEY": token},
@@ -370,14 +374,44 @@ def test_a_change_in_flight_sends_everybody_to_the_database(issue, lane, asked):
     table.finish([slot])
 
 
-def test_a_table_that_is_gone_is_trusted_no_more(issue, lane, asked, monkeypatch):
+@pytest.mark.parametrize("how", ["deleted", "moved"])
+def test_a_table_that_is_gone_is_trusted_no_more(how, issue, lane, asked, own_epochs):
     token = issue("studio")[1].reveal()
     code_of(lane, token)
-    monkeypatch.setattr(coherence.epochs(), "is_there", lambda: False)
+    own_epochs.path.rename(own_epochs.path.with_name("older"))
+    if how == "deleted":
+        own_epochs.path.with_name("older").unlink()
     # It is looked every so often, not at each request.
     time.sleep(0.1)
     code_of(lane, token)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("who", ["one whose table was replaced", "one without a lane"])
+def test_a_change_is_told_to_the_table_that_all_others_find(who, issue, own_epochs, settings):
+    key, _token = issue("studio")
+    if who == "one without a lane":
+        settings.FAST_LANE = False
+        coherence.epochs.cache_clear()
+    else:
+        own_epochs.path.rename(own_epochs.path.with_name("older"))
+    for _time in ("opened", "still open"):
+        others = Epochs(own_epochs.path)
+        before = others.word(slot_of(key.public_id))
+        key.save()
+        assert others.word(slot_of(key.public_id)) != before
+        if who != "one without a lane":
+            others.path.rename(others.path.with_name("older"))
+        others.close()
+
+
+def test_who_has_no_lane_makes_no_table(issue, own_epochs, settings):
+    key, _token = issue("studio")
+    settings.FAST_LANE = False
+    coherence.epochs.cache_clear()
+    own_epochs.path.unlink()
+    key.save()
+    assert not own_epochs.path.exists()
 
 
 def test_a_silent_fleet_is_trusted_no_more(issue, lane, asked, monkeypatch):
