@@ -174,7 +174,11 @@ os.register_at_fork(after_in_child=_begin_anew)
 
 def _write_now_and_then() -> None:
     while not _stop.wait(settings.USAGE_FLUSH_INTERVAL):
-        flush()
+        try:
+            flush()
+        except Exception:
+            # Whatever it is: without its writer this process would count, and write no more.
+            logger.exception("Uses could not be written.")
         # This thread has a connection of its own, and nobody else to give it back.
         connection.close()
 

@@ -2,6 +2,7 @@
 
 import logging
 from datetime import datetime, timedelta
+from threading import Event, Thread
 
 import pytest
 from django.db import OperationalError
@@ -109,6 +110,25 @@ def test_what_cannot_be_written_is_kept_for_the_next_time(issue, monkeypatch, ca
     use(token)
     usage.flush()
     assert DailyUse.objects.get().calls == 3
+
+
+def test_the_writer_goes_on_whatever_went_wrong(settings, monkeypatch, caplog):
+    settings.USAGE_FLUSH_INTERVAL = 0.01
+    stop, tries = Event(), []
+
+    def flush():
+        tries.append("tried")
+        if len(tries) == 3:
+            stop.set()
+        raise ValueError("what nobody thought of")
+
+    monkeypatch.setattr(usage, "_stop", stop)
+    monkeypatch.setattr(usage, "flush", flush)
+    writer = Thread(target=usage._write_now_and_then)
+    writer.start()
+    writer.join(30)
+    assert len(tries) == 3
+    assert "Uses could not be written" in caplog.text
 
 
 @pytest.mark.parametrize("times", [1, 7])

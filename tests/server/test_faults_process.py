@@ -120,6 +120,30 @@ def test_workers_that_died_are_replaced_and_a_deleted_key_stays_dead(running: Pl
         assert told_patiently(running, other.token) == 200
 
 
+def test_workers_that_died_lose_the_uses_that_were_not_written_yet_and_no_others(
+    running: Platform,
+) -> None:
+    (key,) = join(running, keys=1).keys
+
+    def written() -> int:
+        count = (
+            "from apikeys.models import DailyUse\n"
+            "answer = sum(DailyUse.objects.filter(key=given['key']).values_list('calls', flat=True))"
+        )
+        told: int = shell(running, count, key=key.id)
+        return told
+
+    wait_until_they_may_die(running)
+    assert [validate(running, key.token).status for _ in range(20)] == [200] * 20
+    assert until(lambda: written() == 20)
+    before = set(workers_of(running))
+    assert [validate(running, key.token).status for _ in range(5)] == [200] * 5
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    assert until(lambda: is_whole(running, without=before), seconds=60)
+    assert 20 <= written() <= 25
+
+
 def wait_until_they_may_die(running: Platform) -> None:
     """granian takes a worker that dies within 5.5 s for one that can't live, and ends."""
     assert until(lambda: is_whole(running, without=set()), seconds=60)
