@@ -346,9 +346,7 @@ def _left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.0)
 
 
-def _pass(
-    token: Token, key: APIKey | None, digest: bytes, encoded: str, *, wait: float
-) -> bool:
+def _pass(token: Token, key: APIKey | None, digest: bytes, encoded: str, *, wait: float) -> bool:
     hasher = _hasher()
     try:
         proved = hasher.verify(token, encoded, wait=wait)

@@ -52,7 +52,7 @@ class Epochs:
     def is_there(self) -> bool:
         """Whether others still find this very file: not if it was deleted, moved or replaced."""
         try:
-            found = os.stat(self.path)
+            found = self.path.stat()
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == self._file

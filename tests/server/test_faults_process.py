@@ -128,7 +128,8 @@ def test_workers_that_died_lose_the_uses_that_were_not_written_yet_and_no_others
     def written() -> int:
         count = (
             "from apikeys.models import DailyUse\n"
-            "answer = sum(DailyUse.objects.filter(key=given['key']).values_list('calls', flat=True))"
+            "uses = DailyUse.objects.filter(key=given['key'])\n"
+            "answer = sum(uses.values_list('calls', flat=True))"
         )
         told: int = shell(running, count, key=key.id)
         return told

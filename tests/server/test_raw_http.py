@@ -1,10 +1,12 @@
 """What no client library would send: a clear refusal, and never a key in the log."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from tests.server.conftest import Account, Folder, Key, join, serving
+from apikeys import tokens
+from tests.server.conftest import Account, Folder, Key, ask, join, serving, shell
 from tests.server.raw import (
     HOST,
     VALIDATE,
@@ -272,3 +274,49 @@ def test_no_page_takes_a_key_in_its_address_or_repeats_it(
 def test_the_part_of_a_key_that_may_be_shown_may_be_looked_for(running: Platform, key: Key) -> None:
     sent = message(line("GET", f"/login?q=comfyui-{key.public_id}"), HOST, "Connection: close")
     assert statuses(talk(running, sent)) == [200]
+
+
+# --- What is said again -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "welcome"),
+    [
+        ("POST", "/customers", 200),
+        ("GET", "/customers/me", 200),
+        ("POST", VALIDATE, 200),
+        ("GET", "/api/v1/auth", 204),
+    ],
+)
+def test_what_the_lane_says_again_is_what_django_said_byte_for_byte(
+    running: Platform, method: str, path: str, welcome: int
+) -> None:
+    """It leaves by another way through the server than what Django says."""
+    good, revoked = join(running, keys=2).keys
+    assert ask(running, "DELETE", f"/customers/api-keys/{revoked.id}", key=good.token).status == 204
+    gone = join(running, keys=1)
+    shell(
+        running,
+        "from accounts.models import User\n"
+        "from accounts.services import delete_account\n"
+        "delete_account(User.objects.get(email=given['email']))",
+        email=gone.email,
+    )
+    forged = tokens.make(tag_key=b"mallory's").reveal()
+    presented = [good.token, revoked.token, gone.keys[0].token, forged, forged[:-1] + "x"]
+    codes = [asked_again_and_again(running, method, path, token) for token in presented]
+    assert codes == [welcome, 401, 401, 401, 401]
+
+
+def asked_again_and_again(running: Platform, method: str, path: str, token: str) -> int:
+    """The status of an answer that is the same for the first, and for whoever asks again."""
+    said = set()
+    for lines in [[]] * 8 + [["Cookie: a=b"]] * 2:
+        key = f"X-API-Key: {token}"
+        sent = message(line(method, path), HOST, key, *lines, "Connection: close")
+        (answer,) = talk(running, sent)
+        said.add(re.sub(rb"date: [^\r]*\r\n", b"", answer))
+    # Compared first, so that pytest has no more to show than how many there are.
+    count = len(said)
+    assert count == 1
+    return statuses(list(said))[0]
