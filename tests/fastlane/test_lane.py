@@ -18,6 +18,7 @@ from apikeys import coherence, limits, services, tokens, usage
 from apikeys.models import APIKey, Reason
 from audit.trail import Actor
 from config.lane import BODILESS, QUERIES, ROUTES, in_front_of
+from fastlane import wsgi
 from fastlane.epochs import Epochs, slot_of
 from fastlane.wsgi import FastLane
 
@@ -476,3 +477,18 @@ def test_how_refusals_are_said_is_kept_within_bounds(lane):
         assert say(lane, environ)[0][:3] in {"401", "429"}
     kept = [len(by_wait) for kind in lane._refusals.values() for by_wait in kind.values()]
     assert 0 < sum(kept) <= 256
+
+
+def test_what_is_remembered_beside_verdicts_is_bounded_as_well(issue, lane, monkeypatch):
+    monkeypatch.setattr(wsgi, "_REFUSED", 5)
+    monkeypatch.setattr(wsgi, "_SHARED", 20)
+    token = issue()[1].reveal()
+    for number in range(40):
+        code_of(lane, forged())
+        # Each at an address of its own is a way to say it that nothing else shares.
+        environ = request(
+            "POST", "/customers", HTTP_X_API_KEY=token, HTTP_HOST=f"127.0.0.1:{8000 + number}"
+        )
+        say(lane, environ)
+        assert 0 < len(lane._refused) <= 5
+        assert 0 < len(lane._shared) <= 21
