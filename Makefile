@@ -10,7 +10,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
 
-.PHONY: help run staff backup restore test check lock audit licences sbom messages bench bench-10m bench-soak bench-warm bench-propagation clean
+.PHONY: help run staff backup restore test check lock audit licences sbom messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts clean
 
 help:
 	@echo 'make run     serve the platform on http://127.0.0.1:8000 (PORT=, HOST=, TLS=1)'
@@ -104,6 +104,10 @@ bench-warm:
 bench-propagation:
 	@scripts/install bench
 	@$(PYTHON) -m bench.propagation
+
+bench-verdicts:
+	@scripts/install bench
+	@$(PYTHON) -m bench.verdicts
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,95 @@
+"""`make bench-verdicts`: what the fast lane's memory takes when it is full.
+
+Without a server: hashing a hundred thousand keys would take an hour. What the application behind
+the lane says is as long as a validation; each verdict is asked for in one way, and then, in a
+process of its own, in as many as are kept.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+from uuid import uuid4
+
+import psutil
+
+from apikeys import tokens
+from bench.rows import VALIDATE
+from fastlane.epochs import Epochs
+from fastlane.wsgi import _VARIANTS, TICKET, Environ, FastLane, StartResponse
+
+_VERDICTS: Final = 100_000
+# Of "VALID", with a name and an address of usual length.
+_BODY: Final = 338
+_TAG_KEY: Final = b"the bench's own"
+
+
+def main() -> int:
+    if len(sys.argv) > 1:
+        _fill(ways=int(sys.argv[1]))
+        return 0
+    for ways in (1, _VARIANTS):
+        subprocess.run([sys.executable, "-m", "bench.verdicts", str(ways)], check=True)
+    return 0
+
+
+def _fill(*, ways: int) -> None:
+    with TemporaryDirectory(prefix="verdicts-") as folder:
+        lane = FastLane(
+            _answer,
+            epochs=Epochs(Path(folder) / "epochs"),
+            tag_keys=[_TAG_KEY],
+            routes=[("POST", VALIDATE)],
+            bodiless=[],
+            queries={},
+            count=lambda _key: None,
+            count_guess=lambda _address: 0,
+            capacity=_VERDICTS,
+        )
+        _ask(lane, 100, ways)
+        before = psutil.Process().memory_info().rss
+        # Just before the older half is forgotten.
+        number = _VERDICTS - 200
+        _ask(lane, number, ways)
+        taken = psutil.Process().memory_info().rss - before
+    print(
+        f"{_VERDICTS:,} verdicts, each asked for in {ways} way(s): "
+        f"{taken / number * _VERDICTS / 1e6:.0f} MB, {taken / number:,.0f} bytes each"
+    )
+
+
+def _ask(lane: FastLane, number: int, ways: int) -> None:
+    for _ in range(number):
+        token = tokens.make(tag_key=_TAG_KEY).reveal()
+        key = uuid4()
+        for way in range(ways):
+            environ: Environ = {
+                "REQUEST_METHOD": "POST",
+                "PATH_INFO": VALIDATE,
+                "QUERY_STRING": "",
+                "SERVER_PROTOCOL": "HTTP/1.1",
+                "REMOTE_ADDR": "127.0.0.1",
+                "HTTP_HOST": f"127.0.0.1:{8000 + way}",
+                "HTTP_X_API_KEY": token,
+                "wsgi.url_scheme": "http",
+                "bench.key": key,
+            }
+            lane(environ, lambda *_: None)
+
+
+def _answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    environ[TICKET].note(key_id=environ["bench.key"], begins_at=time.time() - 60)
+    headers: list[tuple[str, Any]] = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(_BODY)),
+        ("Vary", "Cookie, origin"),
+    ]
+    start_response("200 OK", headers)
+    return [uuid4().hex.encode().ljust(_BODY)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
