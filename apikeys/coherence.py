@@ -4,10 +4,11 @@ Before and after it is made. A verdict depends on a key's row and on its owner's
 this from wherever they are changed; nobody else has to think of it. Others who have to know watch.
 """
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import cache, partial
-from pathlib import Path
+from functools import cache
+from threading import Lock
 from uuid import UUID
 
 from django.conf import settings
@@ -15,11 +16,15 @@ from django.db import InterfaceError, OperationalError, transaction
 
 from fastlane.epochs import Epochs, is_settled, slot_of
 
+logger = logging.getLogger(__name__)
+
 type Changes = Mapping[str, object]
 type Watcher = Callable[[Collection[str], Changes | None], AbstractContextManager[None]]
 
 _NOTHING: Changes = {}
 _watchers: list[Watcher] = []
+_finding = Lock()
+_found: Epochs | None = None
 
 
 def watch(watcher: Watcher) -> None:
@@ -33,26 +38,33 @@ def epochs() -> Epochs | None:
     return Epochs(settings.EPOCHS_FILE) if settings.FAST_LANE else None
 
 
-def _table_of_all() -> Epochs | None:
-    """The table that all others look at now; None where there is none, so nobody believes any.
+def _tables() -> list[Epochs]:
+    """Those that somebody may look at: this process's own, and the one that is found now.
 
-    Not this process's own where that was replaced meanwhile, or where it has no fast lane itself.
+    The latter is another one where it was replaced meanwhile, or where there is no lane here. None:
+    nobody finds any, so nobody believes any. Raises OSError if one is there that can't be opened.
     """
     own = epochs()
     if own is not None and own.is_there():
-        return own
-    if own is None and not settings.EPOCHS_FILE.exists():
-        return None
-    latest = _latest(settings.EPOCHS_FILE)
-    if not latest.is_there():
-        _latest.cache_clear()
-        latest = _latest(settings.EPOCHS_FILE)
-    return latest
+        return [own]
+    return [table for table in (own, _find(make=own is not None)) if table is not None]
 
 
-@cache
-def _latest(path: Path) -> Epochs:
-    return Epochs(path)
+def _find(*, make: bool) -> Epochs | None:
+    global _found
+    path = settings.EPOCHS_FILE
+    with _finding:
+        if _found is None or _found.path != path or not _found.is_there():
+            # The one before is not closed: a change that it was told of may not be over.
+            _found = None
+            if make or path.exists():
+                try:
+                    _found = Epochs(path)
+                except OSError:
+                    if path.exists():
+                        raise
+                    logger.exception("There is no table of epochs, and none can be made.")
+        return _found
 
 
 def word(public_id: str) -> int | None:
@@ -90,11 +102,21 @@ def _distrusted(public_ids: Collection[str]) -> Iterator[None]:
     whether it was. Inside a transaction that is the outermost one's end.
     """
     slots = {slot_of(public_id) for public_id in public_ids}
-    table = _table_of_all() if slots else None
-    if table is None:
+    tables = _tables() if slots else []
+    if not tables:
         yield
         return
-    table.begin(slots)
+
+    def finish() -> None:
+        for table in tables:
+            table.finish(slots)
+        for table in _tables():
+            # It took the other's place while this change was made.
+            if table not in tables:
+                table.bump(slots)
+
+    for table in tables:
+        table.begin(slots)
     try:
         yield
     except (OperationalError, InterfaceError):
@@ -102,16 +124,19 @@ def _distrusted(public_ids: Collection[str]) -> Iterator[None]:
         raise
     except BaseException:
         if not transaction.get_connection().in_atomic_block:
-            table.finish(slots)
+            finish()
         raise
     else:
         # At once, where there is no transaction to wait for.
-        transaction.on_commit(partial(table.finish, slots))
+        transaction.on_commit(finish)
 
 
 @contextmanager
 def accounts_changing(ids: Collection[UUID]) -> Iterator[None]:
     """Around a change to accounts: of all their keys, also of those made in the meantime."""
+    if not _tables():
+        yield
+        return
     before = _public_ids(ids)
     with changing(before):
         yield

@@ -1,4 +1,4 @@
-"""What was proved, remembered: by this process, by its machine, by the fleet.
+"""What was proved, or refuted, remembered: by this process, its machine and the fleet.
 
 One Argon2 pass for each token, so, once a process, or less. A memory that can't be asked costs a
 pass, and decides nothing. docs/security.md says what each of them gives away.
@@ -34,8 +34,8 @@ _FLEET_RESTS: Final = 5.0
 # Digest of a token → the hash that it was proved against. A row whose hash has changed since has
 # to be proved anew.
 _proofs: LRUCache[bytes, str] = LRUCache(maxsize=settings.PROOFS_REMEMBERED)
-# The same of a token and a hash that it was tried against in vain: so many, some 3 MB. Apart from
-# the proofs, so that no flood drives them out.
+# Digest of a token → a hash that it does not fit. 16,384 of them: 3 to 6 MB. Apart from the proofs,
+# so that no flood drives those out.
 _refuted: LRUCache[bytes, str] = LRUCache(maxsize=16_384)
 _lock = Lock()
 _asked_again_at = 0.0

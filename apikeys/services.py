@@ -314,8 +314,8 @@ def _where() -> str:
 def _prove(token: Token, key: APIKey | None, *, wait: float) -> bool:
     """One Argon2 pass, whether there is a row or not: the time must not tell which.
 
-    And one alone, however often a token is asked about: each that waited for another would keep a
-    thread of the server's. Raises Busy if it can't be had within `wait` seconds.
+    Only one, however often the same token comes: whoever waits for a pass keeps one of the server's
+    threads. Raises Busy if it can't be had within `wait` seconds.
     """
     digest = _hasher().digest(token)
     encoded = _hasher().decoy if key is None else key.encoded

@@ -57,17 +57,23 @@ def start() -> None:
 def flush() -> None:
     """Writes what has been counted. What can't be written now is kept for the next time."""
     with _flushing:
-        noticing.flush()
-        _add_up()
-        for batch in batched(sorted(_counted), _BATCH):
-            try:
-                with transaction.atomic():
-                    _write(batch)
-            except Error:
-                logger.warning("Uses could not be written; they are kept for the next try.")
-                return
-            for written in batch:
-                del _counted[written]
+        try:
+            noticing.flush()
+        finally:
+            _add_up()
+            _write_counted()
+
+
+def _write_counted() -> None:
+    for batch in batched(sorted(_counted), _BATCH):
+        try:
+            with transaction.atomic():
+                _write(batch)
+        except Error:
+            logger.warning("Uses could not be written; they are kept for the next try.")
+            return
+        for written in batch:
+            del _counted[written]
 
 
 def _add_up() -> None:
@@ -176,11 +182,11 @@ def _write_now_and_then() -> None:
     while not _stop.wait(settings.USAGE_FLUSH_INTERVAL):
         try:
             flush()
+            # This thread has a connection of its own, and nobody else to give it back.
+            connection.close()
         except Exception:
             # Whatever it is: without its writer this process would count, and write no more.
             logger.exception("Uses could not be written.")
-        # This thread has a connection of its own, and nobody else to give it back.
-        connection.close()
 
 
 def _finish() -> None:

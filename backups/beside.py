@@ -26,6 +26,8 @@ def main() -> int:
     # a second time.
     settings.MAILERS = {"default": {"BACKEND": "django.core.mail.backends.dummy.EmailBackend"}}
     settings.FAST_LANE = False
+    # The live database's would be told else.
+    settings.EPOCHS_FILE = Path(f"{order['database']}.no-epochs")
     settings.TOMBSTONES_FILE = None
     django.setup()
     from backups.replay import replay

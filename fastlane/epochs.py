@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import ClassVar, Final
 
 SLOTS: Final = 65_536
 _HEADER: Final = mmap.PAGESIZE
@@ -34,28 +34,36 @@ _MASK: Final = 0xFFFF_FFFF
 class Epochs:
     """The table at `path`; made if it is not there. Raises OSError where files can't be mapped."""
 
+    # Around the file's own lock: POSIX locks tell processes apart, not threads, nor two objects of
+    # one process.
+    _lock: ClassVar = Lock()
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = _open(path)
         opened = os.fstat(self._fd)
         self._file = opened.st_dev, opened.st_ino
+        self._was_lost = False
         self._map = mmap.mmap(self._fd, _SIZE)
         whole = memoryview(self._map)
         self._header = whole[:_HEADER].cast("Q")
         self._words = whole[_HEADER:].cast("Q")
         # A slot's word, in one read of eight aligned bytes; without a frame of Python's own.
         self.word: Callable[[int], int] = self._words.__getitem__
-        # One descriptor a process, and this lock around its file lock: POSIX locks tell processes
-        # apart, not threads.
-        self._lock = Lock()
 
     def is_there(self) -> bool:
-        """Whether others still find this very file: not if it was deleted, moved or replaced."""
-        try:
-            found = self.path.stat()
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._file
+        """Whether others still find this very file: not if it was deleted, moved or replaced.
+
+        Once it was not, it never is again: what changed in the meantime, another one was told.
+        """
+        if not self._was_lost:
+            try:
+                found = self.path.stat()
+            except OSError:
+                self._was_lost = True
+            else:
+                self._was_lost = (found.st_dev, found.st_ino) != self._file
+        return not self._was_lost
 
     def begin(self, slots: Collection[int]) -> None:
         """Something in these slots is about to change."""

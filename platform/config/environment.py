@@ -64,9 +64,9 @@ def made_once(path: Path) -> str:
         # By a name that is new each time: whoever died here before may have had the same pid.
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         draft = Path(name)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(48))
         try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_urlsafe(48))
             path.hardlink_to(draft)
         except FileExistsError:
             pass

@@ -1,6 +1,7 @@
 """What is done to every request on its way in, or to every answer on its way out."""
 
 from collections.abc import Callable
+from http import HTTPStatus
 from urllib.parse import unquote_plus
 
 from django.conf import settings
@@ -34,6 +35,18 @@ def answer_probes(get_response: Answer) -> Answer:
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         return _PROBES.get(request.path_info, get_response)(request)
+
+    return middleware
+
+
+def say_no_length_of_nothing(get_response: Answer) -> Answer:
+    """Takes Content-Length, which Django gives to every answer, from a 204 (RFC 9110 §8.6)."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        if response.status_code == HTTPStatus.NO_CONTENT:
+            response.headers.pop("Content-Length", None)
+        return response
 
     return middleware
 

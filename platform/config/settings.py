@@ -162,6 +162,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "config.middleware.keep_to_ourselves",
     "config.middleware.store_no_pages",
+    "config.middleware.say_no_length_of_nothing",
     # Above everything that can answer with an error: ComfyUI's page must be able to read those.
     "corsheaders.middleware.CorsMiddleware",
     "config.middleware.answer_probes",

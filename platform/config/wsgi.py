@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from contextlib import closing
 from typing import Any
 
 from django.core.wsgi import get_wsgi_application
@@ -13,7 +12,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 _django = get_wsgi_application()
 
 from django.conf import settings  # noqa: E402 (get_wsgi_application sets Django up first)
-from django.http import HttpResponse  # noqa: E402
 
 from config import bodies, pool, threads  # noqa: E402
 from config.lane import in_front_of  # noqa: E402
@@ -26,13 +24,7 @@ def _with_bodies(environ: dict[str, Any], start_response: Any) -> Iterable[bytes
     if bodies.is_unclear(environ):
         return bodies.refuse(start_response)
     bodies.fetched_when_needed(environ)
-    answer = _django(environ, start_response)
-    if not isinstance(answer, HttpResponse):
-        return answer
-    # What is there whole goes out whole, as it does from the lane. Of chunks granian says how long
-    # they are even where that must not be said (204: RFC 9110, section 8.6).
-    with closing(answer):
-        return [answer.content]
+    return _django(environ, start_response)
 
 
 application = threads.behind(_with_bodies)

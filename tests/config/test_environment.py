@@ -110,6 +110,15 @@ def test_an_empty_variable_is_as_if_it_were_not_set(tmp_path):
     assert start(tmp_path, "PORT", PORT="", EMAIL_URL="").stdout.split() == ["8000"]
 
 
+def test_whoever_comes_to_a_database_by_a_link_finds_the_same_table(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    names = {
+        start(tmp_path, "EPOCHS_FILE", DATABASE_URL=f"sqlite:///{tmp_path}/{name}").stdout
+        for name in ["link", "real"]
+    }
+    assert names == {f"{tmp_path}/real.epochs\n"}
+
+
 @pytest.mark.parametrize("name", ["SECRET_KEY", "KEY_PEPPER"])
 def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path, name):
     first = start(tmp_path, name).stdout

@@ -112,6 +112,15 @@ def test_a_table_that_others_no_longer_find_says_so(table, how):
     assert not table.is_there()
 
 
+def test_a_table_that_comes_back_is_not_what_it_was(table):
+    """Another one was told of what changed in the meantime."""
+    older = table.path.with_name("older")
+    table.path.rename(older)
+    assert not table.is_there()
+    older.rename(table.path)
+    assert not table.is_there()
+
+
 def test_who_died_while_making_a_table_leaves_nothing_in_the_way(tmp_path):
     """In a container the next process has the same pid."""
     (tmp_path / f".epochs.{os.getpid()}").touch()

@@ -19,7 +19,7 @@ from apikeys.models import APIKey, Reason
 from audit.trail import Actor
 from config.lane import BODILESS, QUERIES, ROUTES, in_front_of
 from fastlane import wsgi
-from fastlane.epochs import Epochs, slot_of
+from fastlane.epochs import Epochs, is_settled, slot_of
 from fastlane.wsgi import FastLane
 
 Said = tuple[str, list[tuple[str, str]], bytes]
@@ -378,7 +378,9 @@ def test_a_change_in_flight_sends_everybody_to_the_database(issue, lane, asked):
 @pytest.mark.parametrize("how", ["deleted", "moved"])
 def test_a_table_that_is_gone_is_trusted_no_more(how, issue, lane, asked, own_epochs):
     token = issue("studio")[1].reveal()
-    code_of(lane, token)
+    for _ in range(2):
+        code_of(lane, token)
+    assert len(asked) == 1
     own_epochs.path.rename(own_epochs.path.with_name("older"))
     if how == "deleted":
         own_epochs.path.with_name("older").unlink()
@@ -396,7 +398,7 @@ def test_a_change_is_told_to_the_table_that_all_others_find(who, issue, own_epoc
         coherence.epochs.cache_clear()
     else:
         own_epochs.path.rename(own_epochs.path.with_name("older"))
-    for _time in ("opened", "still open"):
+    for _time in ("first", "second"):
         others = Epochs(own_epochs.path)
         before = others.word(slot_of(key.public_id))
         key.save()
@@ -404,6 +406,32 @@ def test_a_change_is_told_to_the_table_that_all_others_find(who, issue, own_epoc
         if who != "one without a lane":
             others.path.rename(others.path.with_name("older"))
         others.close()
+
+
+def test_a_table_that_takes_the_place_of_another_during_a_change_is_told(
+    issue, own_epochs, transactional_db
+):
+    key, _token = issue("studio")
+    slot = slot_of(key.public_id)
+    with coherence.changing([key.public_id]):
+        own_epochs.path.rename(own_epochs.path.with_name("older"))
+        others = Epochs(own_epochs.path)
+        before = others.word(slot)
+    assert others.word(slot) != before
+    assert is_settled(others.word(slot))
+    assert is_settled(own_epochs.word(slot)), "who has the former one still is told as well"
+    others.close()
+
+
+def test_where_no_table_can_be_made_keys_are_ended_all_the_same(issue, own_epochs, caplog):
+    key, _token = issue("studio")
+    own_epochs.path.unlink()
+    own_epochs.path.parent.rename(own_epochs.path.parent.with_name("elsewhere"))
+    own_epochs.path.parent.write_text("where its folder was")
+    services.revoke(key, reason=Reason.DELETED_BY_OWNER)
+    key.refresh_from_db()
+    assert key.revoked_at
+    assert "none can be made" in caplog.text
 
 
 def test_who_has_no_lane_makes_no_table(issue, own_epochs, settings):

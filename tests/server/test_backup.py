@@ -203,8 +203,14 @@ def test_what_was_deleted_since_the_backup_stays_dead(place: Place, postgresql: 
         assert "Stop the platform" in place.refused(path)
         assert code(platform, since) == "VALID"
 
+    # The table itself is taken away at the end.
+    (table,) = place.folder.glob("*epochs*")
+    linked = place.folder / "linked"
+    linked.hardlink_to(table)
+    before = linked.read_bytes()
     said = place.restore(path)
     assert "accounts deleted: 1" in said
+    assert linked.read_bytes() == before, "nobody is told of what happened beside the database"
     with place.running() as platform:
         assert [code(platform, key) for key in [lives, dies, bob.keys[0], since]] == [
             "VALID",

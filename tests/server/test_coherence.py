@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -228,12 +228,14 @@ def test_nobody_is_let_in_once_it_has_expired(hammered: Platform) -> None:
     """Nobody says so then: the deadline is in what is remembered."""
     with other(hammered) as process:
         for number in range(ROUNDS):
-            made = process("make", f"expires-{number}@example.org", 1.0)
-            done = time.monotonic() + made["ends"] - time.time()
+            made = process("make", f"expires-{number}@example.org", 2.0)
+            # In this order: who is held up in between takes it for a little later.
+            done = made["ends"] - time.time() + time.monotonic()
             with hammering(hammered, made["token"]) as asked:
                 time.sleep(max(done - time.monotonic(), 0) + 0.15)
             assert 200 in {status for began, status in asked if began < done}
             late = {status for began, status in asked if began > done}
+            assert late, "somebody asked after it was over"
             assert late == {401}
 
 
@@ -251,7 +253,12 @@ def test_what_answers_is_what_is_remembered(hammered: Platform) -> None:
 
     assert [statuses(headers) for headers in ways] == [{200}, {200}]
     revoke_by_hand(hammered, made["key"])
-    assert all(200 in statuses(headers) for headers in ways)
+    after = [statuses(headers) for headers in ways]
+    if "DATABASE_URL" in hammered.environment:
+        # A machine that was not heard for a moment asks the database.
+        assert all(200 in seen for seen in after)
+    else:
+        assert after == [{200}, {200}]
 
 
 def revoke_by_hand(platform: Platform, key: str) -> None:
@@ -259,11 +266,12 @@ def revoke_by_hand(platform: Platform, key: str) -> None:
         with psycopg.connect(address) as database:
             # No triggers, which would tell of it.
             database.execute("SET session_replication_role = replica")
-            database.execute(
+            changed = database.execute(
                 "UPDATE apikeys_apikey SET revoked_at = now(), revoked_reason = 'staff'"
                 " WHERE id = %s",
                 [key],
             )
+            assert changed.rowcount == 1
         return
     path = Path(platform.environment["VAR_DIR"]) / "platform.sqlite3"
     with closing(sqlite3.connect(path)) as database, database:
@@ -275,12 +283,14 @@ def revoke_by_hand(platform: Platform, key: str) -> None:
         assert changed.rowcount == 1
 
 
+@pytest.mark.parametrize("who", ["who had it open", "who comes afterwards"])
 @pytest.mark.parametrize("how", ["deleted", "moved"])
 def test_nobody_is_let_in_by_a_table_that_others_do_not_find(
-    how: str, fresh_folder: Folder, database: Variables
+    how: str, who: str, fresh_folder: Folder, database: Variables
 ) -> None:
-    with serving(fresh_folder(), WORKERS="2", **database) as running, other(running) as process:
-        made = process("make", f"{how}@example.org")
+    with serving(fresh_folder(), WORKERS="2", **database) as running, ExitStack() as stack:
+        process = stack.enter_context(other(running))
+        made = process("make", "hammered@example.org")
         with hammering(running, made["token"]) as asked:
             wait_until_warm(asked)
             table = table_of(running)
@@ -289,6 +299,8 @@ def test_nobody_is_let_in_by_a_table_that_others_do_not_find(
                 table.with_name("older").unlink()
             # So often a worker looks for it, and some more.
             time.sleep(0.2)
+            if who == "who comes afterwards":
+                process = stack.enter_context(other(running))
             assert process("end", "revoked", made["key"]) == {}
             done = time.monotonic()
             time.sleep(0.15)

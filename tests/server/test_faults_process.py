@@ -127,12 +127,15 @@ def test_workers_that_died_lose_the_uses_that_were_not_written_yet_and_no_others
 
     def written() -> int:
         count = (
-            "from apikeys.models import DailyUse\n"
-            "uses = DailyUse.objects.filter(key=given['key'])\n"
-            "answer = sum(uses.values_list('calls', flat=True))"
+            "from apikeys.models import DailyUse, HourlyUse\n"
+            "answer = [\n"
+            "    sum(kind.objects.filter(key=given['key']).values_list('calls', flat=True))\n"
+            "    for kind in (DailyUse, HourlyUse)\n"
+            "]"
         )
-        told: int = shell(running, count, key=key.id)
-        return told
+        by_day, by_hour = shell(running, count, key=key.id)
+        assert by_day == by_hour
+        return int(by_day)
 
     wait_until_they_may_die(running)
     assert [validate(running, key.token).status for _ in range(20)] == [200] * 20
@@ -142,7 +145,10 @@ def test_workers_that_died_lose_the_uses_that_were_not_written_yet_and_no_others
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     assert until(lambda: is_whole(running, without=before), seconds=60)
-    assert 20 <= written() <= 25
+    kept = written()
+    assert 20 <= kept <= 25
+    assert [told_patiently(running, key.token) for _ in range(5)] == [200] * 5
+    assert until(lambda: written() == kept + 5)
 
 
 def wait_until_they_may_die(running: Platform) -> None:
