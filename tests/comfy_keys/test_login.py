@@ -3,7 +3,7 @@
 import re
 import signal
 import stat
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from comfy_keys import Client
@@ -180,11 +180,12 @@ def test_plain_http_to_another_machine_is_warned_of(running, machine):
 
 
 def test_check_says_whose_a_good_key_is(running, alice, machine):
+    in_an_hour = datetime.now(UTC) + timedelta(hours=1)
     token = issue(running, alice.email, name="till later", seconds=3600, scopes=["proxy:*"])
     told = machine.run("check", "--url", running.url, COMFY_API_KEY=token)
     assert told.returncode == 0
     assert told.stdout.startswith(f"Good: till later ({token[:20]}…) of ")
-    assert f"<{alice.email}>, for proxy:*, until {datetime.now(UTC):%Y-%m-%d}" in told.stdout
+    assert f"<{alice.email}>, for proxy:*, until {in_an_hour:%Y-%m-%d}" in told.stdout
     assert token[20:] not in told.stdout + told.stderr
 
 

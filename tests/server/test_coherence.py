@@ -290,7 +290,7 @@ def test_nobody_is_let_in_by_a_table_that_others_do_not_find(
 ) -> None:
     with serving(fresh_folder(), WORKERS="2", **database) as running, ExitStack() as stack:
         process = stack.enter_context(other(running))
-        made = process("make", "hammered@example.org")
+        made = process("make", f"{how}-{who.replace(' ', '-')}@example.org")
         with hammering(running, made["token"]) as asked:
             wait_until_warm(asked)
             table = table_of(running)
