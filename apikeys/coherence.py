@@ -41,8 +41,8 @@ def epochs() -> Epochs | None:
 def _tables() -> list[Epochs]:
     """Those that somebody may look at: this process's own, and the one that is found now.
 
-    The latter is another one where it was replaced meanwhile, or where there is no lane here. None:
-    nobody finds any, so nobody believes any. Raises OSError if one is there that can't be opened.
+    The latter is another one where it was replaced meanwhile, or where there is no lane here. Empty
+    where nobody finds any, so nobody believes any. Raises OSError if one can't be opened.
     """
     own = epochs()
     if own is not None and own.is_there():
