@@ -68,7 +68,11 @@ def test_any_digits_in_the_right_shape_are_refused_without_an_exception(digits):
     assert tokens.parse(f"comfyui-{digits}", tag_keys=[KEY]) in Refusal
 
 
-@pytest.mark.parametrize("show", [repr, str, "{}".format, "{!r}".format], ids=str)
+@pytest.mark.parametrize(
+    "show",
+    [repr, str, "{}".format, "{!r}".format],
+    ids=["repr", "str", "format", "format of its repr"],
+)
 def test_showing_a_token_shows_no_secret(show):
     token = tokens.make(tag_key=KEY)
     shown = show(token)
