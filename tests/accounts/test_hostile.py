@@ -2622,7 +2622,7 @@ def test_a_million_letters_are_refused_or_taken_and_break_nothing(alice, of):
     much, million, browser = of * 100_000, of * (1_000_000 // len(of.encode())), Client()
     add_app(alice)
     hers = signed_in_browser(alice, ago=timedelta())
-    began = time.monotonic()
+    began = time.thread_time()
     ask_for_code(browser)
     answers = [
         log_in(Client(), password=million),
@@ -2646,8 +2646,8 @@ def test_a_million_letters_are_refused_or_taken_and_break_nothing(alice, of):
         Client().post("/language", {"language": much, "next": much}),
     ]
     assert {answer.status_code for answer in answers} <= {200, 302, 400, 404, 413, 429}
-    # What is quadratic takes minutes.
-    assert time.monotonic() - began < 10
+    # What is quadratic takes minutes of work, not of waiting for a busy machine.
+    assert time.thread_time() - began < 10
     alice.refresh_from_db()
     assert (alice.name, alice.email) == ("Alice", "alice@example.org")
 
@@ -2665,12 +2665,12 @@ def test_a_long_next_leads_nowhere_and_breaks_nothing(alice, length):
 
 
 def test_a_browsers_name_of_any_length_holds_nobody_up(alice):
-    began = time.monotonic()
+    began = time.thread_time()
     for agent in ("Mozilla/5.0 " * 5_000, "a" * 60_000):
         client = Client(headers={"user-agent": agent})
         assert log_in(client).status_code == 302
         assert client.get("/account/sessions").status_code == 200
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
 
 
 # --- Pages that must not be framed, and secrets that must not be read ------------------------
