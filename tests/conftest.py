@@ -1,5 +1,6 @@
 """The cast: alice owns, mallory must not, sam is staff. And how they come to their keys."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -100,6 +101,21 @@ def _nothing_left_over(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
         cache.clear()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On another database than the default one, runs what asks it: the rest was run without."""
+    if "TEST_DATABASE_URL" not in os.environ:
+        return
+    without = [item for item in items if not _asks_database(item)]
+    items[:] = [item for item in items if _asks_database(item)]
+    config.hook.pytest_deselected(items=without)
+
+
+def _asks_database(item: pytest.Item) -> bool:
+    # `client`: see _nothing_left_over. pytest-django lets nobody else at the database.
+    fixtures = {"django_db_setup", "client"} & set(getattr(item, "fixturenames", []))
+    return bool(fixtures) or item.get_closest_marker("django_db") is not None
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
     """pytest-django's database, and the cache table that `make run` makes."""
@@ -112,5 +128,5 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The address of a real PostgreSQL of the tests' own."""
-    with postgres.running() as url:
-        yield url
+    with postgres.running() as server:
+        yield server.get_uri()

@@ -35,6 +35,9 @@ from oauth.models import Site
 from outbox.models import Mail
 from tests.conftest import PASSWORD
 
+# One process has all of them: the tables are filled once.
+pytestmark = pytest.mark.xdist_group("at scale")
+
 # As many accounts, keys, events … as tell reading all from reading some.
 MANY = 20_000
 # How far a list counts in these tests, and how far it leads.
@@ -260,6 +263,10 @@ def spread(number: int) -> str:
 def crowd(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
     """MANY of everything, over twenty years, for this file's tests alone."""
     with django_db_blocker.unblock(), transaction.atomic():
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                # Rows are made in between for longer than anybody else's transaction may idle.
+                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         _fill()
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
