@@ -61,9 +61,11 @@ def _measure(name: str, server: Server, keys: list[str]) -> None:
         meanwhile = pool.submit(lambda: list(_ask(server, _until(done, known))))
         shared = _Shared(others)
         asking = [pool.submit(lambda: list(_ask(server, shared))) for _ in range(CONNECTIONS)]
-        first = [took for one in asking for took in one.result()]
-        seconds = time.monotonic() - started
-        done.set()
+        try:
+            first = [took for one in asking for took in one.result()]
+            seconds = time.monotonic() - started
+        finally:
+            done.set()
     memory = server.memory() / 2**20
     print(f"{name}: {len(first)} keys in {seconds:.1f} s; workers {memory:.0f} MiB together")
     _print("first answers", first)
