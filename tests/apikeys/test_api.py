@@ -192,7 +192,8 @@ def test_pages_with_sessions_are_for_our_own_origin(alice, signed_in):
 
 
 def test_plain_options_needs_no_key(client, db):
-    assert client.options("/customers").status_code == 204
+    answer = client.options("/customers")
+    assert (answer.status_code, answer["Allow"]) == (204, "POST, OPTIONS")
 
 
 # --- One's keys -------------------------------------------------------------------------------
@@ -423,7 +424,14 @@ def test_a_key_in_the_address_is_400_even_beside_a_good_one(client, plaintext, q
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "TRACE", "FOO"])
 def test_other_methods_are_405_in_the_contracts_shape(client, db, method):
-    refused(client.generic(method, VALIDATE), 405)
+    answer = client.generic(method, VALIDATE)
+    refused(answer, 405)
+    assert answer["Allow"] == "POST, OPTIONS"
+
+
+def test_whoever_does_not_ask_which_methods_there_are_is_not_told(client, plaintext):
+    for key in [plaintext, "none"]:
+        assert "Allow" not in client.post(VALIDATE, headers={"X-API-Key": key})
 
 
 # --- A store that can't answer ----------------------------------------------------------------
