@@ -10,7 +10,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
 # One process for each processor. Those that start servers have the machine to themselves instead.
-SIDE_BY_SIDE := --numprocesses auto --dist loadgroup -m 'not browser and not server'
+SIDE_BY_SIDE := --numprocesses auto --dist loadfile -m 'not browser and not server'
 
 .PHONY: help run staff backup restore test check lock audit licences sbom messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts clean
 

@@ -35,9 +35,6 @@ from oauth.models import Site
 from outbox.models import Mail
 from tests.conftest import PASSWORD
 
-# One process has all of them: the tables are filled once.
-pytestmark = pytest.mark.xdist_group("at scale")
-
 # As many accounts, keys, events … as tell reading all from reading some.
 MANY = 20_000
 # How far a list counts in these tests, and how far it leads.
