@@ -90,7 +90,7 @@ bench:
 	@scripts/bench-tools
 	@$(PYTHON) -m bench.run
 
-# A table of ten million keys: some minutes to fill, some gigabytes in the temporary folder.
+# A table of ten million keys: half an hour to fill, some gigabytes in the temporary folder.
 bench-10m:
 	@$(MAKE) --no-print-directory bench BENCH_ROWS='floor-wsgi,growth-*' BENCH_SIZES=1000,10000000
 
