@@ -188,7 +188,7 @@ class FastLane:
         keyed.update(token.encode("latin-1"))
         digest = keyed.digest()
         host, scheme = environ.get("HTTP_HOST"), environ["wsgi.url_scheme"]
-        variant = (method, path, query, host, scheme, "HTTP_ORIGIN" in environ)
+        variant = (method, path, query, host, scheme, not environ.get("HTTP_ORIGIN"))
         verdict = self._young.get(digest) or self._from_old(digest)
         now = time.time()
         if (

@@ -269,6 +269,13 @@ HEADERS = st.dictionaries(
 )
 
 
+def test_a_page_that_says_no_origin_is_none(presented, django, lane):
+    key = {"HTTP_X_API_KEY": presented["valid"]}
+    for origin in ["http://a.example", "", "http://a.example"]:
+        environ = request("POST", "/customers", b"", **key, HTTP_ORIGIN=origin)
+        assert say(lane, twin(environ)) == say(django, twin(environ))
+
+
 @hypothesis_settings(
     max_examples=150,
     deadline=None,
