@@ -1,7 +1,8 @@
-# Two commands matter: `make run` and `make test`. Both start from nothing and do no work twice.
+# `make run` and `make test` are the two that matter. Both start from nothing and do no work twice.
 #
 # HOST, PORT, DATABASE_URL, PUBLIC_URL, TLS … come from the environment or from make's own command
-# line: `make run PORT=9000 TLS=1`. README.md lists them.
+# line: `make run PORT=9000 TLS=1`. README.md lists them. `make help` prints each target below with
+# the text after its `##`.
 
 .DEFAULT_GOAL := help
 export
@@ -9,108 +10,127 @@ export
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
-# One process for each processor. Those that start servers have the machine to themselves instead.
-SIDE_BY_SIDE := --numprocesses auto --dist loadfile -m 'not browser and not server'
+.PHONY: help run dev staff backup restore test test-fast coverage mutants coherence behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts clean
 
-.PHONY: help run staff backup restore test check lock audit licences sbom messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts clean
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-help:
-	@echo 'make run     serve the platform on http://127.0.0.1:8000 (PORT=, HOST=, TLS=1)'
-	@echo 'make staff   make a staff account (asks, or takes EMAIL= and PASSWORD=; ROLE=support,'
-	@echo '             security or administrator for one that may not do everything)'
-	@echo 'make backup  back the database up while it is in use (TO=file or folder)'
-	@echo 'make restore FROM=backup  put it back; TOMBSTONES="a b" in a fleet (docs/runbook.md)'
-	@echo 'make test    run every test: units, PostgreSQL, browser, real ComfyUI clients'
-	@echo 'make check   lint, types, architecture, deployment checks'
-	@echo 'make bench   measure beside peers and floors (BENCH_SECONDS=, BENCH_ROUNDS=, BENCH_ROWS=)'
-	@echo 'make bench-propagation  measure how soon machines hear of each other'
-	@echo 'make lock    resolve requirements/*.txt anew'
-	@echo 'make sbom    docs/licences.md and docs/sbom.json (CycloneDX), from what is locked'
-	@echo 'make audit   ask for known vulnerabilities in what is locked (needs the internet)'
-	@echo 'make messages  gather what is to be translated, and compile what is (needs gettext)'
-
-run:
+run: ## serve the platform on http://127.0.0.1:8000 (PORT=, HOST=, TLS=1)
 	@scripts/install runtime
-	@exec $(PYTHON) -m config.serve
+	@exec $(PYTHON) manage.py serve
 
-staff:
+# Its database and secrets are apart from those of `make run`. All settings can be set as there.
+dev: export DEBUG := 1
+dev: export PYTHONUNBUFFERED := 1
+dev: export VAR_DIR := $(or $(VAR_DIR),var/dev)
+dev: ## serve with reload and DEBUG on, for development (PORT=; files in var/dev)
+	@scripts/install test
+	@mkdir -p -m 700 var
+	@$(PYTHON) -m server.migrate
+	@exec $(PYTHON) manage.py runserver "$(or $(HOST),127.0.0.1):$(or $(PORT),8000)"
+
+staff: ## create a staff account (asks, or EMAIL= PASSWORD= ROLE=support|security|administrator)
 	@scripts/install runtime
-	@$(PYTHON) manage.py migrate --verbosity 0
+	@$(PYTHON) -m server.migrate
 	@$(PYTHON) manage.py make_staff
 
-backup:
+backup: ## back up the database while it is in use (TO=file or folder)
 	@scripts/install runtime
 	@$(PYTHON) manage.py backup $(if $(TO),--to '$(TO)')
 
-restore:
-	@test -n '$(FROM)' || { echo 'Say which: make restore FROM=var/backups/….zip' >&2; exit 2; }
+restore: ## restore a backup: FROM=backup, with TOMBSTONES="a b" for a cluster (docs/runbook.md)
+	@test -n '$(FROM)' || { echo 'Name the backup: make restore FROM=var/backups/….zip' >&2; exit 2; }
 	@scripts/install runtime
 	@$(PYTHON) manage.py restore '$(FROM)' $(foreach file,$(TOMBSTONES),--tombstones '$(file)') \
-		$(if $(WITHOUT_PEPPER),--without-pepper) $(if $(WITHOUT_TOMBSTONES),--without-tombstones)
+		$(if $(WITHOUT_PEPPER),--without-pepper) $(if $(WITHOUT_TOMBSTONES),--without-tombstones) \
+		$(if $(WITHOUT_SECRET_KEY),--without-secret-key)
 
-test:
+test: ## run every test: units, PostgreSQL, browser, real ComfyUI clients
 	@scripts/install test
-	@mkdir -p var
+	@mkdir -p -m 700 var
 	@scripts/valkey >/dev/null
+	@scripts/pgbouncer >/dev/null
 	@scripts/gateways >/dev/null
+	@scripts/node >/dev/null
 	@scripts/clients
-	@$(PYTHON) -m pytest $(SIDE_BY_SIDE)
-	@$(PYTHON) -m tests.postgres $(PYTHON) -m pytest $(SIDE_BY_SIDE)
-	@CHROMIUM=$$(scripts/chromium) && export CHROMIUM && $(PYTHON) -m pytest -m 'browser or server'
+	@scripts/test
 
-check:
+test-fast: ## run the tests that need no server and no browser, on SQLite
+	@scripts/install test
+	@scripts/test fast
+
+coverage: ## run every test and print the branch coverage
+	@scripts/install test
+	@scripts/test coverage
+
+mutants: ## change the code in one place at a time, and count what the tests notice (hours)
+	@scripts/install test
+	@scripts/install mutants
+	@unset PYTHONDONTWRITEBYTECODE && $(PYTHON) -m scripts.mutants
+
+coherence: ## revoke keys under load, a thousand rounds of each way (hours; COHERENCE_ROUNDS=)
+	@scripts/install test
+	@COHERENCE_ROUNDS="$${COHERENCE_ROUNDS:-1000}" $(PYTHON) -m tests.postgres --not-durable \
+		$(PYTHON) -m pytest tests/live/test_coherence.py
+
+behaviours: ## list the behaviours that the tests hold, by folder
+	@python3 scripts/behaviours.py
+
+check: ## lint, types, architecture, words, deployment checks
 	@scripts/install test
 	@scripts/check
 
-lock:
+lock: ## resolve requirements/*.txt again
 	@scripts/install test
 	@scripts/lock
 
-# Needs the internet: asks an advisory database about all that is locked.
-audit:
+audit: ## look up known vulnerabilities of the locked packages (needs the internet)
 	@scripts/install runtime
 	@scripts/audit vulnerabilities
 
-# Both are committed, and have to follow requirements/runtime.txt.
-licences:
+# Both files are committed. Write them again whenever requirements/runtime.txt changes.
+licences: ## write docs/licences.md from the locked packages
 	@scripts/install runtime
 	@scripts/audit licences
 
-sbom: licences
+sbom: licences ## write docs/licences.md and docs/sbom.json (CycloneDX) from the locked packages
 	@scripts/audit sbom
 
-messages:
+settings-doc: ## write docs/settings.md from the settings
+	@scripts/install runtime
+	@$(PYTHON) scripts/settings_doc.py
+
+messages: ## collect the strings to translate and compile the catalogs (needs gettext)
 	@scripts/install test
 	@$(PYTHON) manage.py makemessages --all --no-location --no-wrap --no-obsolete \
 		--ignore '.*' --ignore tests --ignore var --ignore docs --ignore bench
 	@$(PYTHON) manage.py compilemessages --ignore '.*'
 
-bench:
+bench: ## measure beside peers and floors (BENCH_SECONDS=, BENCH_ROUNDS=, BENCH_ROWS=)
 	@scripts/install bench
 	@scripts/bench-tools
 	@$(PYTHON) -m bench.run
 
-# A table of ten million keys: half an hour to fill, some gigabytes in the temporary folder.
-bench-10m:
+bench-10m: ## the same with a table of ten million keys (half an hour, some gigabytes)
 	@$(MAKE) --no-print-directory bench BENCH_ROWS='floor-wsgi,growth-*' BENCH_SIZES=1000,10000000
 
-bench-soak:
+bench-soak: ## measure memory over a long run
 	@scripts/install bench
 	@scripts/bench-tools
 	@$(PYTHON) -m bench.soak
 
-bench-warm:
+bench-warm: ## measure the first requests after a restart
 	@scripts/install bench
 	@scripts/bench-tools
 	@$(PYTHON) -m bench.warm
 
-bench-propagation:
+bench-propagation: ## measure how soon a change reaches the other hosts
 	@scripts/install bench
 	@$(PYTHON) -m bench.propagation
 
-bench-verdicts:
+bench-verdicts: ## measure the memory of the cached responses
 	@scripts/install bench
 	@$(PYTHON) -m bench.verdicts
 
-clean:
+clean: ## delete .venv and the caches of the tools
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

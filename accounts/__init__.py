@@ -1,1 +1,1 @@
-"""People: accounts, and how one signs in to them."""
+"""Accounts: user model, log-in, MFA, sessions and account pages."""

@@ -1,4 +1,4 @@
-"""Where django-allauth asks us: which addresses are ours, who has to prove what, how mails go."""
+"""django-allauth's account adapter: log-in, emails, reauthentication and mails."""
 
 import logging
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 from allauth.account import app_settings
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.authentication import get_authentication_records
-from allauth.account.internal.flows.login import record_authentication
-from allauth.account.internal.stagekit import clear_login
 from allauth.account.models import EmailAddress
 from allauth.account.signals import authentication_step_completed, email_confirmed
+from allauth.core import ratelimit
 from allauth.core.exceptions import ImmediateHttpResponse, ReauthenticationRequired
 from django.conf import settings
 from django.contrib import messages
+from django.contrib.auth import HASH_SESSION_KEY
 from django.core.exceptions import ValidationError
-from django.db import Error as StoreError
+from django.db import Error as DatabaseError
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -24,8 +24,10 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from accounts import devices, events, factors, mail, reauthentication, services, social
+from accounts import audit_receivers, device_tracking, mail, mfa, reauthentication, services, social
 from accounts.models import User
+from core.private_names.allauth import clear_login, record_authentication
+from core.validators import reject_api_key
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +39,16 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             "The email address or the password is not right. "
             "If you have no account yet, sign up first."
         ),
-        # Reached only where no mail server can prove an address (docs/security.md).
+        # Shown only without a mail server to verify emails (docs/security.md).
         "email_taken": _(
             "This address can't be used for a new account. If it is yours, log in instead."
         ),
     }
 
     def is_safe_url(self, url: str | None) -> bool:
-        """Whether `next` may lead there: our own pages on this very origin, nothing else.
+        """Return whether `next` may redirect to `url`: only to this origin.
 
-        allauth's own answer includes every host in ALLOWED_HOSTS, on whatever port.
+        allauth's implementation allows every host in ALLOWED_HOSTS, on any port.
         """
         return url_has_allowed_host_and_scheme(
             url, allowed_hosts={self.request.get_host()}, require_https=self.request.is_secure()
@@ -55,9 +57,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def clean_email(self, email: str) -> str:
         if len(email) > app_settings.EMAIL_MAX_LENGTH:
             raise ValidationError(_("This address is too long to be kept."), code="max_length")
+        reject_api_key(email)
         if not email.isascii():
-            # Letters of other scripts look like Latin ones: two addresses that nobody could tell
-            # apart. The same domain can be written without them (RFC 5891).
+            # Homographs of Latin letters would make two emails look alike. Domains have an ASCII
+            # form (RFC 5891).
             raise ValidationError(
                 _("Write this address in Latin letters; a domain in its form that begins xn--."),
                 code="not_ascii",
@@ -65,19 +68,53 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return email
 
     def _get_login_attempts_cache_key(self, request: HttpRequest, **credentials: Any) -> str:
-        # allauth counts per host name; another port in the Host header would start anew.
+        # allauth's key includes the host, so that another port in the Host header would reset it.
         return str(credentials.get("email", "")).lower()
 
+    def pre_authenticate(self, request: HttpRequest, **credentials: Any) -> None:
+        """Count an attempt at a password, separately for a browser that has logged in before.
+
+        Otherwise an attacker's guesses, at the account or from the same network, would lock out
+        its owner.
+        """
+        email = str(credentials.get("email", ""))
+        self._device_limit_key = device_tracking.rate_limit_key_by_email(request, email)
+        if self._device_limit_key is None:
+            super().pre_authenticate(request, **credentials)
+        elif not ratelimit.consume(request, action="known_device", key=self._device_limit_key):
+            raise self.validation_error("too_many_login_attempts")
+
+    def authenticate(self, request: HttpRequest, **credentials: Any) -> User | None:
+        user: User | None = super().authenticate(request, **credentials)
+        if user is None:
+            return None
+        if self._device_limit_key is not None:
+            ratelimit.clear(request, action="known_device", key=self._device_limit_key)
+        password = credentials["password"]
+        if user.has_password_as_typed(password):
+            user.set_password(password)
+            user.save(update_fields=["password"])
+        return user
+
+    def reauthenticate(self, user: User, password: str) -> bool:
+        is_right: bool = super().reauthenticate(user, password)
+        if is_right:
+            # Checking the password may have upgraded its hash. Django ends sessions that hold the
+            # digest of another hash.
+            user.refresh_from_db(fields=["password"])
+            self.request.session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+        return is_right
+
     def new_user(self, request: HttpRequest) -> User:
-        # Whoever signs up reads this page: mails come in its language.
-        return User(language=translation.get_language() or "")
+        # `language` is set only by a choice of the user.
+        return User(browser_language=translation.get_language() or "")
 
     def can_delete_email(self, email_address: EmailAddress) -> bool:
-        """The account's own address stays until another one is confirmed."""
+        """Return whether the email is not the account's current one."""
         return bool(email_address.email != email_address.user.email)
 
     def set_password(self, user: User, password: str) -> None:
-        """Whoever knew the old one, or got in by it, is out."""
+        """Set the password and end all other sessions."""
         super().set_password(user, password)
         services.end_sessions(user, besides=self.request.session.session_key)
 
@@ -85,27 +122,28 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         response: HttpResponse = super().post_login(request, user, **kwargs)
         is_new = kwargs.get("signup", False)
         if is_new and not get_authentication_records(request, user):
-            # allauth notes how one logs in, not that one has just signed up.
+            # allauth records log-ins, but not a sign-up.
             record_authentication(request, user, method="signup")
-        events.signed_in(request, user)
-        devices.greet(request, user, is_new_account=is_new)
-        social.connect_waiting(request, user)
+        audit_receivers.record_login(request, user)
+        _store_browser_language(request, user)
+        device_tracking.notify_new_device(request, user, is_new_account=is_new)
+        social.connect_pending_login(request, user)
         return response
 
     def respond_user_inactive(self, request: HttpRequest, user: User) -> HttpResponse:
-        events.refused(request, user, why="disabled")
+        audit_receivers.record_login_failure(request, user, reason="disabled")
         response: HttpResponse = super().respond_user_inactive(request, user)
         return response
 
     def get_login_stages(self) -> list[str]:
-        ours = {"allauth.mfa.stages.AuthenticateStage": "accounts.factors.SecondFactorStage"}
+        ours = {"allauth.mfa.stages.AuthenticateStage": "accounts.mfa.SecondFactorStage"}
         return [ours.get(stage, stage) for stage in super().get_login_stages()]
 
     def is_reauthentication_required(self, *, app: str, **kwargs: Any) -> bool:
-        """Asks by our own rule, and never returns True: what follows there would not ask everybody.
+        """Return False if the log-in is fresh, else raise an exception that redirects to the form.
 
-        A form that was sent is not parked with the cookies that came along: its page is opened
-        again afterwards.
+        Returning True would let allauth skip users with a social login, and store a POST with its
+        cookies in the session. Here, the page is opened again afterwards.
         """
         if reauthentication.is_fresh(self.request):
             return False
@@ -114,20 +152,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         raise ReauthenticationRequired
 
     def get_reauthentication_methods(self, user: Any) -> list[dict[str, Any]]:
-        """Every way that `user` has of showing who they are; the first is the page of them all."""
+        """Return the reauthentication methods of `user`, first the page that lists them."""
         if not user.is_authenticated:
             return []
-        words = {
-            "mfa_reauthenticate": gettext("Use your authenticator app"),
-            "mfa_reauthenticate:webauthn": gettext("Use a passkey"),
-        }
-        ways = [
-            {**way, "description": words[way["id"]]}
-            for way in super().get_reauthentication_methods(user)
-            if way["id"] in words
-            and (not way["id"].endswith("webauthn") or factors.may_use_passkeys(self.request))
-        ]
-        hub = {
+        list_page = {
             "id": "reauthenticate",
             "description": gettext("Password"),
             "url": reverse("account_reauthenticate"),
@@ -137,19 +165,48 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             "description": gettext("Email me a code"),
             "url": reverse("reauthenticate_by_mail"),
         }
-        may_mail = settings.HAS_MAIL_SERVER and services.has_proved_address(user)
-        return [hub, *ways, *([by_mail] if may_mail else [])]
+        may_mail = settings.HAS_MAIL_SERVER and services.has_verified_email(user)
+        factors = self._factor_methods(user, super().get_reauthentication_methods(user))
+        return [list_page, *factors, *([by_mail] if may_mail else [])]
+
+    def _factor_methods(self, user: User, methods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return those of allauth's `methods` that use a factor, with our descriptions."""
+        has_app = "totp" in mfa.types(user)
+        labels = {
+            "mfa_reauthenticate": gettext("Use your authenticator app")
+            if has_app
+            else gettext("Use a recovery code"),
+            "mfa_reauthenticate:webauthn": gettext("Use a passkey"),
+        }
+        return [
+            {**method, "description": labels[method["id"]]}
+            for method in methods
+            if method["id"] in labels
+            and (not method["id"].endswith("webauthn") or mfa.may_use_passkeys(self.request))
+        ]
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
-        """Sends a mail whose every address is by PUBLIC_URL: a forged Host must not steer it."""
-        asked = self.request.build_absolute_uri("/").rstrip("/")
-        ours = {
-            name: f"{settings.PUBLIC_URL}{value.removeprefix(asked)}"
-            if isinstance(value, str) and value.startswith(asked)
+        self._send(template_prefix, email, context, self._mail_reason(template_prefix, email))
+
+    def _send(
+        self, template_prefix: str, email: str, context: dict[str, Any], reason: mail.MailReason
+    ) -> None:
+        """Send a mail with all URLs below PUBLIC_URL, since the Host header can be forged."""
+        origin = self.request.build_absolute_uri("/").rstrip("/")
+        context = {
+            name: f"{settings.PUBLIC_URL}{value.removeprefix(origin)}"
+            if isinstance(value, str) and value.startswith(origin)
             else value
             for name, value in context.items()
         }
-        mail.send(template_prefix, email, ours)
+        mail.send(template_prefix, email, context, reason=reason)
+
+    def _mail_reason(self, template_prefix: str, email: str) -> mail.MailReason:
+        if template_prefix == "account/email/unknown_account":
+            return mail.MailReason.UNKNOWN_RECIPIENT
+        user = self.request.user
+        is_owner = user.is_authenticated and user.email == email.lower()
+        return mail.MailReason.OWNER if is_owner else mail.MailReason.REQUEST
 
     def send_notification_mail(
         self,
@@ -159,37 +216,47 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         email: str | None = None,
     ) -> None:
         agent = self.request.headers.get("User-Agent", "")
-        told = {
+        context_with_device = {
             "ip": self.get_client_ip(self.request),
-            "device": devices.described(agent),
+            "device": device_tracking.describe_lazy(agent),
             "timestamp": timezone.now(),
             "user": user,
             **(context or {}),
         }
+        is_owner = self.request.user.is_authenticated and self.request.user.pk == user.pk
+        reason = mail.MailReason.OWNER if is_owner else mail.MailReason.SECURITY
         try:
-            self.send_mail(template_prefix, email or user.email, told)
-        except (OSError, StoreError):
-            # What it tells of has been done: a mail that can't be sent does not undo it.
+            self._send(template_prefix, email or user.email, context_with_device, reason)
+        except (OSError, DatabaseError):
+            # The notified change is done, and a failed mail must not undo it.
             logger.exception("A notice could not be sent (%s).", template_prefix)
 
 
+def _store_browser_language(request: HttpRequest, user: User) -> None:
+    """Store the browser's language, for mails to accounts without a chosen language."""
+    language = translation.get_language_from_request(request)
+    if user.browser_language != language:
+        user.browser_language = language
+        user.save(update_fields=["browser_language"])
+
+
 @receiver(email_confirmed)
-def shut_out_whoever_began_it(
+def remove_unverified_login_methods(
     sender: Any, *, request: HttpRequest, email_address: EmailAddress, **_: Any
 ) -> None:
-    """A mailbox's owner is here for the first time, by a mailed code.
+    """Remove password and logins when an email code verifies an account's email.
 
-    Somebody signed up with this address. They may not be the same person.
+    The account may have been created by someone other than the owner of the mailbox.
     """
     user = email_address.user
     others = EmailAddress.objects.filter(user=user, verified=True).exclude(pk=email_address.pk)
-    came_by_code = any(
+    used_code = any(
         record["method"] == "code" for record in get_authentication_records(request, user)
     )
-    if not came_by_code or others.exists():
+    if not used_code or others.exists():
         return
-    services.disown_password(user)
-    services.shut_out_others(user)
+    services.make_password_unusable(user)
+    services.remove_login_methods(user)
     messages.warning(
         request,
         gettext(
@@ -201,10 +268,10 @@ def shut_out_whoever_began_it(
 
 
 @receiver(authentication_step_completed)
-def refuse_codes_of_former_addresses(
+def refuse_code_for_former_email(
     sender: Any, *, request: HttpRequest, user: User, method: str, email: str = "", **_: Any
 ) -> None:
-    """A code to log in is good for the address that the account has now."""
+    """Refuse a login code that was sent to a former email of the account."""
     if method == "code" and email and email.lower() != user.email:
         clear_login(request)
         messages.error(request, gettext("This code is not good any more. Ask for a new one."))

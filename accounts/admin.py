@@ -1,6 +1,6 @@
-"""Accounts, for staff."""
+"""Staff pages for accounts, emails and the clients of social log-in providers."""
 
-from typing import Any, cast
+from typing import Any
 
 from allauth.account.admin import EmailAddressAdmin as AllauthEmailAddressAdmin
 from allauth.account.models import EmailAddress
@@ -23,21 +23,22 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import services
 from accounts.models import User
+from accounts.requests import current_user
 from audit.models import Via
-from audit.trail import actor
-from config.modeladmins import LongList, shown_digits
-from config.text import fold
+from audit.services import actor
+from core.admin_mixins import LargeTableAdmin, public_id_prefix
+from core.text import fold
 
-# allauth's own pages for these show providers' secrets and people's, let staff attach anybody's
-# Google or GitHub identity to an account, or search by a field that our accounts have not.
+# allauth's pages for these show secrets of providers and users, let staff connect any Google or
+# GitHub identity to an account, or search by a field that this user model lacks.
 for model in [Authenticator, SocialAccount, SocialApp, SocialToken, UserSession]:
     admin.site.unregister(model)
-# And this one searches by reading every row; it gets a list of ours, below.
+# Its search reads every row. EmailAddressAdmin below replaces it.
 admin.site.unregister(EmailAddress)
 
 
 class ProviderForm(forms.ModelForm[SocialApp]):
-    """A provider's client. Its secret goes in, and never comes out again."""
+    """An OAuth client at a provider. Its secret is write-only."""
 
     provider = forms.ChoiceField(
         label=_("provider"), choices=[("google", "Google"), ("github", "GitHub")]
@@ -80,13 +81,13 @@ class ProviderAdmin(admin.ModelAdmin[SocialApp]):
 
 
 class AccountForm(UserChangeForm[User]):
-    # Who fills it in.
+    # The staff member who submits the form.
     staff: User
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
         rights = ("is_active", "is_staff", "is_superuser")
-        # A field that is not in the form stays as it is.
+        # A read-only field is not in the data and keeps its value.
         loses = any(not data.get(name, True) for name in rights)
         if loses and services.is_last_administrator(self.instance):
             raise forms.ValidationError(
@@ -107,27 +108,27 @@ class NewAccountForm(AdminUserCreationForm[User]):
         field_classes = {"email": forms.EmailField}
 
 
-class Accounts(ChangeList):
-    """A list that leads to what there is to know of an account, and not to a form."""
+class AccountChangeList(ChangeList):
+    """A list that links to each account's overview instead of its form."""
 
     def url_for_result(self, result: Model) -> str:
         return reverse("admin:accounts_user_overview", args=[result.pk])
 
 
 @admin.register(User)
-class UserAdmin(LongList, DjangoUserAdmin[User]):
+class UserAdmin(LargeTableAdmin, DjangoUserAdmin[User]):
     form = AccountForm
     add_form = NewAccountForm
     ordering = ["email"]
     list_display = ["email", "name", "is_active", "is_staff", "date_joined", "last_login"]
     list_filter = ["is_active", "is_staff", "date_joined"]
     sortable_by = ["email", "date_joined"]
-    # Staff often know an account by a key only: by its name, or by what a log shows of it.
-    finds = {
+    # Staff often know only a key of the account: its name, or its visible part in a log.
+    prefix_searches = {
         "email": str.lower,
         "name__caseless": str,
         "api_keys__folded_name": fold,
-        "api_keys__public_id": shown_digits,
+        "api_keys__public_id": public_id_prefix,
     }
     search_help_text = _(
         "How the email address, the name, a key's name or its digits after comfyui- begin."
@@ -164,7 +165,7 @@ class UserAdmin(LongList, DjangoUserAdmin[User]):
         return ", ".join(str(Authenticator.Type(kind).label) for kind in kinds) or "–"
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return Accounts
+        return AccountChangeList
 
     def get_form(
         self, request: HttpRequest, obj: User | None = None, change: bool = False, **kwargs: Any
@@ -180,7 +181,7 @@ class UserAdmin(LongList, DjangoUserAdmin[User]):
         description=_("Remove the second factors of the selected accounts"), permissions=["recover"]
     )
     def remove_factors(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse | None:
-        """For people who lost theirs. Asks first: they are one password away from then on."""
+        """Remove the second factors of the selected accounts, after a confirmation page."""
         if not request.POST.get("confirmed"):
             return TemplateResponse(
                 request,
@@ -192,7 +193,7 @@ class UserAdmin(LongList, DjangoUserAdmin[User]):
                     "opts": self.opts,
                 },
             )
-        if not all(services.may_act_on(user, by=_staff(request)) for user in queryset):
+        if not all(services.may_act_on(user, by=current_user(request)) for user in queryset):
             raise PermissionDenied
         for user in queryset:
             services.remove_factors(user)
@@ -201,7 +202,7 @@ class UserAdmin(LongList, DjangoUserAdmin[User]):
         return None
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
-        """What is beyond one's role. Nobody shall be able to make themselves more than they are."""
+        """Return the fields beyond the role of the staff member, who must not raise it."""
         fields = [*super().get_readonly_fields(request, obj)]
         if not request.user.has_perm("accounts.disable_user"):
             fields.append("is_active")
@@ -212,25 +213,25 @@ class UserAdmin(LongList, DjangoUserAdmin[User]):
         return fields
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        if obj is not None and not services.may_act_on(obj, by=_staff(request)):
+        if obj is not None and not services.may_act_on(obj, by=current_user(request)):
             return False
         return super().has_change_permission(request, obj)
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
-        turned = change and "is_active" in form.changed_data
-        wanted = obj.is_active
-        if turned:
-            # Not by the way: with sessions, event and mail, below.
-            obj.is_active = not wanted
+        is_toggled = change and "is_active" in form.changed_data
+        is_active = obj.is_active
+        if is_toggled:
+            # Saved below by a service, which also ends sessions, records an event and sends a mail.
+            obj.is_active = not is_active
         super().save_model(request, obj, form, change)
         if "email" in form.changed_data:
             services.replace_email(obj)
-        if turned:
-            turn = services.enable if wanted else services.disable
+        if is_toggled:
+            toggle = services.enable if is_active else services.disable
             try:
-                turn(obj, by=actor(request, via=Via.ADMIN))
-            except services.Indispensable:
-                # The form has looked; somebody else was quicker.
+                toggle(obj, by=actor(request, via=Via.ADMIN))
+            except services.LastAdministrator:
+                # Another administrator was disabled after the form was validated.
                 raise PermissionDenied from None
 
     def user_change_password(
@@ -239,41 +240,36 @@ class UserAdmin(LongList, DjangoUserAdmin[User]):
         id: str,  # noqa: A002 (Django's)
         form_url: str = "",
     ) -> HttpResponse:
-        # The password and what is written down of it, or neither.
+        # The password and its audit event are saved together.
         with transaction.atomic():
             return super().user_change_password(request, id, form_url)
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        # Disabled, not deleted: the audit trail and the keys keep their owner.
+        # Staff disable accounts. Audit events and keys keep their owner.
         return False
 
 
-def _staff(request: HttpRequest) -> User:
-    """Whoever is here: nobody gets past the door of these pages without an account."""
-    return cast("User", request.user)
-
-
 @admin.register(EmailAddress)
-class EmailAddressAdmin(LongList, AllauthEmailAddressAdmin):  # type: ignore[misc]
+class EmailAddressAdmin(LargeTableAdmin, AllauthEmailAddressAdmin):  # type: ignore[misc]
     list_filter = []
     sortable_by = ["email"]
     related = ["user"]
-    finds = {"email": str.lower}
+    prefix_searches = {"email": str.lower}
     search_help_text = _("How the email address begins.")
 
-    # allauth's own asks for no permission.
+    # allauth's action requires no permission.
     @admin.action(
         description=_("Mark the selected email addresses as verified"), permissions=["change"]
     )
     def make_verified(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         marked = list(queryset.filter(verified=False))
         with transaction.atomic():
-            # It goes through them one by one, which Django refuses with what is fetched along.
+            # allauth uses iterator(), which Django refuses after prefetch_related().
             super().make_verified(request, queryset.prefetch_related(None))
-            for address in marked:
-                self.log_change(request, address, "Marked as verified.")
+            for email in marked:
+                self.log_change(request, email, "Marked as verified.")
 
-    # Whoever can give an account another address can open it, an administrator's too.
+    # Changing an account's email allows taking over the account, also an administrator's.
     def has_add_permission(self, request: HttpRequest) -> bool:
         return request.user.is_superuser
 

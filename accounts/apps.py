@@ -7,5 +7,5 @@ class AccountsConfig(AppConfig):
     verbose_name = _("Accounts")
 
     def ready(self) -> None:
-        # What allauth tells is heard from now on.
-        from accounts import adapters, events, lifetimes  # noqa: F401
+        # These modules connect signal receivers.
+        from accounts import adapters, audit_receivers, session_expiry  # noqa: F401

@@ -1,4 +1,4 @@
-"""The forms of signing in and up, where ours differ from django-allauth's."""
+"""Forms for log-in, sign-up and account pages where they differ from django-allauth's."""
 
 from typing import Any
 
@@ -8,21 +8,19 @@ from allauth.account.adapter import get_adapter
 from allauth.account.models import EmailAddress
 from django import forms
 from django.conf import settings
-from django.contrib.auth.hashers import make_password
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 
 from accounts import services
 from accounts.models import User
-from config import text
 
-# The validators' own help is a list of four sentences, of which people read none.
+# Replaces the list of four sentences made of the validators' help texts.
 PASSWORD_HELP = _("At least 10 characters, and not one of the common ones.")
 
 
 class PublicDeviceField(forms.BooleanField):
-    """ "Public device": the session is to end with the browser."""
+    """The checkbox "public device": the session ends with the browser."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -33,8 +31,9 @@ class PublicDeviceField(forms.BooleanField):
 
 
 def end_with_browser(request: HttpRequest) -> None:
-    """Ends the session with the browser, whenever the form that was sent says so."""
-    if request.POST.get("public_device"):
+    """Let the session end with the browser if the submitted form has "public device" checked."""
+    # Without a session there is nothing to end, and an anonymous client must not create one.
+    if request.POST.get("public_device") and not request.session.is_empty():
         request.session.set_expiry(0)
 
 
@@ -43,9 +42,9 @@ class LoginForm(allauth_forms.LoginForm):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Password managers look for a username; here that is the address.
+        # Password managers look for a username, which is the email here.
         self.fields["login"].widget.attrs["autocomplete"] = "username"
-        # The page has its own link for this, beside the label.
+        # allauth's help text is a link to the password reset, which the template renders.
         self.fields["password"].help_text = ""
 
     def login(self, request: HttpRequest, redirect_url: str | None = None) -> HttpResponse:
@@ -55,7 +54,7 @@ class LoginForm(allauth_forms.LoginForm):  # type: ignore[misc]
 
 
 class CodeForm(forms.Form):
-    """A code that came by mail."""
+    """Takes an email code."""
 
     code = forms.CharField(
         label=_("Code"),
@@ -67,7 +66,7 @@ class CodeForm(forms.Form):
 
 
 class DeleteAccountForm(forms.Form):
-    """What one types to show that one means it: the address of the account."""
+    """Takes the account's email as a confirmation."""
 
     email = forms.CharField(
         label=_("Email address"),
@@ -92,20 +91,20 @@ class SignupForm(allauth_forms.SignupForm):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["email"].widget.attrs["autocomplete"] = "username"
-        # With a passkey there is no password.
+        # Sign-up by passkey has no password field.
         if "password1" in self.fields:
             self.fields["password1"].help_text = PASSWORD_HELP
 
     def try_save(self, request: HttpRequest) -> tuple[User | None, HttpResponse | None]:
         if self.account_already_exists and "password1" in self.cleaned_data:
-            # A new account hashes its password. An existing one takes as long to say nothing.
-            make_password(self.cleaned_data["password1"])
+            # Hash as for a new account, so that timing does not reveal that the account exists.
+            User().set_password(self.cleaned_data["password1"])
         user, response = super().try_save(request)
         return user, response
 
 
 class _ShortHelp:
-    """A new password, with one sentence on what makes a good one."""
+    """Mixin that shortens the help text of a new password."""
 
     fields: dict[str, forms.Field]
 
@@ -127,7 +126,7 @@ class SetPasswordForm(_ShortHelp, allauth_forms.SetPasswordForm):  # type: ignor
 class ResetPasswordForm(allauth_forms.ResetPasswordForm):  # type: ignore[misc]
     def clean_email(self) -> str:
         email: str = super().clean_email()
-        # An address that somebody only asked to change to may be another person's mailbox.
+        # Only the account's email counts: an unverified new email may belong to someone else.
         self.users = list(User.objects.filter(email=email.lower(), is_active=True))
         return email
 
@@ -136,37 +135,34 @@ class RequestLoginCodeForm(allauth_forms.RequestLoginCodeForm):  # type: ignore[
     def clean_email(self) -> str:
         email: str = super().clean_email()
         get_adapter().clean_email(email)
-        # The same as with a reset.
+        # As in ResetPasswordForm.
         self._user = User.objects.filter(email=email.lower(), is_active=True).first()
         return email
 
 
 class AddEmailForm(allauth_forms.AddEmailForm):  # type: ignore[misc]
-    """A new address, which counts once it is confirmed. Until then the one so far stays.
+    """Adds a new email, which replaces the current one once it is verified.
 
-    Without codes, allauth takes an account's own address, where that was never confirmed, for the
-    one asked for before, and removes it.
+    Without codes, allauth would remove the account's current email if that was never verified.
     """
 
     def save(self, request: HttpRequest) -> EmailAddress:
         if app_settings.EMAIL_VERIFICATION_BY_CODE_ENABLED:
             return super().save(request)
-        addresses = EmailAddress.objects.filter(user=self.user)
+        emails = EmailAddress.objects.filter(user=self.user)
         with transaction.atomic():
-            addresses.filter(verified=False).exclude(email=self.user.email).delete()
-            addresses.filter(email=self.user.email).update(primary=True)
-            asked_for = EmailAddress.objects.create(
-                user=self.user, email=self.cleaned_data["email"]
-            )
-        asked_for.send_confirmation(request)
-        return asked_for
+            emails.filter(verified=False).exclude(email=self.user.email).delete()
+            emails.filter(email=self.user.email).update(primary=True)
+            added = EmailAddress.objects.create(user=self.user, email=self.cleaned_data["email"])
+        added.send_confirmation(request)
+        return added
 
 
 class ResetPasswordKeyForm(_ShortHelp, allauth_forms.ResetPasswordKeyForm):  # type: ignore[misc]
     def save(self) -> None:
         super().save()
-        # Whoever follows the link has the mailbox.
-        services.prove_address(self.user)
+        # Following the link proves access to the mailbox.
+        services.verify_email(self.user)
 
 
 class ProfileForm(forms.ModelForm[User]):
@@ -180,13 +176,5 @@ class ProfileForm(forms.ModelForm[User]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Names of languages are read by those who speak them: they are not translated.
+        # Each language's name is in that language, not translated.
         self.fields["language"].choices = [("", _("As my browser asks")), *settings.LANGUAGES]  # type: ignore[attr-defined]
-
-    def clean_name(self) -> str:
-        name = text.tidy(self.cleaned_data["name"])
-        if text.has_controls(name):
-            raise forms.ValidationError(
-                _("This name has an invisible control character. Remove it."), code="controls"
-            )
-        return name

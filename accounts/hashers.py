@@ -1,6 +1,6 @@
-"""How passwords are kept: Argon2id, and no more of it at once than the machine has memory for.
+"""Argon2id password hasher with a bound on concurrent passes.
 
-Django's own takes 100 MiB a pass, as many as come at the same moment.
+Django's hasher takes 100 MiB per pass and has no bound.
 """
 
 from collections.abc import Iterator
@@ -10,43 +10,41 @@ from typing import Any, Final
 
 from django.contrib.auth.hashers import Argon2PasswordHasher
 
-# Passes at once in a process; and seconds in line before somebody is told to come back.
+from core.exceptions import HashingBusy
+
+# Concurrent passes per process, and seconds to wait for a slot before HashingBusy is raised.
 CONCURRENCY: Final = 2
-WAIT: Final = 8.0
+WAIT_SECONDS: Final = 8.0
 
-_line = BoundedSemaphore(CONCURRENCY)
-
-
-class Busy(Exception):  # noqa: N818 (the same word as HTTP's answer to it)
-    """The line for passwords did not move within the time that somebody could wait."""
+_slots = BoundedSemaphore(CONCURRENCY)
 
 
 class PasswordHasher(Argon2PasswordHasher):
-    """RFC 9106's choice for where memory is short: 64 MiB, three passes, four lanes.
+    """The second recommended option of RFC 9106: m=64 MiB, t=3, p=4.
 
-    As much work as Django's own (100 MiB, two passes, eight lanes) in two thirds of its memory.
-    What was hashed with other parameters is good, and hashed anew at the next log-in.
+    Costs as much work as Django's parameters (100 MiB, t=2, p=8) in two thirds of the memory.
+    Hashes with other parameters stay valid and are upgraded at the next log-in.
     """
 
     time_cost = 3
     memory_cost = 64 * 1024
     parallelism = 4
 
-    def encode(self, *given: Any, **named: Any) -> str:
-        with _turn():
-            encoded: str = super().encode(*given, **named)
+    def encode(self, *args: Any, **kwargs: Any) -> str:
+        with _slot():
+            encoded: str = super().encode(*args, **kwargs)
         return encoded
 
-    def verify(self, *given: Any, **named: Any) -> bool:
-        with _turn():
-            return super().verify(*given, **named)
+    def verify(self, *args: Any, **kwargs: Any) -> bool:
+        with _slot():
+            return super().verify(*args, **kwargs)
 
 
 @contextmanager
-def _turn() -> Iterator[None]:
-    if not _line.acquire(timeout=WAIT):
-        raise Busy
+def _slot() -> Iterator[None]:
+    if not _slots.acquire(timeout=WAIT_SECONDS):
+        raise HashingBusy
     try:
         yield
     finally:
-        _line.release()
+        _slots.release()

@@ -1,39 +1,114 @@
-"""Mails to people: in their language, as text and as HTML, with addresses by PUBLIC_URL alone.
+"""Send mails to users, in their language, as text and HTML, within limits per recipient.
 
-One source of words: the HTML is made from the text, so that the two never say different things.
+The HTML is made from the text, so that both have the same content. URLs use PUBLIC_URL only.
 """
 
+import logging
 import re
+from datetime import timedelta
+from enum import Enum
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings
-from django.core.mail import EmailMultiAlternatives
+from django.core.mail import EmailMultiAlternatives, mailers
 from django.template.loader import render_to_string
-from django.utils import translation
+from django.utils import timezone, translation
 
 from accounts.models import User
+from core.ratelimit import SlidingWindowRateLimiter
+from outbox.backend import OutboxBackend
 
-# A code stands alone in its paragraph, as allauth's mails have it.
+logger = logging.getLogger(__name__)
+
+_HOUR: Final = 60 * 60
+_DAY: Final = 24 * _HOUR
+# All mails to one recipient, except those of MailReason.OWNER and MailReason.SECURITY.
+RECIPIENT_LIMIT: Final = SlidingWindowRateLimiter("mails", ((5, _HOUR), (10, _DAY)))
+# Mails of MailReason.SECURITY to one recipient, separately for each template.
+SECURITY_NOTICE_LIMIT: Final = SlidingWindowRateLimiter("security-mails", ((5, _HOUR), (10, _DAY)))
+# "You have no account here", to recipients without an account.
+UNKNOWN_RECIPIENT_LIMIT: Final = SlidingWindowRateLimiter("mails-to-strangers", ((1, _DAY),))
+
+# A code is a paragraph by itself in allauth's mails.
 _CODE = re.compile(r"[A-Z0-9]{2,8}(-[A-Z0-9]{2,8})*")
 _SIGNATURE = "-- \n"
 
 
-def send(template: str, to: str, context: dict[str, Any], *, language: str = "") -> None:
-    """Sends `{template}_subject.txt` and `{template}_message.txt` to the address `to`.
+class MailReason(Enum):
+    """What caused a mail, and so what happens to it when its recipient's limit is exceeded."""
 
-    language: what to write in (default: what the account with this address chose).
+    # Requested by an unauthenticated client: not sent.
+    REQUEST = "request"
+    # Requested for an email without an account: sent once a day, then not sent.
+    UNKNOWN_RECIPIENT = "unknown recipient"
+    # Notifies of an event: sent later, or dropped after a day.
+    NOTICE = "notice"
+    # An urgent notice, such as a leaked key or a log-in from a new device. It has its own limit for
+    # each template, so that requests for other mails can't delay it.
+    SECURITY = "security"
+    # Requested or caused by the account's owner while logged in: always sent.
+    OWNER = "owner"
+
+
+def send(
+    template: str,
+    to: str,
+    context: dict[str, Any],
+    *,
+    reason: MailReason,
+    language: str = "",
+    account: User | None = None,
+) -> None:
+    """Send `{template}_subject.txt` and `{template}_message.txt` to the email `to`.
+
+    reason: decides what happens when the limit of `to` is exceeded.
+    language: a language code; by default that of the account with this email, else the active one.
+    account: the account with this email, if the caller has already loaded it.
     """
+    delay = _delay(to, reason, template)
+    if delay is None:
+        # Without the recipient: emails are not logged.
+        logger.warning("A mail (%s) was not sent: its recipient has had too many.", template)
+        return
     if not language:
-        chosen = User.objects.filter(email=to.lower()).values_list("language", flat=True)
-        # To somebody we don't know, the language of whoever asked is the best guess there is.
-        language = chosen.first() or translation.get_language() or settings.LANGUAGE_CODE
+        if account is None:
+            accounts = User.objects.filter(email=to.lower())
+            account = accounts.only("language", "browser_language").first()
+        # Without an account, the language of the request is the best guess.
+        language = (
+            (account.mail_language if account else "")
+            or translation.get_language()
+            or settings.LANGUAGE_CODE
+        )
     with translation.override(language):
-        compose(template, to, context).send()
+        message = compose(template, to, context)
+    if delay:
+        message.due_at = timezone.now() + timedelta(seconds=delay)  # type: ignore[attr-defined]  # for the outbox
+    message.send()
+
+
+def _delay(to: str, reason: MailReason, template: str) -> float | None:
+    """Return the seconds until a mail may be sent to `to`, usually 0; None if never."""
+    recipient = to.lower()
+    if reason is MailReason.OWNER:
+        return 0
+    if reason is MailReason.UNKNOWN_RECIPIENT:
+        # All tags of a mailbox (name+tag@domain) share one limit, since tags can be invented.
+        local, _at, domain = recipient.rpartition("@")
+        mailbox = f"{local.partition('+')[0]}@{domain}"
+        if UNKNOWN_RECIPIENT_LIMIT.reserve(mailbox) is None:
+            return None
+    # Only the outbox supports delayed delivery.
+    is_notice = reason in {MailReason.NOTICE, MailReason.SECURITY}
+    within = _DAY if is_notice and isinstance(mailers.default, OutboxBackend) else 0
+    if reason is MailReason.SECURITY:
+        return SECURITY_NOTICE_LIMIT.reserve(f"{template} {recipient}", within=within)
+    return RECIPIENT_LIMIT.reserve(recipient, within=within)
 
 
 def compose(template: str, to: str, context: dict[str, Any]) -> EmailMultiAlternatives:
-    """The mail, in the language that is active."""
+    """Return the mail in the active language, with a text and an HTML part."""
     host = settings.PUBLIC_URL.partition("://")[2]
     context = {
         "email": to,
@@ -49,8 +124,8 @@ def compose(template: str, to: str, context: dict[str, Any]) -> EmailMultiAltern
 
 
 def _as_html(subject: str, text: str) -> str:
-    words, _rule, signature = text.partition(_SIGNATURE)
-    paragraphs = re.split(r"\n\s*\n", words.strip())
+    body, _rule, signature = text.partition(_SIGNATURE)
+    paragraphs = re.split(r"\n\s*\n", body.strip())
     return render_to_string(
         "mail.html",
         {
@@ -63,10 +138,9 @@ def _as_html(subject: str, text: str) -> str:
 
 
 def _paragraph(text: str) -> dict[str, str]:
-    """What a paragraph is: a way to press, a code to type, or words.
+    """Return a paragraph as `{"link": …}`, `{"code": …}` or `{"words": …}`.
 
-    Only our own addresses become links: a mail of ours must lead nowhere else, whoever chose the
-    words in it.
+    Only URLs of this site become links, since mails may contain text that others chose.
     """
     if text.startswith(f"{settings.PUBLIC_URL}/") and not re.search(r"\s", text):
         return {"link": text}

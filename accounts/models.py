@@ -1,29 +1,35 @@
-"""Who people are: one account each, known by email address."""
+"""The user model: an account with its email as the login name."""
 
 import uuid
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from django.conf import settings
+from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.core.exceptions import ValidationError
 from django.core.mail import send_mail
-from django.db import models
+from django.db import models, transaction
 from django.db.models.functions import Lower
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from accounts import changes
-from config.lookups import Caseless
+from accounts import password_validation, signals
+from core import text, validators
+from core.db_lookups import Caseless
 
 
 class UserQuerySet(models.QuerySet["User"]):
-    """Tells of changes to many at once, as `User.save` does of one."""
+    """Notifies watchers of bulk changes, as `User.save` does of changes to one account."""
 
     def update(self, **kwargs: Any) -> int:
-        with changes.changing(self._ids(), kwargs):
+        if signals.watched_fields(kwargs):
+            kwargs.setdefault("updated_at", timezone.now())
+        with signals.changing(self._ids(), kwargs):
             return super().update(**kwargs)
 
     def delete(self) -> tuple[int, dict[str, int]]:
-        with changes.changing(self._ids()):
+        with signals.changing(self._ids()):
             return super().delete()
 
     def _ids(self) -> list[uuid.UUID]:
@@ -31,7 +37,7 @@ class UserQuerySet(models.QuerySet["User"]):
 
 
 class UserManager(BaseUserManager["User"]):
-    """Makes accounts. Addresses are kept in lower case: people don't tell them apart by case."""
+    """Creates accounts. Emails are stored in lower case, since users ignore their case."""
 
     def get_queryset(self) -> UserQuerySet:
         return UserQuerySet(self.model, using=self._db)
@@ -53,17 +59,17 @@ class UserManager(BaseUserManager["User"]):
 
 
 class User(AbstractBaseUser, PermissionsMixin):
-    """An account. The email address is the login name; there is no other."""
+    """An account. The email is the login name."""
 
     MAX_NAME = 80
 
     class Notices(models.TextChoices):
-        """Which mails a person wants, beyond those that nobody can turn off."""
+        """Which optional mails the account gets. Security mails can't be turned off."""
 
         ALL = "all", _("Everything that happens to my keys")
         SECURITY = "security", _("Only what concerns my account's safety")
 
-    # Not a counter: clients see this id, and must not learn from it how many accounts there are.
+    # A UUID, since clients see the id and a counter would reveal the number of accounts.
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     email = models.EmailField(
         _("email address"),
@@ -91,6 +97,16 @@ class User(AbstractBaseUser, PermissionsMixin):
         blank=True,
         help_text=_("Of these pages, and of the mails that you get."),
     )
+    # Language of the browser at the last log-in, for mails.
+    browser_language = models.CharField(
+        _("language of the browser"),
+        max_length=16,
+        blank=True,
+        default="",
+        # During an upgrade, hosts with the previous version insert rows without this column.
+        db_default="",
+        editable=False,
+    )
     notices = models.CharField(
         _("mails about my keys"),
         max_length=16,
@@ -99,7 +115,9 @@ class User(AbstractBaseUser, PermissionsMixin):
         help_text=_("Of a new device, a changed password or factor, you are always told."),
     )
     date_joined = models.DateTimeField(_("joined"), default=timezone.now, editable=False)
-    updated_at = models.DateTimeField(_("changed"), auto_now=True)
+    # Changes only with fields in API responses (signals.watched_fields), so that a new language or
+    # password does not invalidate cached responses of the account's keys.
+    updated_at = models.DateTimeField(_("changed"), default=timezone.now, editable=False)
 
     USERNAME_FIELD = "email"
     EMAIL_FIELD = "email"
@@ -117,7 +135,7 @@ class User(AbstractBaseUser, PermissionsMixin):
             ("recover_user", _("Can remove people's second factors")),
             ("manage_staff", _("Can say who is staff, and in which role")),
         ]
-        # What staff filter and search by, besides the address.
+        # For the staff list's filters and search, besides the email.
         indexes = [
             models.Index(fields=["date_joined"], name="accounts_user_joined"),
             models.Index(
@@ -129,7 +147,7 @@ class User(AbstractBaseUser, PermissionsMixin):
             models.Index(Caseless("name"), name="accounts_user_name_begins"),
         ]
         constraints = [
-            # With `unique` above, this makes addresses unique regardless of case.
+            # With `unique` above, this makes emails unique regardless of case.
             models.CheckConstraint(
                 condition=models.Q(email=Lower("email")),
                 name="accounts_user_email_lower",
@@ -140,13 +158,86 @@ class User(AbstractBaseUser, PermissionsMixin):
     def __str__(self) -> str:
         return self.email
 
+    def set_password(self, raw_password: str | None) -> None:
+        """Set the password to the hash of `raw_password` in its normalized form."""
+        if raw_password is None:
+            super().set_password(None)
+            return
+        normalized = password_validation.normalize(raw_password)
+        super().set_password(normalized)
+        if normalized != raw_password:
+            # As many passes as `check_password` makes. Authentication backends call this method
+            # for an unknown email, and timing must not reveal which emails have an account.
+            make_password(raw_password)
+
+    def check_password(self, raw_password: str | None) -> bool:
+        """Return whether `raw_password` is right, also for a hash of the unnormalized text.
+
+        Earlier versions hashed passwords without normalization.
+        """
+        if raw_password is None:
+            return False
+        normalized = password_validation.normalize(raw_password)
+        return super().check_password(normalized) or (
+            normalized != raw_password and super().check_password(raw_password)
+        )
+
+    def has_password_as_typed(self, raw_password: str) -> bool:
+        """Return whether the hash was made from `raw_password` without normalization.
+
+        raw_password: the correct password. Costs one hasher pass unless it is normalized.
+        """
+        normalized = password_validation.normalize(raw_password)
+        return normalized != raw_password and not super().check_password(normalized)
+
     def save(self, *args: Any, **kwargs: Any) -> None:
-        with changes.changing([self.pk], kwargs.get("update_fields")):
+        if self._state.adding:
+            # No cache has a new account, so there is nothing to invalidate.
+            self.updated_at = timezone.now()
             super().save(*args, **kwargs)
+            return
+        fields = kwargs.get("update_fields")
+        changed_fields = signals.watched_fields(fields)
+        if not changed_fields:
+            super().save(*args, **kwargs)
+            return
+        with transaction.atomic():
+            if not self._has_changes_in(changed_fields):
+                super().save(*args, **kwargs)
+                return
+            self.updated_at = timezone.now()
+            if fields is not None:
+                kwargs["update_fields"] = {*fields, "updated_at"}
+            with signals.changing([self.pk]):
+                super().save(*args, **kwargs)
+
+    def _has_changes_in(self, fields: Collection[str]) -> bool:
+        """Return whether `fields` differ from the row in the database, and lock the row.
+
+        The values this object was loaded with may be outdated.
+        """
+        rows = User.objects.filter(pk=self.pk).select_for_update(no_key=True)
+        row = rows.order_by().values(*fields).first()
+        return row is None or any(getattr(self, name) != value for name, value in row.items())
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
-        with changes.changing([self.pk]):
+        with signals.changing([self.pk]):
             return super().delete(*args, **kwargs)
+
+    def clean_fields(self, exclude: Any = None) -> None:
+        self.name = text.tidy(self.name)
+        errors = {}
+        try:
+            super().clean_fields(exclude=exclude)
+        except ValidationError as error:
+            errors = error.error_dict
+        if self.name and "name" not in {*(exclude or ()), *errors}:
+            try:
+                validators.validate_name(self.name)
+            except ValidationError as error:
+                errors["name"] = [error]
+        if errors:
+            raise ValidationError(errors)
 
     def clean(self) -> None:
         super().clean()
@@ -157,6 +248,11 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def get_short_name(self) -> str:
         return self.name
+
+    @property
+    def mail_language(self) -> str:
+        """The language code for mails to this account; empty if unknown."""
+        return self.language or self.browser_language
 
     def email_user(self, subject: str, message: str, **kwargs: Any) -> None:
         send_mail(subject, message, None, [self.email], **kwargs)

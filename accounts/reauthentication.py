@@ -1,8 +1,8 @@
-"""Who has just shown who they are, and what is asked of the others before something that hurts.
+"""Reauthentication before sensitive actions.
 
-Whoever signs in, in whatever way, or gives a password, code or passkey once more, is fresh for
-some minutes. django-allauth's own question lets people with a social login pass unasked, and
-keeps a whole request, cookies included, in the session meanwhile; ours does neither.
+A log-in of any kind, or a password, code or passkey given again, is fresh for some minutes.
+django-allauth's reauthentication skips users with a social login, and stores a whole request with
+its cookies in the session. This one does neither.
 """
 
 import time
@@ -14,10 +14,14 @@ from urllib.parse import urlencode
 
 from allauth.account.authentication import get_authentication_records
 from django.conf import settings
+from django.contrib import messages
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from accounts import mfa
 
 _DRAFT = "draft"
 
@@ -25,40 +29,102 @@ type View = Callable[..., HttpResponseBase]
 
 
 def is_fresh(request: HttpRequest, *, within: timedelta | None = None) -> bool:
-    """Whether the person behind `request` has shown who they are `within` this time."""
+    """Return whether the last log-in or reauthentication was `within` this time.
+
+    within: REAUTHENTICATION_GRACE by default.
+    """
     within = settings.REAUTHENTICATION_GRACE if within is None else within
     records = get_authentication_records(request, request.user)
-    # A clock that was set back makes a proof come from the future: that proves nothing.
+    # A time in the future, after the clock was set back, is not accepted.
     return bool(records) and 0 <= time.time() - records[-1]["at"] <= within.total_seconds()
 
 
-def ask(request: HttpRequest, *, then: str | None = None, keep: Iterable[str] = ()) -> HttpResponse:
-    """Leads to the page that asks who this is, and from there to `then` (default: back here).
+def has_fresh_factor(request: HttpRequest) -> bool:
+    """Return whether a second factor or a passkey was used within REAUTHENTICATION_GRACE.
 
-    keep: fields of the form that was sent, so that nobody types them twice. Never secrets.
+    For an account without one, where STAFF_SECOND_FACTOR is off, any log-in is enough.
     """
-    written = {
+    if not settings.STAFF_SECOND_FACTOR and not mfa.types(request.user):
+        return is_fresh(request)
+    records = get_authentication_records(request, request.user)
+    grace = settings.REAUTHENTICATION_GRACE.total_seconds()
+    return any(
+        record["method"] == "mfa" and 0 <= time.time() - record["at"] <= grace for record in records
+    )
+
+
+def ask_for_factor(request: HttpRequest) -> HttpResponse:
+    """Redirect to the form for the account's second factor, and from there back to this URL."""
+    kinds = mfa.types(request.user)
+    if not kinds:
+        return ask(request)
+    page = "mfa_reauthenticate" if "totp" in kinds else "mfa_reauthenticate_webauthn"
+    back = urlencode({REDIRECT_FIELD_NAME: request.get_full_path()})
+    return redirect(f"{reverse(page)}?{back}")
+
+
+def ask(
+    request: HttpRequest,
+    *,
+    then: str | None = None,
+    keep: Iterable[str] = (),
+    page: str = "account_reauthenticate",
+) -> HttpResponse:
+    """Redirect to the reauthentication form, and from there to `then` (default: this URL).
+
+    keep: submitted form fields to prefill afterwards (`take_draft`). Never secrets.
+    page: the URL name of the form.
+    """
+    draft = {
         name: values if len(values) > 1 else values[0]
         for name in keep
         if (values := request.POST.getlist(name))
     }
-    if written:
-        request.session[_DRAFT] = written
+    if draft:
+        request.session[_DRAFT] = draft
     back = then or request.get_full_path()
-    return redirect(f"{reverse('account_reauthenticate')}?{urlencode({REDIRECT_FIELD_NAME: back})}")
+    return redirect(f"{reverse(page)}?{urlencode({REDIRECT_FIELD_NAME: back})}")
+
+
+def lacks_second_factor(request: HttpRequest) -> bool:
+    """Return whether API keys require a second factor and none was used in this session."""
+    return settings.KEYS_NEED_SECOND_FACTOR and not mfa.used_second_factor(request)
+
+
+def ask_before_key(
+    request: HttpRequest, *, then: str | None = None, keep: Iterable[str] = ()
+) -> HttpResponse | None:
+    """Return a redirect to reauthentication before a key is shown; None if none is required.
+
+    then, keep: as for `ask`.
+    """
+    if not lacks_second_factor(request):
+        is_recent = is_fresh(request, within=settings.LONG_SESSION)
+        return None if is_recent else ask(request, then=then, keep=keep)
+    kinds = mfa.types(request.user)
+    if not kinds:
+        messages.warning(
+            request,
+            _("API keys need a second factor here. Set one up; then you can create a key."),
+        )
+        return redirect("mfa_index")
+    messages.info(request, _("API keys need your second factor here."))
+    by_passkey = "totp" not in kinds and mfa.may_use_passkeys(request)
+    page = "mfa_reauthenticate_webauthn" if by_passkey else "mfa_reauthenticate"
+    return ask(request, then=then, keep=keep, page=page)
 
 
 def take_draft(request: HttpRequest) -> dict[str, str | list[str]]:
-    """What was written before the question, once."""
+    """Return the form fields that `ask` kept, and remove them from the session."""
     draft: dict[str, str | list[str]] = request.session.pop(_DRAFT, {})
     return draft
 
 
 def required(view: View) -> View:
-    """For views of people who are signed in: asks whoever is not fresh."""
+    """Wrap a view for logged-in users to require a fresh log-in."""
 
     @wraps(view)
-    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         return view(request, *args, **kwargs) if is_fresh(request) else ask(request)
 
-    return guarded
+    return wrapper

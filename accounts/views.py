@@ -1,12 +1,9 @@
-"""The User section: what a person sees and changes of their own account."""
+"""Account pages: profile, email, reauthentication by mail, sessions, data export, deletion."""
 
 from typing import Any
 
 from allauth.account import views as allauth_views
 from allauth.account.adapter import get_adapter
-from allauth.account.internal.flows.login import record_authentication
-from allauth.account.internal.flows.manage_email import add_email
-from allauth.account.internal.flows.reauthentication import resume_request
 from allauth.account.models import EmailAddress
 from allauth.account.utils import get_next_redirect_url
 from allauth.core import ratelimit
@@ -17,35 +14,31 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import REDIRECT_FIELD_NAME, logout
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django.views.i18n import set_language
 
-from accounts import devices, events, mailcodes, reauthentication, services
+from accounts import audit_receivers, device_tracking, email_codes, reauthentication, services
 from accounts.forms import AddEmailForm, CodeForm, DeleteAccountForm, ProfileForm
 from accounts.models import User
+from accounts.requests import current_user
+from accounts.sessions import stored_key
+from core.private_names.allauth import add_email, record_authentication, resume_request
 
 _NEW_EMAIL = "new_email"
-_TO_REAUTHENTICATE = "reauthenticate"
+_REAUTHENTICATE = "reauthenticate"
 _TOO_MANY_CODES = gettext_lazy("That is enough codes for now. Try again in an hour.")
-
-
-def _account(request: HttpRequest) -> User:
-    if not isinstance(request.user, User):
-        raise PermissionDenied
-    return request.user
 
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def profile(request: HttpRequest) -> HttpResponse:
-    # A fresh copy: a refused name must not show up in the page's head as if it had been saved.
+    # Not request.user: a form changes its instance even if invalid, and the header shows the name.
     user = get_object_or_404(User, pk=request.user.pk)
     form = ProfileForm(request.POST or None, instance=user)
     if request.method == "POST" and form.is_valid():
@@ -70,13 +63,13 @@ def profile(request: HttpRequest) -> HttpResponse:
 
 
 class EmailView(allauth_views.EmailView):  # type: ignore[misc]
-    """A change of address is confirmed from both: the one that there is, then the new one."""
+    """A change of the email is confirmed by a code to the current email, then to the new one."""
 
     def get_initial(self) -> dict[str, Any]:
         return {**super().get_initial(), **reauthentication.take_draft(self.request)}
 
     def _action_primary(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
-        """Nothing: an address becomes the account's own by being confirmed, and no other way."""
+        """Do nothing: an email becomes primary only by being verified."""
 
     def form_valid(self, form: Any) -> HttpResponse:
         current = EmailAddress.objects.get_verified(self.request.user)
@@ -85,9 +78,9 @@ class EmailView(allauth_views.EmailView):  # type: ignore[misc]
             return response
         get_adapter(self.request).is_reauthentication_required(app="allauth.account")
         new = form.cleaned_data["email"]
-        if not mailcodes.send(
+        if not email_codes.send(
             self.request,
-            _to_change_to(new),
+            _email_change(new),
             template="accounts/email/approve_change",
             to=current.email,
             new_email=new,
@@ -104,33 +97,33 @@ email = login_required(EmailView.as_view())
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def approve_email(request: HttpRequest) -> HttpResponse:
-    """The first half of a change of address: the code that the address so far has got."""
+    """Take the code sent to the current email, then send one to the new email."""
     new = request.session.get(_NEW_EMAIL)
-    if new is None or not mailcodes.is_waiting(request, _to_change_to(new)):
+    if new is None or not email_codes.is_pending(request, _email_change(new)):
         messages.error(request, _("That code is not good any more. Ask for the change once more."))
         return redirect("account_email")
     if request.method == "POST" and not reauthentication.is_fresh(request):
         return reauthentication.ask(request)
     form = CodeForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        if mailcodes.accept(request, _to_change_to(new), form.cleaned_data["code"]):
-            return _ask_new_address(request, request.session.pop(_NEW_EMAIL))
-        if not mailcodes.is_waiting(request, _to_change_to(new)):
+        if email_codes.accept(request, _email_change(new), form.cleaned_data["code"]):
+            return _confirm_new_email(request, request.session.pop(_NEW_EMAIL))
+        if not email_codes.is_pending(request, _email_change(new)):
             return redirect("approve_email")
         form.add_error("code", _("This is not the code that we sent. Look at the newest mail."))
     return render(
         request,
         "accounts/approve_email.html",
-        {"form": form, "section": "user", "new_email": new, "email": _account(request).email},
+        {"form": form, "section": "user", "new_email": new, "email": current_user(request).email},
     )
 
 
-def _to_change_to(new: str) -> str:
-    """What such a code is for: this address and no other."""
+def _email_change(new: str) -> str:
+    """Return the purpose of an email code, which binds it to the new email."""
     return f"change the address to {new}"
 
 
-def _ask_new_address(request: HttpRequest, new: str) -> HttpResponse:
+def _confirm_new_email(request: HttpRequest, new: str) -> HttpResponse:
     form = AddEmailForm(data={"email": new}, user=request.user)
     if not form.is_valid():
         messages.error(request, " ".join(form.errors.get("email", [])))
@@ -139,49 +132,65 @@ def _ask_new_address(request: HttpRequest, new: str) -> HttpResponse:
     return redirect("account_email_verification_sent")
 
 
-# --- Showing who one is, once more -----------------------------------------------------------
+# --- Reauthentication ------------------------------------------------------------------------
 
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def reauthenticate_by_mail(request: HttpRequest) -> HttpResponse:
-    """For whoever has no password and no factor at hand: a code by mail."""
+    """Reauthenticate by an email code."""
     methods = get_adapter(request).get_reauthentication_methods(request.user)
     if not any(method["id"] == "mail" for method in methods):
         return redirect("account_reauthenticate")
     form = CodeForm(request.POST if "code" in request.POST else None)
     if request.method == "POST" and form.is_valid():
-        if limited := ratelimit.consume_or_429(request, action="reauthenticate", user=request.user):
-            return limited  # type: ignore[no-any-return]
-        if mailcodes.accept(request, _TO_REAUTHENTICATE, form.cleaned_data["code"]):
-            record_authentication(request, request.user, "code", reauthenticated=True)
-            return resume_request(request) or redirect("account")
-        if not mailcodes.is_waiting(request, _TO_REAUTHENTICATE):
-            messages.error(request, _("That code is not good any more. Ask for another one."))
-            return redirect(request.get_full_path())
-        form.add_error("code", _("This is not the code that we sent. Look at the newest mail."))
+        if response := _accept_reauthentication_code(request, form):
+            return response
     elif request.method == "POST" and "send" in request.POST:
-        _send_code_to_reauthenticate(request)
+        _send_reauthentication_code(request)
     return render(
         request,
         "accounts/reauthenticate_by_mail.html",
         {
             "form": form,
-            "is_waiting": mailcodes.is_waiting(request, _TO_REAUTHENTICATE),
-            "email": _account(request).email,
+            "is_waiting": email_codes.is_pending(request, _REAUTHENTICATE),
+            "email": current_user(request).email,
             "next": get_next_redirect_url(request, REDIRECT_FIELD_NAME),
         },
     )
 
 
-def _send_code_to_reauthenticate(request: HttpRequest) -> None:
-    if not mailcodes.send(
+def _accept_reauthentication_code(request: HttpRequest, form: CodeForm) -> HttpResponse | None:
+    """Return the response to a submitted code; None after adding an error to `form`."""
+    if limited := ratelimit.consume_or_429(request, action="reauthenticate", user=request.user):
+        return limited  # type: ignore[no-any-return]
+    if email_codes.accept(request, _REAUTHENTICATE, form.cleaned_data["code"]):
+        record_authentication(request, request.user, "code", reauthenticated=True)
+        return resume_request(request) or redirect("account")
+    if not email_codes.is_pending(request, _REAUTHENTICATE):
+        messages.error(request, _("That code is not good any more. Ask for another one."))
+        return redirect(request.get_full_path())
+    form.add_error("code", _("This is not the code that we sent. Look at the newest mail."))
+    return None
+
+
+def _send_reauthentication_code(request: HttpRequest) -> None:
+    if not email_codes.send(
         request,
-        _TO_REAUTHENTICATE,
+        _REAUTHENTICATE,
         template="account/email/login_code",
-        to=_account(request).email,
+        to=current_user(request).email,
     ):
         messages.error(request, _TOO_MANY_CODES)
+
+
+# --- Password --------------------------------------------------------------------------------
+
+
+@require_safe
+def change_password_url(request: HttpRequest) -> HttpResponse:
+    """Redirect password managers (W3C, A Well-Known URL for Changing Passwords)."""
+    return redirect("account_change_password")
 
 
 # --- Sessions --------------------------------------------------------------------------------
@@ -190,47 +199,47 @@ def _send_code_to_reauthenticate(request: HttpRequest) -> None:
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def sessions(request: HttpRequest) -> HttpResponse:
-    """Where one is signed in. POST ends all of them but this one."""
-    user = _account(request)
+    """List the account's sessions. POST ends all except the current one."""
+    user = current_user(request)
     if request.method == "POST":
         if not reauthentication.is_fresh(request):
             return reauthentication.ask(request)
         services.end_sessions(user, besides=request.session.session_key)
-        events.ended_elsewhere(request, user)
+        audit_receivers.record_logout_elsewhere(request, user)
         messages.success(request, _("You are logged out everywhere else."))
         return redirect("sessions")
     return render(
         request,
         "accounts/sessions.html",
-        {"sessions": devices.listed(request, user), "section": "user"},
+        {"sessions": device_tracking.list_sessions(request, user), "section": "user"},
     )
 
 
 @login_required
 @require_POST
 def end_session(request: HttpRequest, session_id: int) -> HttpResponse:
-    session = get_object_or_404(UserSession, pk=session_id, user=_account(request))
-    is_here = session.session_key == request.session.session_key
-    if not is_here and not reauthentication.is_fresh(request):
+    session = get_object_or_404(UserSession, pk=session_id, user=current_user(request))
+    is_current = session.session_key == stored_key(request.session.session_key)
+    if not is_current and not reauthentication.is_fresh(request):
         return reauthentication.ask(request, then=reverse("sessions"))
     session.end()
-    if is_here:
+    if is_current:
         logout(request)
         return redirect("account_login")
-    events.ended_elsewhere(request, _account(request))
+    audit_receivers.record_logout_elsewhere(request, current_user(request))
     messages.success(request, _("That device is logged out."))
     return redirect("sessions")
 
 
-# --- One's data, and the end of it -----------------------------------------------------------
+# --- Data export and account deletion --------------------------------------------------------
 
 
 @login_required
 @require_http_methods(["GET", "HEAD"])
 @reauthentication.required
 def data(request: HttpRequest) -> HttpResponse:
-    """Everything that is kept of the person, as a file."""
-    user = _account(request)
+    """Return all personal data of the account as a JSON download."""
+    user = current_user(request)
     response = JsonResponse(
         {"taken_at": timezone.now(), **services.personal_data(user)},
         json_dumps_params={"indent": 2, "ensure_ascii": False},
@@ -245,10 +254,10 @@ def data(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @reauthentication.required
 def delete(request: HttpRequest) -> HttpResponse:
-    user = _account(request)
+    user = current_user(request)
     form = DeleteAccountForm(request.POST or None, user=user)
-    if request.method == "POST" and form.is_valid() and services.may_leave(user):
-        services.delete_account(user, address=get_adapter(request).get_client_ip(request))
+    if request.method == "POST" and form.is_valid() and services.may_delete_account(user):
+        services.delete_account(user, client_ip=get_adapter(request).get_client_ip(request))
         logout(request)
         messages.success(
             request, _("Your account is deleted. Its keys work no more; nothing of you is left.")
@@ -257,7 +266,7 @@ def delete(request: HttpRequest) -> HttpResponse:
     return render(
         request,
         "accounts/delete.html",
-        {"form": form, "section": "user", "may_leave": services.may_leave(user)},
+        {"form": form, "section": "user", "may_delete_account": services.may_delete_account(user)},
         status=400 if form.errors else 200,
     )
 
@@ -267,11 +276,11 @@ def delete(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def language(request: HttpRequest) -> HttpResponse:
-    """Chooses what these pages speak: in this browser, and in the account of who is signed in."""
-    wanted = request.POST.get("language", "")
-    if wanted not in dict(settings.LANGUAGES):
+    """Set the language of this browser and, when logged in, of the account."""
+    chosen = request.POST.get("language", "")
+    if chosen not in dict(settings.LANGUAGES):
         raise Http404
     if request.user.is_authenticated:
-        User.objects.filter(pk=request.user.pk).update(language=wanted)
+        User.objects.filter(pk=request.user.pk).update(language=chosen)
     response: HttpResponse = set_language(request)
     return response

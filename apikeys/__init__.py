@@ -1,1 +1,1 @@
-"""API keys: what one looks like, how it is kept, what one can do with it, and who may ask."""
+"""API keys: tokens, hashing, services, pages, the REST API, the validation cache and leaks."""

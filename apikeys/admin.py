@@ -1,5 +1,6 @@
-"""Keys, for staff: to look at, to suspend and give back, to revoke. Nothing else is done to one."""
+"""The admin pages of keys: staff can only view, suspend, restore and revoke them."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -11,23 +12,22 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
-from apikeys import words
-from apikeys.deeds import RESTORE, REVOKE, REVOKE_LEAKED, SUSPEND, Deed
+from accounts.services import may_act_on
+from apikeys.admin_actions import RESTORE, REVOKE, REVOKE_LEAKED, SUSPEND, AdminAction
 from apikeys.models import APIKey
 from audit.models import Via
-from audit.trail import actor
-from config.modeladmins import LongList, ReadOnlyAdmin, shown_digits
-from config.text import fold
+from audit.services import actor
+from core.admin_mixins import LargeTableAdmin, ReadOnlyAdmin, public_id_prefix
+from core.text import fold
 
-# How many keys the page that asks names one by one; and networks the page of a key.
+# Maximum of keys on the confirmation page, and of networks on the page of a key.
 SHOWN = 100
 NETWORKS = 20
 
-_DEEDS = [SUSPEND, RESTORE, REVOKE]
+_ACTIONS = [SUSPEND, RESTORE, REVOKE]
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -51,20 +51,34 @@ class StateFilter(admin.SimpleListFilter):
             case "revoked":
                 return queryset.filter(revoked_at__isnull=False)
             case "expired":
-                expired = APIKey.objects.kept().filter(expires_at__lte=timezone.now())
-                # Apart, or SQLite looks at every key, in the list's order, for one that has.
-                return queryset.filter(pk__in=expired.order_by().values("pk"))
+                # A subquery, since SQLite would scan all keys in the order of the list.
+                return queryset.filter(pk__in=APIKey.objects.expired().order_by().values("pk"))
             case _:
                 return queryset
 
 
+def may_act_on_key(key: APIKey, *, by: Any) -> bool:
+    """Return whether `by` may act on the owner of `key`; the permission is checked elsewhere."""
+    return may_act_on(key.owner, by=by)
+
+
+def _require_rights(request: HttpRequest, keys: Iterable[APIKey]) -> None:
+    """Raise PermissionDenied unless the user may act on the owners of all `keys`."""
+    if not all(may_act_on_key(key, by=request.user) for key in keys):
+        raise PermissionDenied
+
+
 @admin.register(APIKey)
-class APIKeyAdmin(LongList, ReadOnlyAdmin):
+class APIKeyAdmin(LargeTableAdmin, ReadOnlyAdmin):
     list_display = ["name", "masked_key", "owner", "created_at", "last_used_at", "state"]
     list_filter = [StateFilter, "created_at"]
     sortable_by = ["created_at"]
     related = ["owner"]
-    finds = {"owner__email": str.lower, "folded_name": fold, "public_id": shown_digits}
+    prefix_searches = {
+        "owner__email": str.lower,
+        "folded_name": fold,
+        "public_id": public_id_prefix,
+    }
     search_help_text = _(
         "How the owner's email address, the key's name or the digits after comfyui- begin."
     )
@@ -84,7 +98,9 @@ class APIKeyAdmin(LongList, ReadOnlyAdmin):
         "revoked_at",
         "events",
     ]
-    actions = ["suspend_selected", "restore_selected", "revoke_selected"]
+    allowed_lookups = ("owner__id__exact",)
+    # Bulk actions can be undone. Keys are revoked one at a time.
+    actions = ["suspend_selected", "restore_selected"]
     change_form_template = "admin/apikeys/apikey/change_form.html"
 
     @admin.display(description=_("key"), ordering="public_id")
@@ -93,7 +109,7 @@ class APIKeyAdmin(LongList, ReadOnlyAdmin):
 
     @admin.display(description=_("state"))
     def state(self, key: APIKey) -> str:
-        return words.state(key)
+        return key.state_label
 
     @admin.display(description=_("owner"))
     def account(self, key: APIKey) -> str:
@@ -117,81 +133,86 @@ class APIKeyAdmin(LongList, ReadOnlyAdmin):
     def has_suspend_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm(SUSPEND.permission)
 
-    @admin.action(description=_("Revoke the selected keys"), permissions=["revoke"])
-    def revoke_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
-        return self._do_to_many(request, queryset, REVOKE)
-
     @admin.action(description=_("Suspend the selected keys"), permissions=["suspend"])
     def suspend_selected(
         self, request: HttpRequest, queryset: QuerySet[Any]
     ) -> HttpResponse | None:
-        return self._do_to_many(request, queryset, SUSPEND)
+        return self._act_on_selected(request, queryset, SUSPEND)
 
     @admin.action(description=_("Restore the selected keys"), permissions=["suspend"])
     def restore_selected(
         self, request: HttpRequest, queryset: QuerySet[Any]
     ) -> HttpResponse | None:
-        return self._do_to_many(request, queryset, RESTORE)
+        return self._act_on_selected(request, queryset, RESTORE)
 
     def get_urls(self) -> list[URLPattern]:
         ours = [
             path(
-                f"<uuid:key_id>/{deed.name}/",
-                self.admin_site.admin_view(partial(self.deed_view, deed=deed)),
-                name=f"apikeys_apikey_{deed.name}",
+                f"<uuid:key_id>/{action.name}/",
+                self.admin_site.admin_view(partial(self.action_view, action=action)),
+                name=f"apikeys_apikey_{action.name}",
             )
-            for deed in _DEEDS
+            for action in _ACTIONS
         ]
         return [*ours, *super().get_urls()]
 
-    def deed_view(self, request: HttpRequest, key_id: UUID, *, deed: Deed) -> HttpResponse:
-        """Asks, and does it to one key. `?from=account`: that is where one comes from."""
-        if not request.user.has_perm(deed.permission):
+    def action_view(
+        self, request: HttpRequest, key_id: UUID, *, action: AdminAction
+    ) -> HttpResponse:
+        """Ask for confirmation, then act on a key. `?from=account` returns to the account page."""
+        if not request.user.has_perm(action.permission):
             raise PermissionDenied
         key = get_object_or_404(APIKey.objects.select_related("owner"), pk=key_id)
-        if deed is REVOKE and request.GET.get("reason") == "leaked":
-            deed = REVOKE_LEAKED
+        _require_rights(request, [key])
+        if action is REVOKE and request.GET.get("reason") == "leaked":
+            action = REVOKE_LEAKED
         back = reverse("admin:apikeys_apikey_change", args=[key.pk])
         if request.GET.get("from") == "account":
             back = reverse("admin:accounts_user_overview", args=[key.owner_id])
         if request.method == "POST":
-            self._do(request, [key], deed)
+            self._apply(request, [key], action)
             return redirect(back)
-        return self._ask(request, deed.among(APIKey.objects.filter(pk=key.pk)), deed, back, {})
+        return self._confirm(
+            request, action.among(APIKey.objects.filter(pk=key.pk)), action, back, {}
+        )
 
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    def render_change_form(
+        self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any
     ) -> HttpResponse:
+        key = kwargs.get("obj")
+        may_act = key is not None and may_act_on_key(key, by=request.user)
         may = {
-            "may_revoke": self.has_revoke_permission(request),
-            "may_suspend": self.has_suspend_permission(request),
+            "may_revoke": may_act and self.has_revoke_permission(request),
+            "may_suspend": may_act and self.has_suspend_permission(request),
         }
-        return super().change_view(request, object_id, form_url, {**(extra_context or {}), **may})
+        return super().render_change_form(request, {**context, **may}, *args, **kwargs)
 
-    def _do_to_many(
-        self, request: HttpRequest, queryset: QuerySet[Any], deed: Deed
+    def _act_on_selected(
+        self, request: HttpRequest, queryset: QuerySet[Any], action: AdminAction
     ) -> HttpResponse | None:
-        keys = deed.among(queryset)
+        # staff.restrictions bounds their number.
+        _require_rights(request, queryset.select_related("owner"))
+        keys = action.among(queryset)
         if request.POST.get("confirmed"):
-            self._do(request, keys.select_related("owner"), deed)
+            self._apply(request, keys.select_related("owner"), action)
             return None
         across = {"select_across": "1"} if request.POST.get("select_across") == "1" else {}
         back = reverse("admin:apikeys_apikey_changelist")
-        return self._ask(
-            request, keys, deed, back, {"action_name": f"{deed.name}_selected", **across}
+        return self._confirm(
+            request, keys, action, back, {"action_name": f"{action.name}_selected", **across}
         )
 
-    def _do(self, request: HttpRequest, keys: Any, deed: Deed) -> None:
-        if count := deed.to_all(keys, by=actor(request, via=Via.ADMIN)):
-            self.message_user(request, deed.done(count), messages.SUCCESS)
+    def _apply(self, request: HttpRequest, keys: Any, action: AdminAction) -> None:
+        if count := action.apply_to_all(keys, by=actor(request, via=Via.ADMIN)):
+            self.message_user(request, action.done(count), messages.SUCCESS)
         else:
-            self.message_user(request, deed.too_late, messages.WARNING)
+            self.message_user(request, action.too_late, messages.WARNING)
 
-    def _ask(
+    def _confirm(
         self,
         request: HttpRequest,
         keys: QuerySet[APIKey],
-        deed: Deed,
+        action: AdminAction,
         back: str,
         context: dict[str, str],
     ) -> HttpResponse:
@@ -200,8 +221,8 @@ class APIKeyAdmin(LongList, ReadOnlyAdmin):
             "admin/apikeys/apikey/ask.html",
             {
                 **self.admin_site.each_context(request),
-                "title": deed.title,
-                "deed": deed,
+                "title": action.title,
+                "admin_action": action,
                 "keys": keys.select_related("owner")[:SHOWN],
                 "more": max(keys.count() - SHOWN, 0),
                 "opts": self.opts,

@@ -7,10 +7,11 @@ class APIKeysConfig(AppConfig):
     verbose_name = _("API keys")
 
     def ready(self) -> None:
-        from accounts import changes
-        from apikeys import coherence
-
-        changes.watch(coherence.accounts_changing)
-
-        from apikeys import people  # noqa: F401 (what accounts ask is answered from now on)
+        from accounts import signals
+        from apikeys import receivers
         from apikeys.api import schema  # noqa: F401 (drf-spectacular finds it by its import)
+        from apikeys.models import Reason
+        from audit import formatting
+
+        signals.watch(receivers.accounts_changing)
+        formatting.register_labels("reason", dict(Reason.choices))

@@ -1,4 +1,4 @@
-"""How long a key lives, as its owner chooses: some days, up to a day, or until it is deleted."""
+"""The expiry of a key: after some days, at the end of a day, or never."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
@@ -11,6 +11,7 @@ NEVER: Final = "never"
 ON_DATE: Final = "date"
 DAYS: Final = {"7": timedelta(days=7), "30": timedelta(days=30), "90": timedelta(days=90)}
 MAX_DAYS: Final = 36_500
+MAX_LIFETIME: Final = timedelta(days=MAX_DAYS)
 
 CHOICES: Final = [
     (NEVER, _("Never")),
@@ -21,11 +22,11 @@ CHOICES: Final = [
 ]
 
 
-def chosen(choice: str, day: date | None) -> datetime | None:
-    """When a key ends whose owner chose so now; None for never.
+def from_choice(choice: str, day: date | None) -> datetime | None:
+    """Return when a key with this choice expires; None for never.
 
-    choice: one of CHOICES; `day` is for ON_DATE, and its last second (UTC) counts.
-    Raises ValidationError with words for the person.
+    choice: one of CHOICES. day: for ON_DATE; the key expires at its last second (UTC).
+    Raise ValidationError with a message for users.
     """
     if choice == NEVER:
         return None
@@ -33,17 +34,52 @@ def chosen(choice: str, day: date | None) -> datetime | None:
         return timezone.now() + DAYS[choice]
     if day is None:
         raise ValidationError(_("Choose the day at whose end the key expires."), code="required")
-    return must_be_ahead(datetime.combine(day, time(23, 59, 59), UTC))
+    return validated(end_of(day))
+
+
+def end_of(day: date) -> datetime:
+    """Return the last second of `day` in UTC."""
+    return datetime.combine(day, time(23, 59, 59), UTC)
+
+
+def read_day(text: object) -> datetime | None:
+    """Return the end of the day in `text`, an ISO 8601 date, or None for other texts."""
+    try:
+        return end_of(date.fromisoformat(text)) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def in_days(days: int) -> datetime:
     return timezone.now() + timedelta(days=days)
 
 
-def must_be_ahead(moment: datetime) -> datetime:
-    """`moment`, which a key can live to. Raises ValidationError for one that is over."""
-    if moment <= timezone.now():
+def renew(created_at: datetime, expires_at: datetime | None) -> datetime | None:
+    """Return when a key expires that starts now with the lifetime `created_at` to `expires_at`."""
+    return (
+        None if expires_at is None else timezone.now() + min(expires_at - created_at, MAX_LIFETIME)
+    )
+
+
+def earliest(*moments: datetime | None) -> datetime | None:
+    """Return the earliest of `moments`; None stands for never."""
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+def validated(moment: datetime) -> datetime:
+    """Return `moment` if it is in the future and at most MAX_DAYS from now.
+
+    Raise ValidationError with a message for users.
+    """
+    now = timezone.now()
+    if moment <= now:
         raise ValidationError(
             _("A key can't expire in the past. Choose a later time (UTC)."), code="past"
+        )
+    if moment > now + MAX_LIFETIME:
+        raise ValidationError(
+            _("A key can live for %(days)d days at most. Choose an earlier time, or no expiry.")
+            % {"days": MAX_DAYS},
+            code="far",
         )
     return moment

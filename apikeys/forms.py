@@ -1,4 +1,4 @@
-"""The forms behind `+ New` and `Roll`."""
+"""Forms to create and rotate keys."""
 
 import uuid
 from datetime import timedelta
@@ -8,13 +8,12 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
-from apikeys import expiry, names, scopes
-
-_DAY = timedelta(days=1)
+from apikeys import expiry, scopes
+from apikeys.models import MAX_DESCRIPTION, MAX_NAME
 
 
 class ExpiryForm(forms.Form):
-    """How long a key lives. `cleaned_data["expires_at"]` is a time, or None for ever."""
+    """The expiry of a key: `cleaned_data["expires_at"]` is a time, or None for never."""
 
     expires = forms.ChoiceField(
         label=_("Expires"), choices=expiry.CHOICES, initial=expiry.NEVER, required=False
@@ -31,20 +30,20 @@ class ExpiryForm(forms.Form):
         choice, day = cleaned.pop("expires", None), cleaned.pop("expires_on", None)
         if not {"expires", "expires_on"} & self.errors.keys():
             try:
-                cleaned["expires_at"] = expiry.chosen(choice or expiry.NEVER, day)
+                cleaned["expires_at"] = expiry.from_choice(choice or expiry.NEVER, day)
             except ValidationError as error:
                 self.add_error("expires_on", error)
         return cleaned
 
 
-class OnceForm(forms.Form):
-    """One showing of the form makes one key, however often it is sent."""
+class NonceForm(forms.Form):
+    """A form that creates one key even if it is submitted several times."""
 
     nonce = forms.UUIDField(widget=forms.HiddenInput)
 
     def clean(self) -> dict[str, Any] | None:
         if "nonce" in self.errors:
-            # Nothing a person could mend: give the form another one, and keep what they wrote.
+            # Users can't correct the nonce: set a new one and keep the other values.
             del self.errors["nonce"]
             written = {name: self[name].value() for name in self.fields}
             self.data = {**written, "nonce": str(uuid.uuid4())}
@@ -52,12 +51,12 @@ class OnceForm(forms.Form):
         return super().clean()
 
 
-class NewKeyForm(OnceForm, ExpiryForm):
-    """What a person says of a key they want. The service judges it; this shows where it failed."""
+class NewKeyForm(NonceForm, ExpiryForm):
+    """The fields of a new key. services.issue validates them."""
 
     name = forms.CharField(
         label=_("API Key name"),
-        max_length=names.MAX_NAME,
+        max_length=MAX_NAME,
         strip=False,
         error_messages={"required": _("Give the key a name, so that you know it again later.")},
         widget=forms.TextInput(attrs={"autocomplete": "off", "autofocus": True}),
@@ -66,7 +65,7 @@ class NewKeyForm(OnceForm, ExpiryForm):
     description = forms.CharField(
         label=_("Description"),
         required=False,
-        max_length=names.MAX_DESCRIPTION,
+        max_length=MAX_DESCRIPTION,
         strip=False,
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
@@ -84,7 +83,7 @@ class NewKeyForm(OnceForm, ExpiryForm):
 
     def clean_scopes(self) -> list[str]:
         chosen: list[str] = self.cleaned_data["scopes"]
-        # Who sends a name alone, as the page of an older version does, has chosen nothing here.
+        # A page of an older version sends only the name: then no scope was deselected.
         if not chosen and "expires" in self.data:
             raise ValidationError(
                 _("Choose at least one thing that the key may do."), code="required"
@@ -93,7 +92,7 @@ class NewKeyForm(OnceForm, ExpiryForm):
 
     @property
     def has_options(self) -> bool:
-        """Whether something under "More options" was chosen, or is wrong."""
+        """Return whether a field under "More options" was changed or has an error."""
         return any(
             self[name].errors
             or self[name].value() not in (self.fields[name].initial, [*scopes.ALL])
@@ -101,7 +100,7 @@ class NewKeyForm(OnceForm, ExpiryForm):
         )
 
 
-class RollForm(OnceForm):
+class RotateForm(NonceForm):
     overlap = forms.TypedChoiceField(
         label=_("The old key works on for"),
         choices=[

@@ -1,4 +1,4 @@
-"""How a token is kept: Argon2id with a pepper.
+"""Hash and verify tokens: Argon2id with a pepper.
 
 Pure Python and argon2-cffi: no Django, no database. docs/security.md says what each part defends
 against.
@@ -15,11 +15,8 @@ from threading import BoundedSemaphore
 import argon2
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
-from apikeys.tokens import Token
-
-
-class Busy(Exception):  # noqa: N818 (the same word as HTTP's answer to it)
-    """Argon2's line did not move within the time that the caller could wait."""
+from apikeys.tokens import Token, has_tag_of
+from core.exceptions import HashingBusy
 
 
 class UnknownPepper(Exception):  # noqa: N818
@@ -28,7 +25,7 @@ class UnknownPepper(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one Argon2id pass takes (RFC 9106 §3.1)."""
+    """The parameters of Argon2id (RFC 9106 §3.1)."""
 
     memory_kib: int
     passes: int
@@ -36,11 +33,11 @@ class Cost:
 
 
 class Hasher:
-    """Hashes and verifies tokens, with a bound on how many passes run at once.
+    """Hashes and verifies tokens, with at most `concurrency` passes at a time.
 
-    peppers: the first one hashes, all of them verify. Each yields three independent keys
-    (HKDF-style, by HMAC-SHA-256 over a label): for the tag, for what Argon2 is fed, and for the
-    digest by which a process remembers a proof.
+    peppers: the first one hashes, all of them verify. Three independent keys are derived from each
+    (HKDF-style, HMAC-SHA-256 over a label): for the tag, for the input of Argon2id, and for the
+    digest in the verified-hash cache.
     """
 
     def __init__(self, *, peppers: Sequence[str], cost: Cost, concurrency: int) -> None:
@@ -49,59 +46,69 @@ class Hasher:
         self._argon2 = argon2.PasswordHasher(
             time_cost=cost.passes, memory_cost=cost.memory_kib, parallelism=cost.lanes
         )
-        self._line = BoundedSemaphore(concurrency)
-        self.tag_keys = [_derive(pepper, "tag") for pepper in peppers]
+        self._slots = BoundedSemaphore(concurrency)
+        self.tag_keys = [_derive(pepper, "tag") for pepper in self._peppers.values()]
         self._digest_key = _derive(peppers[0], "digest")
-        self._current = _keyid(next(iter(self._peppers)))
-        # A hash that no token matches, for what must cost the same as a real refusal.
+        # The id of the pepper that hashes and tags are made with.
+        self.current = _keyid(next(iter(self._peppers)))
+        # A hash that no token matches: refusals without a row must take as long as others.
         self.decoy = self._label(self._argon2.hash(b"no token hashes to this"))
 
     def hash(self, token: Token, *, wait: float) -> str:
-        """`token` as a PHC string: `$argon2id$v=19$m=19456,t=2,p=1,keyid=Zm9vYmFy$salt$hash`.
+        """Return the hash of `token` as a PHC string.
 
-        keyid names the pepper, as the PHC format has it for Argon2's secret input, so that a
-        verification costs one pass however many peppers are configured. Raises Busy after
-        `wait` seconds in line.
+        `$argon2id$v=19$m=19456,t=2,p=1,keyid=Zm9vYmFy$salt$hash`
+
+        keyid is the id of the pepper, as in the PHC format for Argon2's secret input, so that a
+        verification takes one pass with any number of peppers. Raise HashingBusy if no pass starts
+        within `wait` seconds.
         """
-        peppered = self._peppered(token, self._current)
-        with self._turn(wait):
+        peppered = self._peppered(token, self.current)
+        with self._slot(wait):
             return self._label(self._argon2.hash(peppered))
 
     def verify(self, token: Token, encoded: str, *, wait: float) -> bool:
-        """Whether `token` is the one that `encoded` was made from.
+        """Return whether `encoded` was made from `token`.
 
-        Cost: one Argon2id pass, Cost.memory_kib of memory. Raises Busy after `wait` seconds in
-        line, UnknownPepper, and argon2's InvalidHashError for another format.
+        Takes one Argon2id pass and Cost.memory_kib of memory. Raise HashingBusy if it does not
+        start within `wait` seconds, UnknownPepper, and InvalidHashError for another format.
         """
         plain, keyid = _split(encoded)
         peppered = self._peppered(token, keyid)
-        with self._turn(wait):
+        with self._slot(wait):
             try:
                 return self._argon2.verify(plain, peppered)
             except VerifyMismatchError:
                 return False
 
     def needs_rehash(self, encoded: str) -> bool:
-        """Whether `encoded` was made with another pepper or another cost than today's."""
+        """Return whether `encoded` was made with another pepper or cost than the current ones."""
         plain, keyid = _split(encoded)
-        return keyid != self._current or self._argon2.check_needs_rehash(plain)
+        return keyid != self.current or self._argon2.check_needs_rehash(plain)
+
+    def tag_pepper(self, token: Token) -> str | None:
+        """Return the id of the pepper of the tag of `token`; None if it is not configured."""
+        for name, key in zip(self._peppers, self.tag_keys, strict=True):
+            if has_tag_of(token, key):
+                return _keyid(name)
+        return None
 
     def digest(self, token: Token) -> bytes:
-        """32 bytes that stand for `token` in a process's memory; worthless without the pepper."""
+        """Return the 32-byte keyed digest of `token`; it reveals nothing without the pepper."""
         return self.digest_of(token.reveal())
 
     def digest_of(self, text: str) -> bytes:
-        """The same of any text, for what is to be named without telling the pepper."""
+        """Return the keyed digest of any text."""
         return hmac.digest(self._digest_key, text.encode(), sha256)
 
     @contextmanager
-    def _turn(self, wait: float) -> Iterator[None]:
-        if not self._line.acquire(timeout=wait):
-            raise Busy
+    def _slot(self, wait: float) -> Iterator[None]:
+        if not self._slots.acquire(timeout=wait):
+            raise HashingBusy
         try:
             yield
         finally:
-            self._line.release()
+            self._slots.release()
 
     def _peppered(self, token: Token, keyid: str) -> bytes:
         for name, pepper in self._peppers.items():
@@ -112,13 +119,13 @@ class Hasher:
         raise UnknownPepper(keyid)
 
     def _label(self, plain: str) -> str:
-        """Adds today's keyid to the parameters of a PHC string."""
+        """Add the current keyid to the parameters of a PHC string."""
         kind, version, parameters, salt, digest = plain.split("$")[1:]
-        return f"${kind}${version}${parameters},keyid={self._current}${salt}${digest}"
+        return f"${kind}${version}${parameters},keyid={self.current}${salt}${digest}"
 
 
 def _split(encoded: str) -> tuple[str, str]:
-    """A labelled PHC string as argon2-cffi reads it, and its keyid."""
+    """Return a PHC string without its keyid, as argon2-cffi reads it, and the keyid."""
     plain, found, rest = encoded.partition(",keyid=")
     keyid, dollar, tail = rest.partition("$")
     if not (found and dollar):
@@ -135,10 +142,10 @@ def _keyid(name: bytes) -> str:
 
 
 def keyid_of(pepper: str) -> str:
-    """What hashes made with `pepper` say it is called."""
+    """Return the id of `pepper`, as it is in hashes."""
     return _keyid(_derive(pepper, "id")[:6])
 
 
 def keyid_in(encoded: str) -> str:
-    """Which pepper `encoded` says it was made with. Raises InvalidHashError for another format."""
+    """Return the id of the pepper in `encoded`. Raise InvalidHashError for another format."""
     return _split(encoded)[1]

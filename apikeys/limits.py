@@ -1,6 +1,6 @@
-"""How many keys may be made, and how often what is no key of ours may be presented.
+"""Rate limits: new keys per account, failed validations per client network.
 
-Both by whoever pays for it: an account, an address. A good key is never counted, let alone limited.
+Valid keys are never limited.
 """
 
 import functools
@@ -10,29 +10,32 @@ from django.conf import settings
 from django.core.signals import setting_changed
 from django.dispatch import receiver
 
-from config.limits import Flood, Limit, network_of
+from core.client_ip import client_network
+from core.ratelimit import BatchedRateLimiter, RateLimiter
 
 _HOUR: Final = 60 * 60
 _MINUTE: Final = 60
-# Guesses at once in a process before the others hear of them: a write for each would let anybody
-# have us write as fast as they can ask.
+# Guesses that a process counts before it writes them to the shared counter: one write per guess
+# would allow clients to cause any number of writes.
 _BATCH: Final = 25
 
 
-def making() -> Limit:
-    """New keys of an account, by its id."""
-    return Limit("new-keys", settings.NEW_KEYS_PER_HOUR, _HOUR)
+def new_keys() -> RateLimiter:
+    """Return the limit of new keys, by account id."""
+    return RateLimiter("new-keys", settings.NEW_KEYS_PER_HOUR, _HOUR)
 
 
 @functools.cache
-def guesses() -> Flood:
-    """Keys that are none of ours, or none any more, by `network_of` where they came from."""
-    return Flood(Limit("guesses", settings.GUESSES_PER_MINUTE, _MINUTE), batch=_BATCH)
+def guesses() -> BatchedRateLimiter:
+    """Return the limiter of malformed and unknown keys, by `client_network`."""
+    return BatchedRateLimiter(
+        RateLimiter("guesses", settings.GUESSES_PER_MINUTE, _MINUTE), batch=_BATCH
+    )
 
 
-def count_in_lane(address: str) -> int | None:
-    """As Flood.count_here, for the lane in front of Django, where nothing may be asked."""
-    return guesses().count_here(network_of(address))
+def count_guess_locally(client_ip: str) -> int | None:
+    """Count a guess without I/O (BatchedRateLimiter.consume_locally)."""
+    return guesses().consume_locally(client_network(client_ip))
 
 
 @receiver(setting_changed)

@@ -1,4 +1,4 @@
-"""The shape of an API key: how one is made, read, checked and shown.
+"""The format of an API key: create, parse, check and mask tokens.
 
 Pure Python: no Django, no database, no clock.
 
@@ -9,10 +9,10 @@ unmodified ComfyUI frontends accept that prefix and that length and nothing else
              public id    secret     tag      CRC32
 
 public id   48 bits   finds the row; may be shown and logged
-secret     144 bits   what only the holder knows
-tag         32 bits   truncated HMAC-SHA-256 of all before it: an invented token is refused with
-                      no I/O and no Argon2, so nobody can burn our CPU with guesses
-CRC32       32 bits   of all before it: anybody, offline, can tell a typo from a key
+secret     144 bits   known to the holder only
+tag         32 bits   truncated HMAC-SHA-256 of all before it: an invented token is refused
+                      without I/O or Argon2id, so that guesses cost little CPU
+CRC32       32 bits   of all before it: detects typos, also offline
 """
 
 import functools
@@ -36,22 +36,22 @@ _UP_TO_CRC = slice(0, LENGTH - 8)
 _CRC = slice(LENGTH - 8, LENGTH)
 
 _SHAPE = re.compile(r"comfyui-[0-9a-f]{64}")
-# The c of a key that follows at once is a hexadecimal digit, too.
+# A key may follow without a separator, and its first letter is a hexadecimal digit.
 _IN_TEXT = re.compile(r"(comfyui-[0-9a-f]{12})(?:(?!comfyui-)[0-9a-f])+", re.IGNORECASE)
 
 
-class Refusal(Enum):
-    """Why a text is no token of ours."""
+class ParseError(Enum):
+    """Why a text is not a token of this site."""
 
     MALFORMED = "malformed"
-    """Wrong prefix, length or digits, or a CRC that doesn't match: a typo, or not a key at all."""
+    """Wrong prefix, length or digits, or a CRC that doesn't match: a typo, or another text."""
 
     FORGED = "forged"
-    """Well formed, but its tag was made with no key of ours."""
+    """Well formed, but its tag was made with an unknown key."""
 
 
-class Flaw(Enum):
-    """What is wrong with a text that is no token, for a person who has it before them."""
+class ShapeError(Enum):
+    """Which part of the format a text violates, for messages to users."""
 
     PREFIX = "prefix"
     LENGTH = "length"
@@ -61,13 +61,13 @@ class Flaw(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Token:
-    """A well-formed token. Its text is had from `reveal()` alone; repr and str show it masked."""
+    """A well-formed token. Only `reveal()` returns its text; repr and str mask it."""
 
     public_id: str
     _text: str = field(repr=False)
 
     def reveal(self) -> str:
-        """The plaintext, 72 ASCII characters. Whoever calls this answers for where it goes."""
+        """Return the plaintext, 72 ASCII characters. Callers must keep it out of logs."""
         return self._text
 
     def __str__(self) -> str:
@@ -75,48 +75,54 @@ class Token:
 
 
 def make(*, tag_key: bytes) -> Token:
-    """A new token from the operating system's random source, tagged with `tag_key`."""
+    """Return a new random token, tagged with `tag_key`."""
     body = PREFIX + secrets.token_hex(6) + secrets.token_hex(18)
     tagged = body + _tag(body, tag_key)
     text = tagged + _crc(tagged)
     return Token(text[_PUBLIC_ID], text)
 
 
-def parse(text: str, *, tag_keys: Sequence[bytes]) -> Token | Refusal:
-    """Reads what a client presented. Any text is answered, none raises.
+def parse(text: str, *, tag_keys: Sequence[bytes]) -> Token | ParseError:
+    """Return the token in `text`, or a ParseError. Raise nothing, whatever the text is.
 
-    text: trimmed here, because a key travels by copy and paste.
-    tag_keys: the keys whose tags are honoured, the likeliest first.
+    text: is stripped, since users copy and paste keys.
+    tag_keys: keys of accepted tags, the most likely first.
     """
     text = text.strip()
-    # All that flaw() tells apart, in one step: this is what a flood of guesses costs.
-    if not _SHAPE.fullmatch(text) or not _has_its_crc(text):
-        return Refusal.MALFORMED
+    # The checks of shape_error() in one step: this runs for every guess.
+    if not _SHAPE.fullmatch(text) or not _has_valid_crc(text):
+        return ParseError.MALFORMED
     for key in tag_keys:
         if hmac.compare_digest(_tag(text[_UP_TO_TAG], key), text[_TAG]):
             return Token(text[_PUBLIC_ID], text)
-    return Refusal.FORGED
+    return ParseError.FORGED
 
 
-def flaw(text: str) -> Flaw | None:
-    """The first thing that is wrong with the shape of `text`; None if nothing is."""
+def has_tag_of(token: Token, key: bytes) -> bool:
+    """Return whether the tag of `token` was made with `key`."""
+    text = token.reveal()
+    return hmac.compare_digest(_tag(text[_UP_TO_TAG], key), text[_TAG])
+
+
+def shape_error(text: str) -> ShapeError | None:
+    """Return the first error in the format of `text`, or None."""
     text = text.strip()
     if not text.startswith(PREFIX):
-        return Flaw.PREFIX
+        return ShapeError.PREFIX
     if len(text) != LENGTH:
-        return Flaw.LENGTH
+        return ShapeError.LENGTH
     if not _SHAPE.fullmatch(text):
-        return Flaw.DIGITS
-    return None if _has_its_crc(text) else Flaw.CHECKSUM
+        return ShapeError.DIGITS
+    return None if _has_valid_crc(text) else ShapeError.CHECKSUM
 
 
 def mask(public_id: str) -> str:
-    """How a key is shown to people: `comfyui-87d01e28d3f4…`."""
+    """Return the part of a key that may be shown: `comfyui-87d01e28d3f4…`."""
     return f"{PREFIX}{public_id}…"
 
 
 def redact(text: str) -> str:
-    """`text` with every key in it cut down to its public part, whole keys and broken ones alike."""
+    """Return `text` with all keys masked, also incomplete ones."""
     return _IN_TEXT.sub(r"\1…", text)
 
 
@@ -128,14 +134,15 @@ def _tag(body: str, key: bytes) -> str:
 
 @functools.cache
 def _keyed(key: bytes) -> hmac.HMAC:
-    """The key's own half of the work, done once. `hmac.digest` would let go of the GIL each time:
-    with many threads that costs more than the hash.
+    """Return an HMAC with `key` set, which is half of the work.
+
+    `hmac.digest` releases the GIL each time, which costs more than the hash with many threads.
     """
     return hmac.new(key, digestmod=sha256)
 
 
-def _has_its_crc(text: str) -> bool:
-    # The CRC is no secret: an ordinary comparison tells nobody anything.
+def _has_valid_crc(text: str) -> bool:
+    # The CRC is not secret, so the comparison need not take constant time.
     return zlib.crc32(text[_UP_TO_CRC].encode("ascii")) == int(text[_CRC], 16)
 
 

@@ -1,10 +1,11 @@
-"""Addresses of the dashboard."""
+"""URLs of the pages of keys."""
 
 from django.urls import path
 from django.views.generic import RedirectView
 
-from apikeys import connecting, leakpages, views
-from config.contact import security_txt
+from apikeys import connect_views, views
+from apikeys.leaks import views as leak_views
+from core.health import security_txt
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="keys"), name="home"),
@@ -12,11 +13,11 @@ urlpatterns = [
     path("keys/", views.keys, name="keys"),
     path("keys/generate", views.generate, name="generate_key"),
     path("keys/<uuid:key_id>/delete", views.delete, name="delete_key"),
-    path("keys/<uuid:key_id>/roll", views.roll, name="roll_key"),
+    path("keys/<uuid:key_id>/roll", views.rotate, name="roll_key"),
     path("usage/", views.usage, name="usage"),
-    path("connect", connecting.connect, name="connect"),
-    path("leaks", leakpages.found, name="leaks"),
+    path("connect", connect_views.connect, name="connect"),
+    path("leaks", leak_views.report, name="leaks"),
     path(".well-known/security.txt", security_txt, name="security_txt"),
-    # Where the hosted platform's documentation leads.
+    # The path in the documentation of the hosted platform.
     path("profile/api-keys", RedirectView.as_view(pattern_name="keys")),
 ]

@@ -1,8 +1,8 @@
-"""Counts what keys are used for, without a write per call.
+"""Count the uses of keys without a write per request.
 
-A use is noted in memory, for the price of appending to a queue. Every few seconds, and when the
-process ends, what was noted is added up by key and hour and written in a few statements. A process
-that is killed outright loses one interval's counts at most; no answer ever waits for a count.
+A use is appended to a queue in memory. Every few seconds, and when the process ends, a thread adds
+them up by key and hour and writes them with a few statements. A process that is killed loses the
+counts of one interval at most; no response waits for a count.
 """
 
 import atexit
@@ -10,85 +10,159 @@ import json
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import batched
 from threading import Event, Lock, Thread
 from typing import Final
 from uuid import UUID
 
+from cachetools import LRUCache
 from django.conf import settings
 from django.db import Error, connection, transaction
 from django.utils import timezone
 
-from apikeys import noticing
+from apikeys import key_networks
 from apikeys.models import APIKey, DailyUse, HourlyUse
 
 logger = logging.getLogger(__name__)
 
-# So many keys are written at once: whoever would end one of them waits no longer than that takes.
-_BATCH: Final = 1_000
-
 type Used = tuple[UUID, datetime]
 
-# Appending and popping are one step each, whatever other threads do. UUIDs as numbers: a UUID's own
-# hash is computed in Python, for each of the uses that are added up.
-_noted: deque[int] = deque()
-# What was taken from there and is not written yet, by key and hour: how often, and when last.
-_counted: dict[Used, tuple[int, datetime]] = {}
-_flushing = Lock()
-_starting = Lock()
-_stop = Event()
-_writer: Thread | None = None
+
+class UsageCounter:
+    """The uses that a process has counted, and the thread that writes them.
+
+    batch: keys per transaction; a revocation of one of them waits for its end.
+    """
+
+    def __init__(self, *, batch: int = 1_000) -> None:
+        self._batch = batch
+        self.reset()
+
+    def reset(self) -> None:
+        """Reset all state, also in a forked child, whose parent writes the counts.
+
+        Locks are replaced: those of the parent may be held by a thread that the child lacks.
+        """
+        # Appending and popping are atomic. Integers, since Python code computes the hash of a UUID,
+        # and each use needs one.
+        self._pending: deque[int] = deque()
+        # Aggregated uses that are not written yet, by key and hour: number and time of the last.
+        self._counted: dict[Used, tuple[int, datetime]] = {}
+        # Ids of the peppers of tags, for keys whose rows do not have them.
+        self._tags: dict[UUID, str] = {}
+        # Keys whose pepper was written: cached rows do not have it yet.
+        self._tags_written: LRUCache[UUID, bool] = LRUCache(maxsize=65_536)
+        self._flushing = Lock()
+        self._tags_lock = Lock()
+        self._starting = Lock()
+        self._stop = Event()
+        self._writer: Thread | None = None
+
+    def count(self, key_id: UUID) -> None:
+        """Count one use of a key."""
+        self._pending.append(key_id.int)
+        self.start()
+
+    def note_tag(self, key_id: UUID, pepper: str) -> None:
+        """Record that the tag of the key was made with the pepper of the id `pepper`."""
+        with self._tags_lock:
+            if key_id in self._tags_written:
+                return
+            self._tags[key_id] = pepper
+        self.start()
+
+    def start(self) -> None:
+        """Start the thread that writes the counts, unless it runs."""
+        if self._writer is None and settings.USAGE_FLUSH_INTERVAL > 0:
+            self._start_writer()
+
+    def flush(self) -> None:
+        """Write the counts. After a database error they are kept for the next call."""
+        with self._flushing:
+            try:
+                key_networks.flush()
+            finally:
+                self._aggregate()
+                self._write_counted()
+                self._write_tags()
+
+    def run(self, stop: Event) -> None:
+        """Write the counts every USAGE_FLUSH_INTERVAL seconds until `stop` is set."""
+        while not stop.wait(settings.USAGE_FLUSH_INTERVAL):
+            try:
+                self.flush()
+                # Connections belong to threads, and no request ends in this one.
+                connection.close()
+            except Exception:
+                # Any error: without this thread the process would count without writing.
+                logger.exception("Uses could not be written.")
+
+    def _start_writer(self) -> None:
+        with self._starting:
+            if self._writer is None:
+                writer = Thread(target=self.run, args=(self._stop,), name="usage", daemon=True)
+                try:
+                    writer.start()
+                except RuntimeError:
+                    # The system refuses one more thread. Counts are kept; the next use tries again.
+                    return
+                self._writer = writer
+                atexit.register(self._finish)
+
+    def _finish(self) -> None:
+        self._stop.set()
+        self.flush()
+        connection.close()
+
+    def _aggregate(self) -> None:
+        # The hour of the write: an interval is a few seconds.
+        at = timezone.now()
+        hour = at.replace(minute=0, second=0, microsecond=0)
+        pending = (self._pending.popleft() for _ in range(len(self._pending)))
+        for number, calls in Counter(pending).items():
+            used = (UUID(int=number), hour)
+            before, _at = self._counted.get(used, (0, at))
+            self._counted[used] = (before + calls, at)
+
+    def _write_counted(self) -> None:
+        for batch in batched(sorted(self._counted), self._batch):
+            try:
+                with transaction.atomic():
+                    _add({used: self._counted[used] for used in batch})
+            except Error:
+                logger.warning("Uses could not be written; they are kept for the next try.")
+                return
+            for written in batch:
+                del self._counted[written]
+
+    def _write_tags(self) -> None:
+        with self._tags_lock:
+            tags = dict(self._tags)
+        for batch in batched(sorted(tags), self._batch):
+            try:
+                with transaction.atomic():
+                    unknown = APIKey.objects.filter(pk__in=batch, tag_pepper=None).order_by("pk")
+                    # In the order of the other locks on keys, against deadlocks.
+                    here = list(unknown.select_for_update(no_key=True).values_list("pk", flat=True))
+                    for pepper in {tags[key_id] for key_id in here}:
+                        ids = [key_id for key_id in here if tags[key_id] == pepper]
+                        APIKey.objects.filter(pk__in=ids).update(tag_pepper=pepper)
+            except Error:
+                logger.warning(
+                    "Peppers of tags could not be written; they are kept for the next try."
+                )
+                return
+            with self._tags_lock:
+                for key_id in batch:
+                    self._tags.pop(key_id, None)
+                    self._tags_written[key_id] = True
 
 
-def count(key_id: UUID) -> None:
-    """Notes one use of a key, now."""
-    _noted.append(key_id.int)
-    start()
+# --- SQL: the ORM has no upsert that adds to the existing value ---
 
-
-def start() -> None:
-    """Has what is noted written now and then from here on."""
-    if _writer is None:
-        _start_writer()
-
-
-def flush() -> None:
-    """Writes what has been counted. What can't be written now is kept for the next time."""
-    with _flushing:
-        try:
-            noticing.flush()
-        finally:
-            _add_up()
-            _write_counted()
-
-
-def _write_counted() -> None:
-    for batch in batched(sorted(_counted), _BATCH):
-        try:
-            with transaction.atomic():
-                _write(batch)
-        except Error:
-            logger.warning("Uses could not be written; they are kept for the next try.")
-            return
-        for written in batch:
-            del _counted[written]
-
-
-def _add_up() -> None:
-    # Of the hour in which it is written: an interval is a few seconds.
-    at = timezone.now()
-    hour = at.replace(minute=0, second=0, microsecond=0)
-    for number, calls in Counter(_noted.popleft() for _ in range(len(_noted))).items():
-        used = (UUID(int=number), hour)
-        before, _at = _counted.get(used, (0, at))
-        _counted[used] = (before + calls, at)
-
-
-# --- SQL, because the ORM can insert or add, but not add to what is there in one statement ---
-
-# Rows of JSON as a table, in each database's own way.
+# Rows of JSON as a table.
 _USED: Final = {
     "postgresql": """
         WITH used AS (
@@ -102,15 +176,15 @@ _USED: Final = {
             FROM json_each(%s)
         )""",
 }
-# The keys are locked first and in order, as by whoever ends one: with the counts before the keys,
-# the two would wait for each other. SQLite has one writer at a time.
+# Keys are locked before their counts and in order, as in revocations, against deadlocks. SQLite has
+# one writer at a time.
 _LOCK: Final = {
     "postgresql": """
         SELECT id FROM apikeys_apikey WHERE id IN (SELECT key_id FROM used)
         ORDER BY id FOR NO KEY UPDATE""",
     "sqlite": "SELECT 1",
 }
-# Of those keys that there are: they go with their accounts, and what was counted goes along.
+# Only for existing keys: the counts of deleted ones are dropped.
 _ADD_HOURS: Final = """
     INSERT INTO apikeys_hourlyuse (key_id, hour, calls)
     SELECT key_id, hour, calls FROM used WHERE key_id IN (SELECT id FROM apikeys_apikey)
@@ -120,21 +194,21 @@ _ADD_DAYS: Final = """
     SELECT key_id, day, sum(calls) FROM used WHERE key_id IN (SELECT id FROM apikeys_apikey)
     GROUP BY key_id, day
     ON CONFLICT (key_id, day) DO UPDATE SET calls = apikeys_dailyuse.calls + excluded.calls"""
-_NOTE_LAST_USE: Final = """
+_SET_LAST_USE: Final = """
     UPDATE apikeys_apikey SET last_used_at = last.at
     FROM (SELECT key_id, max(at) AS at FROM used GROUP BY key_id) AS last
     WHERE id = last.key_id AND (last_used_at IS NULL OR last_used_at < last.at)"""
 
 
-def _write(batch: Sequence[Used]) -> None:
-    used, rows = _USED[connection.vendor], _as_json(batch)
+def _add(counted: Mapping[Used, tuple[int, datetime]]) -> None:
+    used, rows = _USED[connection.vendor], _as_json(counted)
     with connection.cursor() as cursor:
-        for statement in [_LOCK[connection.vendor], _ADD_HOURS, _ADD_DAYS, _NOTE_LAST_USE]:
+        for statement in [_LOCK[connection.vendor], _ADD_HOURS, _ADD_DAYS, _SET_LAST_USE]:
             cursor.execute(used + statement, [rows])
 
 
-def _as_json(batch: Sequence[Used]) -> str:
-    """The batch as the database's own columns would have it, in rows for `_USED`."""
+def _as_json(counted: Mapping[Used, tuple[int, datetime]]) -> str:
+    """Return the counts as JSON for `_USED`, with values as the database stores them."""
     id_of, hour_of, day_of, at_of = (
         attribute.field.get_db_prep_save
         for attribute in (APIKey.id, HourlyUse.hour, DailyUse.day, APIKey.last_used_at)
@@ -148,48 +222,18 @@ def _as_json(batch: Sequence[Used]) -> str:
                 "calls": calls,
                 "at": at_of(at, connection),
             }
-            for key_id, hour in batch
-            for calls, at in [_counted[key_id, hour]]
+            for (key_id, hour), (calls, at) in counted.items()
         ],
         default=str,
     )
 
 
-def _start_writer() -> None:
-    """Starts this process's writer at its first use."""
-    global _writer
-    if settings.USAGE_FLUSH_INTERVAL <= 0:
-        return
-    with _starting:
-        if _writer is None:
-            _writer = Thread(target=_write_now_and_then, name="usage", daemon=True)
-            _writer.start()
-            atexit.register(_finish)
+_counter = UsageCounter()
+os.register_at_fork(after_in_child=_counter.reset)
 
-
-def _begin_anew() -> None:
-    """In a child: a fork takes no thread along, and what was noted is its parent's to write."""
-    global _writer
-    _writer = None
-    _noted.clear()
-    _counted.clear()
-
-
-os.register_at_fork(after_in_child=_begin_anew)
-
-
-def _write_now_and_then() -> None:
-    while not _stop.wait(settings.USAGE_FLUSH_INTERVAL):
-        try:
-            flush()
-            # This thread has a connection of its own, and nobody else to give it back.
-            connection.close()
-        except Exception:
-            # Whatever it is: without its writer this process would count, and write no more.
-            logger.exception("Uses could not be written.")
-
-
-def _finish() -> None:
-    _stop.set()
-    flush()
-    connection.close()
+# Of this process.
+count = _counter.count
+note_tag = _counter.note_tag
+start = _counter.start
+flush = _counter.flush
+reset = _counter.reset

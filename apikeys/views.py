@@ -1,10 +1,11 @@
-"""The dashboard: a person's keys, and what they were used for."""
+"""The pages of a user's keys and their use."""
 
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID
 
-from django.conf import settings
+from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ValidationError
@@ -18,25 +19,26 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import reauthentication
+from accounts.requests import current_user
 from accounts.services import may_hold_keys
 from apikeys import services, tokens
-from apikeys.forms import NewKeyForm, RollForm
+from apikeys.forms import NewKeyForm, RotateForm
 from apikeys.models import APIKey, DailyUse, Reason
-from apikeys.requests import account
+from apikeys.tokens import Token
 from audit.models import Via
-from audit.trail import actor
-from config.errors import in_words_if_too_often
+from audit.services import actor
+from core.error_views import rate_limited_page
 
 PER_PAGE = 20
 USAGE_DAYS = 7
-# What of a form that was sent is there again after the question who this is.
+# Form fields to keep while the user re-authenticates.
 _KEPT = ["name", "description", "expires", "expires_on", "scopes"]
 
 
 @login_required
 @require_safe
 def keys(request: HttpRequest) -> HttpResponse:
-    """The list. With `?new=1` the dialog is open from the start, for browsers without scripts."""
+    """List keys. `?new=1` opens the dialog, for browsers without scripts."""
     is_open = "new" in request.GET
     draft = reauthentication.take_draft(request) if is_open else {}
     return _keys_page(request, form=_blank_form(**draft), is_open=is_open)
@@ -44,39 +46,30 @@ def keys(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
-@in_words_if_too_often
+@rate_limited_page
 def generate(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
-        # Whoever had to sign in on the way comes here with GET: to the form, then.
+        # A redirect after login comes with GET.
         return redirect(reverse("keys") + "?new=1")
     form = NewKeyForm(request.POST)
-    if not may_hold_keys(account(request)):
+    owner = current_user(request)
+    if not may_hold_keys(owner):
         messages.error(request, _("Confirm your email address before you generate a key."))
         return redirect("account_email")
-    if not reauthentication.is_fresh(request, within=settings.LONG_SESSION):
-        return reauthentication.ask(request, then=reverse("keys") + "?new=1", keep=_KEPT)
-    if not form.is_valid():
-        return _keys_page(request, form=form, is_open=True, status=400)
-    try:
-        key, token = services.issue(
-            owner=account(request), by=actor(request, via=Via.PAGE), **form.cleaned_data
-        )
-    except services.AlreadyIssued as already:
-        return _keys_page(
-            request, form=_blank_form(), status=409, already_issued=already.key, is_open=False
-        )
-    except ValidationError as error:
-        form.add_error(None, error)
-        return _keys_page(request, form=form, is_open=True, status=400)
-    # Not a redirect: the plaintext lives in this one response, nowhere else.
-    return _keys_page(request, form=_blank_form(), issued=key, plaintext=token.reveal())
+    if question := reauthentication.ask_before_key(
+        request, then=reverse("keys") + "?new=1", keep=_KEPT
+    ):
+        return question
+    if form.is_valid() and (page := _create(request, form, services.issue, owner=owner)):
+        return page
+    return _keys_page(request, form=form, is_open=True, status=400)
 
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def delete(request: HttpRequest, key_id: UUID) -> HttpResponse:
-    """Asks, naming the key; then deletes it."""
-    key = get_object_or_404(APIKey.objects.kept(), pk=key_id, owner=account(request))
+    """Ask for confirmation, then delete the key."""
+    key = get_object_or_404(APIKey.objects.kept(), pk=key_id, owner=current_user(request))
     if request.method != "POST":
         return render(request, "apikeys/delete.html", {"key": key, "section": "keys"})
     by = actor(request, via=Via.PAGE)
@@ -88,31 +81,18 @@ def delete(request: HttpRequest, key_id: UUID) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
-@in_words_if_too_often
-def roll(request: HttpRequest, key_id: UUID) -> HttpResponse:
-    """Asks for how long the key shall work on; then makes its successor and reveals that."""
-    # Also one that this very form has ended: whoever sent it twice must hear what became of it.
-    there = APIKey.objects.filter(Q(revoked_at=None) | Q(revoked_reason=Reason.ROLLED))
-    key = get_object_or_404(there, pk=key_id, owner=account(request))
-    if not reauthentication.is_fresh(request, within=settings.LONG_SESSION):
-        return reauthentication.ask(request)
-    form = RollForm(request.POST or None, initial={"nonce": uuid.uuid4()})
-    if request.method == "POST" and form.is_valid():
-        try:
-            successor, token = services.roll(
-                key, by=actor(request, via=Via.PAGE), **form.cleaned_data
-            )
-        except services.AlreadyIssued as already:
-            return _keys_page(
-                request, form=_blank_form(), status=409, already_issued=already.key, is_open=False
-            )
-        except ValidationError as error:
-            form.add_error(None, error)
-        else:
-            # Not a redirect, as when a key is generated.
-            return _keys_page(
-                request, form=_blank_form(), issued=successor, plaintext=token.reveal()
-            )
+@rate_limited_page
+def rotate(request: HttpRequest, key_id: UUID) -> HttpResponse:
+    """Ask for the overlap, then create the successor and show its plaintext."""
+    # Rotated keys, too: a form that is submitted twice gets the page "already issued".
+    rotatable = APIKey.objects.filter(Q(revoked_at=None) | Q(revoked_reason=Reason.ROTATED))
+    key = get_object_or_404(rotatable, pk=key_id, owner=current_user(request))
+    if question := reauthentication.ask_before_key(request):
+        return question
+    form = RotateForm(request.POST or None, initial={"nonce": uuid.uuid4()})
+    is_valid = request.method == "POST" and form.is_valid()
+    if is_valid and (page := _create(request, form, services.rotate, key=key)):
+        return page
     return render(
         request,
         "apikeys/roll.html",
@@ -124,16 +104,16 @@ def roll(request: HttpRequest, key_id: UUID) -> HttpResponse:
 @login_required
 @require_safe
 def usage(request: HttpRequest) -> HttpResponse:
-    """Calls per key and day (UTC), the last week as plain numbers."""
+    """Show calls per key and day (UTC) of the last week."""
     today = timezone.now().date()
     days = [today - timedelta(days=back) for back in range(USAGE_DAYS)]
-    counted = DailyUse.objects.filter(key__owner=account(request), day__gte=days[-1])
+    counted = DailyUse.objects.filter(key__owner=current_user(request), day__gte=days[-1])
     calls = {(use.key_id, use.day): use.calls for use in counted}
-    # A key deleted this week was used all the same: it stays in the week's numbers.
-    shown = APIKey.objects.filter(owner=account(request)).filter(
+    # Deleted keys, too, if they were used this week.
+    listed = APIKey.objects.filter(owner=current_user(request)).filter(
         pk__in={key_id for key_id, _day in calls}
-    ) | APIKey.objects.kept().filter(owner=account(request))
-    rows = [(key, [calls.get((key.pk, day), 0) for day in days]) for key in shown.order_by("name")]
+    ) | APIKey.objects.kept().filter(owner=current_user(request))
+    rows = [(key, [calls.get((key.pk, day), 0) for day in days]) for key in listed.order_by("name")]
     return render(
         request,
         "apikeys/usage.html",
@@ -146,6 +126,29 @@ def usage(request: HttpRequest) -> HttpResponse:
     )
 
 
+def _create(
+    request: HttpRequest,
+    form: forms.Form,
+    service: Callable[..., tuple[APIKey, Token]],
+    **arguments: object,
+) -> HttpResponse | None:
+    """Create a key and return the page that shows it, or None after errors, added to `form`.
+
+    service: `services.issue` or `services.rotate`, called with `arguments` and the form's data.
+    """
+    try:
+        key, token = service(**arguments, by=actor(request, via=Via.PAGE), **form.cleaned_data)
+    except services.AlreadyIssued as already:
+        return _keys_page(
+            request, form=_blank_form(), status=409, already_issued=already.key, is_open=False
+        )
+    except ValidationError as error:
+        form.add_error(None, error)
+        return None
+    # Not a redirect: only this response has the plaintext.
+    return _keys_page(request, form=_blank_form(), issued=key, plaintext=token.reveal())
+
+
 def _blank_form(**draft: str | list[str]) -> NewKeyForm:
     return NewKeyForm(initial={**draft, "nonce": uuid.uuid4()})
 
@@ -153,10 +156,10 @@ def _blank_form(**draft: str | list[str]) -> NewKeyForm:
 def _keys_page(
     request: HttpRequest, *, form: NewKeyForm, status: int = 200, **context: object
 ) -> HttpResponse:
-    # PostgreSQL has no text with a NUL in it. A pasted key is cut down to what may be shown.
-    words = tokens.redact(request.GET.get("q", "")).replace("\0", "").strip().rstrip("…")
-    mine = APIKey.objects.listed().filter(owner=account(request))
-    found = mine.matching(words) if words else mine
+    # PostgreSQL has no text with NUL. A pasted key is masked, so that the page does not repeat it.
+    search = tokens.redact(request.GET.get("q", "")).replace("\0", "").strip().rstrip("…")
+    own = APIKey.objects.listed().filter(owner=current_user(request))
+    found = own.matching(search) if search else own
     page = Paginator(found, PER_PAGE).get_page(request.GET.get("page"))
     return render(
         request,
@@ -164,8 +167,8 @@ def _keys_page(
         {
             "form": form,
             "page": page,
-            "query": words,
-            "has_keys": bool(page.paginator.count) or mine.exists(),
+            "query": search,
+            "has_keys": bool(page.paginator.count) or own.exists(),
             "section": "keys",
             **context,
         },

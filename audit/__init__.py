@@ -1,1 +1,1 @@
-"""The trail: what happened to accounts and keys. Written by every room; it knows none of them."""
+"""The audit log of accounts and keys. All apps write to it; it imports none but core."""

@@ -1,32 +1,46 @@
-"""The trail, for staff: to read, to search, and to take along as a file."""
+"""The admin of the audit log: read-only, searchable, with an export."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, time
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ERROR_FLAG
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
-from django.urls import URLPattern, path
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    StreamingHttpResponse,
+)
+from django.shortcuts import redirect
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_date
 from django.utils.translation import gettext_lazy as _
 
 from audit.export import FORMATS
 from audit.models import Action, Event, Via
-from audit.trail import actor, record
-from config.modeladmins import LongList, ReadOnlyAdmin, shown_digits
+from audit.services import actor, record
+from core.admin_mixins import LargeTableAdmin, ReadOnlyAdmin, public_id_prefix, search_unbounded
 
 
 @admin.register(Event)
-class EventAdmin(LongList, ReadOnlyAdmin):
-    # No date_hierarchy: it reads every row, for the days that there are. Days can be searched.
+class EventAdmin(LargeTableAdmin, ReadOnlyAdmin):
+    # No date_hierarchy: it reads all rows. Searching for a day uses an index.
     list_display = ["at", "action", "public_id", "account", "actor", "via", "address"]
     list_filter = ["action", "via", "at"]
     sortable_by = ["at"]
     related = ["account", "actor"]
-    finds = {"account__email": str.lower, "actor__email": str.lower, "public_id": shown_digits}
+    allowed_lookups = ("account__id__exact", "key_id__exact", "address", "address__exact")
+    prefix_searches = {
+        "account__email": str.lower,
+        "actor__email": str.lower,
+        "public_id": public_id_prefix,
+    }
     search_help_text = _(
         "How the email address of the account or of who did it, or a key's digits, begin; "
         "or a day, as 2026-11-24."
@@ -34,16 +48,16 @@ class EventAdmin(LongList, ReadOnlyAdmin):
     fields = ["at", "action", "public_id", "account", "actor", "via", "address", "detail"]
     change_list_template = "admin/audit/event/change_list.html"
 
-    def beginning(self, words: str) -> Iterator[QuerySet[Any, Any]]:
-        yield from super().beginning(words)
+    def prefix_matches(self, text: str) -> Iterator[QuerySet[Any, Any]]:
+        yield from super().prefix_matches(text)
         try:
-            day = parse_date(words)
+            day = parse_date(text)
         except ValueError:
-            # Shaped like a day, as the 30th of February is.
+            # The format of a date, but not a valid one, such as February 30th.
             return
         if day is not None:
-            start = datetime.combine(day, time(), UTC)
-            within = Event.objects.filter(at__gte=start, at__lt=start + timedelta(days=1))
+            start, end = (datetime.combine(day, moment, UTC) for moment in (time.min, time.max))
+            within = Event.objects.filter(at__gte=start, at__lte=end)
             yield within.order_by().values("pk")
 
     def has_export_permission(self, request: HttpRequest) -> bool:
@@ -51,7 +65,7 @@ class EventAdmin(LongList, ReadOnlyAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         export = path(
-            "export/<slug:form>",
+            "export/<slug:file_format>",
             self.admin_site.admin_view(self.export_view),
             name="audit_event_export",
         )
@@ -60,26 +74,35 @@ class EventAdmin(LongList, ReadOnlyAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        may = {"may_export": self.has_export_permission(request), "forms": list(FORMATS)}
-        return super().changelist_view(request, {**may, **(extra_context or {})})
+        context = {"may_export": self.has_export_permission(request), "file_formats": list(FORMATS)}
+        return super().changelist_view(request, {**context, **(extra_context or {})})
 
-    def export_view(self, request: HttpRequest, form: str) -> StreamingHttpResponse:
-        """What the list would show with this query, all of it, as a file."""
+    def export_view(self, request: HttpRequest, file_format: str) -> HttpResponseBase:
+        """Stream all events that the changelist shows for this query, in the given format."""
         if not self.has_export_permission(request):
             raise PermissionDenied
-        if form not in FORMATS:
+        if file_format not in FORMATS:
             raise Http404
-        events = self.get_changelist_instance(request).get_queryset(request)
-        # Named by what was asked for: what somebody searched may be an address.
-        asked = {"format": form, "filters": ", ".join(sorted(request.GET.keys()))}
-        record(Action.STAFF_EXPORTED, by=actor(request, via=Via.ADMIN), detail=asked)
-        kind, write = FORMATS[form]
-        name = f"comfyui-keys-events-{timezone.now().date()}.{form}"
-        return StreamingHttpResponse(
-            write(events),
-            content_type=kind,
-            headers={
-                "Content-Disposition": f'attachment; filename="{name}"',
-                "Cache-Control": "no-store, private",
-            },
-        )
+        search_unbounded(request)
+        try:
+            events = self.get_changelist_instance(request).get_queryset(request)
+        except IncorrectLookupParameters:
+            # As the changelist does. An export without the filters would contain all events.
+            return redirect(f"{reverse('admin:audit_event_changelist')}?{ERROR_FLAG}=1")
+        # Record the names of the filters only: a search term may be an email.
+        detail = {"format": file_format, "filters": ", ".join(sorted(request.GET.keys()))}
+        record(Action.STAFF_EXPORTED, by=actor(request, via=Via.ADMIN), detail=detail)
+        return _download(events, file_format)
+
+
+def _download(events: QuerySet[Event], file_format: str) -> StreamingHttpResponse:
+    content_type, write = FORMATS[file_format]
+    name = f"comfyui-keys-events-{timezone.now().date()}.{file_format}"
+    return StreamingHttpResponse(
+        write(events),
+        content_type=content_type,
+        headers={
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "no-store, private",
+        },
+    )

@@ -1,4 +1,4 @@
-"""The trail as a file: CSV (RFC 4180) for a spreadsheet, JSON lines for a program."""
+"""Export formats of the audit log: CSV (RFC 4180) for spreadsheets, JSON lines for programs."""
 
 import csv
 import io
@@ -14,22 +14,22 @@ _FIELDS: Final = (
     "id", "at", "action", "account_id", "actor_id", "key_id", "public_id", "via", "address",
     "detail",
 )  # fmt: skip
-# What a spreadsheet takes for the beginning of a formula, and runs.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+# Spreadsheets run cells that start with one of these as formulas.
+_FORMULA_PREFIXES: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_json_lines(events: QuerySet[Event]) -> Iterator[str]:
-    """One object a line. Times in ISO 8601 and UTC, ids as text."""
+    """Yield one JSON object per line. Times are ISO 8601 in UTC, ids are strings."""
     for row in _rows(events):
         yield json.dumps(row, default=str, ensure_ascii=False) + "\n"
 
 
 def as_csv(events: QuerySet[Event]) -> Iterator[str]:
-    """A line of names, then one for each event; `detail` is JSON."""
+    """Yield a header line, then one line per event; `detail` is JSON."""
     yield _line(_FIELDS)
     for row in _rows(events):
         detail = json.dumps(row["detail"], ensure_ascii=False)
-        yield _line(_harmless(value) for value in ({**row, "detail": detail}).values())
+        yield _line(_escape_formula(value) for value in ({**row, "detail": detail}).values())
 
 
 FORMATS: Final[dict[str, tuple[str, Callable[[QuerySet[Event]], Iterator[str]]]]] = {
@@ -39,17 +39,17 @@ FORMATS: Final[dict[str, tuple[str, Callable[[QuerySet[Event]], Iterator[str]]]]
 
 
 def _rows(events: QuerySet[Event]) -> Iterator[dict[str, object]]:
-    # Page by page: a trail of years does not fit into memory.
+    # In chunks: the audit log of years does not fit into memory.
     for row in events.values(*_FIELDS).iterator(chunk_size=2_000):
         yield {**row, "at": row["at"].isoformat()}
 
 
 def _line(cells: Iterable[object]) -> str:
-    written = io.StringIO()
-    csv.writer(written).writerow(cells)
-    return written.getvalue()
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue()
 
 
-def _harmless(value: object) -> str:
+def _escape_formula(value: object) -> str:
     text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if text.startswith(_FORMULA_PREFIXES) else text

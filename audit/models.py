@@ -1,4 +1,4 @@
-"""Events: who did what, when, through which door, from where. Never changed, and no secrets."""
+"""Audit events: who did what, when, through which interface, from which IP. Append-only."""
 
 from typing import Any, NoReturn
 
@@ -9,22 +9,22 @@ from django.utils.translation import gettext_lazy as _
 
 
 class Action(models.TextChoices):
-    """What an event tells of."""
+    """The action of an event."""
 
     KEY_ISSUED = "key.issued", _("key generated, and shown this once")
-    KEY_ROLLED = "key.rolled", _("key replaced")
+    KEY_ROTATED = "key.rolled", _("key replaced")
     KEY_REVOKED = "key.revoked", _("key revoked")
     KEY_SUSPENDED = "key.suspended", _("key suspended")
     KEY_RESTORED = "key.restored", _("key works again")
     KEY_LEAKED = "key.leaked", _("key found where others can read it")
     KEY_NEW_NETWORK = "key.new_network", _("key used from a new network")
     KEY_REFUSED = "key.refused", _("key refused")
-    ACCOUNT_MADE = "account.made", _("account made")
+    ACCOUNT_CREATED = "account.made", _("account made")
     SIGNED_IN = "account.signed_in", _("signed in")
     SIGN_IN_REFUSED = "account.refused", _("sign-in refused")
     SIGNED_OUT = "account.signed_out", _("signed out")
     PASSWORD_CHANGED = "account.password", _("password changed")
-    ADDRESS_CHANGED = "account.address", _("email address changed")
+    EMAIL_CHANGED = "account.address", _("email address changed")
     FACTOR_ADDED = "account.factor_added", _("second factor added")
     FACTOR_REMOVED = "account.factor_removed", _("second factor removed")
     LOGIN_ADDED = "account.login_added", _("login connected")
@@ -37,10 +37,12 @@ class Action(models.TextChoices):
     STAFF_LOOKED_UP = "staff.looked_up", _("key looked up by staff")
     STAFF_REFUSED = "staff.refused", _("page refused to staff")
     STAFF_EXPORTED = "staff.exported", _("trail exported by staff")
+    SERVICE_USED = "service.used", _("service asked about keys")
+    SERVICE_REFUSED = "service.refused", _("service refused")
 
 
 class Via(models.TextChoices):
-    """Through which door somebody came."""
+    """The interface through which an action was taken."""
 
     PAGE = "page", _("pages")
     API = "api", _("REST API")
@@ -57,20 +59,19 @@ class EventQuerySet(models.QuerySet["Event"]):
     def delete(self) -> NoReturn:
         raise TypeError("Events are append-only.")
 
-    def forget_where_from(self, person: models.Model) -> None:
-        """The one exception: whoever leaves takes along the addresses that they came from.
+    def clear_client_ips(self, user: models.Model) -> None:
+        """Clear the client IPs of `user`, for the deletion of the account: the only update allowed.
 
-        Those of staff who dealt with them stay.
+        The IPs of staff who acted on the account stay.
         """
-        theirs = models.Q(actor=person) | models.Q(account=person, actor=None)
-        models.QuerySet(self.model, using=self.db).filter(theirs).update(address=None)
+        own = models.Q(actor=user) | models.Q(account=user, actor=None)
+        models.QuerySet(self.model, using=self.db).filter(own).update(address=None)
 
 
 class Event(models.Model):
-    """Something that happened. Rows are only ever added; PostgreSQL itself refuses all else.
+    """An event of the audit log. On PostgreSQL, a trigger rejects updates and deletes.
 
-    Accounts and keys are named by id without a constraint, so that the trail outlives them and
-    nothing has to rewrite it.
+    Foreign keys have no database constraint, so that events outlive accounts and keys unchanged.
     """
 
     at = models.DateTimeField(_("when"), default=timezone.now, db_index=True)
@@ -80,7 +81,7 @@ class Event(models.Model):
         null=True,
         on_delete=models.DO_NOTHING,
         db_constraint=False,
-        # The index below begins with it.
+        # The index audit_event_account starts with it.
         db_index=False,
         related_name="+",
         verbose_name=_("account"),
@@ -98,6 +99,7 @@ class Event(models.Model):
     key_id = models.UUIDField(_("key"), null=True, db_index=True)
     public_id = models.CharField(_("public id"), max_length=12, blank=True, db_index=True)
     via = models.CharField(_("through"), max_length=16, choices=Via)
+    # The client IP.
     address = models.GenericIPAddressField(_("from"), null=True)
     detail = models.JSONField(_("detail"), default=dict)
 
@@ -112,6 +114,7 @@ class Event(models.Model):
             models.Index(fields=["action", "-at", "-id"], name="audit_event_action"),
             models.Index(fields=["via", "-at", "-id"], name="audit_event_via"),
             models.Index(fields=["account", "-at", "-id"], name="audit_event_account"),
+            models.Index(fields=["address", "-at", "-id"], name="audit_event_address"),
         ]
 
     def __str__(self) -> str:
@@ -120,7 +123,7 @@ class Event(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self._state.adding:
             raise TypeError("Events are append-only.")
-        # Not even by the primary key of an event that is there.
+        # Without force_insert, a given primary key would overwrite an event.
         super().save(*args, **{**kwargs, "force_insert": True})
 
     def delete(self, *args: Any, **kwargs: Any) -> NoReturn:

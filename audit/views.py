@@ -1,4 +1,4 @@
-"""What happened in one's own account."""
+"""The activity page of an account."""
 
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
@@ -7,8 +7,8 @@ from django.shortcuts import render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
+from audit.formatting import format_detail
 from audit.models import Event
-from audit.words import told
 
 PER_PAGE = 50
 
@@ -16,17 +16,18 @@ PER_PAGE = 50
 @login_required
 @require_safe
 def activity(request: HttpRequest) -> HttpResponse:
+    """The audit events of the user's account."""
     events = Event.objects.filter(account=request.user.pk)
     page = Paginator(events, PER_PAGE).get_page(request.GET.get("page"))
-    rows = [(event, told(event), _who(event, request)) for event in page]
+    rows = [(event, format_detail(event), _actor_name(event, request)) for event in page]
     context = {"page": page, "rows": rows, "section": "user"}
     return render(request, "audit/activity.html", context)
 
 
-def _who(event: Event, request: HttpRequest) -> str:
+def _actor_name(event: Event, request: HttpRequest) -> str:
     if event.actor_id == request.user.pk:
         return _("you")
     if event.actor_id is not None:
-        # Who of them is theirs to say: people answer to each other, not staff to strangers.
+        # Users do not see which member of staff it was.
         return _("staff")
     return ""

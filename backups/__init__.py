@@ -1,0 +1,1 @@
+"""Backups: backup and restore, tombstones, and rotation of secrets."""

@@ -7,9 +7,9 @@ class BackupsConfig(AppConfig):
     verbose_name = _("Backups")
 
     def ready(self) -> None:
-        from accounts import changes
-        from apikeys import coherence
-        from backups import checks, marking  # noqa: F401 (checks registers itself)
+        from accounts import signals
+        from apikeys.cache import invalidation
+        from backups import checks, tombstone_recorder  # noqa: F401 (checks registers itself)
 
-        coherence.watch(marking.keys_changing)
-        changes.watch(marking.accounts_changing)
+        invalidation.watch(tombstone_recorder.keys_changing)
+        signals.watch(tombstone_recorder.accounts_changing)

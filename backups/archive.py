@@ -1,50 +1,72 @@
-"""A backup as a file: a zip of the database's dump and a manifest that says what it is.
+"""Backup files: zip archives of a database dump and a manifest, written atomically, mode 0600.
 
-It is there whole or not at all, and is for its owner's eyes alone.
+Why not django-dbbackup: docs/adr/0026-libraries-considered.md.
 """
 
+import errno
 import json
 import os
-import shutil
-import tempfile
-import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
+from backups import temporary_folders
 from backups.tombstones import sync_folder
 
-FORMAT: Final = 1
+# Format 1 lacks the ids of the SECRET_KEY and of the peppers of tags.
+FORMAT: Final = 2
+_READ: Final = (1, 2)
 _MANIFEST: Final = "manifest.json"
 _DUMP: Final = "database"
-_DRAFT: Final = ".unfinished-"
-# Seconds.
-_ABANDONED: Final = 86_400
+# Exceptions of zipfile, zlib and json for damaged or foreign files. The last two are for encrypted
+# members and unknown compression.
+_DAMAGE: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    NotImplementedError,
+)
+_CHUNK: Final = 1 << 20
 
 
-class Refused(Exception):  # noqa: N818 (it says what is not done, in words for the operator)
-    """A backup can't be made or restored so. What was there is there still."""
+class BackupError(Exception):
+    """A backup can't be made or restored, with a message for the operator. Nothing has changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup says of itself. No secrets: peppers are named by their ids."""
+    """The description of a backup. It has ids of peppers and SECRET_KEYs, no secrets."""
 
     made_at: str
-    # "sqlite" or "postgresql", and which version of it.
+    # "sqlite" or "postgresql", and its version.
     database: str
     server: str
     # Applied migrations, as "app.0001_name".
     migrations: list[str]
-    # How many keys that are not revoked have a hash made with each pepper.
+    # Number of keys that are not revoked, by the id of the pepper of their hash.
     peppers: dict[str, int]
     accounts: int
     keys: int
+    # Number of these keys by the ids of the peppers of hash and tag, separated by commas; "?" if a
+    # row lacks the id.
+    needs: dict[str, int] = field(default_factory=dict)
+    # The id of the SECRET_KEY, and the number of MFA secrets by the id of their key; "" if no key
+    # decrypts them.
+    secret_key: str = ""
+    encrypted: dict[str, int] = field(default_factory=dict)
     sha256: str = ""
     size: int = 0
     format: int = FORMAT
@@ -55,75 +77,103 @@ class Manifest:
 
 
 def write(to: Path, manifest: Manifest, dump: Callable[[Path], None]) -> Manifest:
-    """Makes the backup `to` of what `dump` writes, and reads it again before it gets its name.
+    """Write the backup `to` from what `dump` writes, and verify it before it gets its name.
 
-    Raises OSError, and what `dump` raises: then there is no file.
+    Raises OSError and the exceptions of `dump`; then there is no file.
     """
     if not to.parent.exists():
         to.parent.mkdir(parents=True, mode=0o700)
-    _clear_away(to.parent)
-    # A folder for nobody else: whatever is made in there is safe, whoever makes it.
-    with tempfile.TemporaryDirectory(prefix=_DRAFT, dir=to.parent) as folder:
-        dumped, draft = Path(folder, _DUMP), Path(folder, "draft")
+    temporary_folders.remove_abandoned(to.parent)
+    with temporary_folders.create_folder(to.parent) as folder:
+        dumped = temporary_folders.create_file(folder / _DUMP)
+        draft = temporary_folders.create_file(folder / "draft")
         dump(dumped)
         with dumped.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
-        told = {**asdict(manifest), "sha256": digest, "size": dumped.stat().st_size}
-        manifest = Manifest(**told)
-        # PostgreSQL's own format is compressed.
-        how = zipfile.ZIP_DEFLATED if manifest.database == "sqlite" else zipfile.ZIP_STORED
+        fields = {**asdict(manifest), "sha256": digest, "size": dumped.stat().st_size}
+        manifest = Manifest(**fields)
+        # pg_dump's custom format is compressed already.
+        is_plain = manifest.database == "sqlite"
+        compression = zipfile.ZIP_DEFLATED if is_plain else zipfile.ZIP_STORED
         with zipfile.ZipFile(draft, "w") as archive:
-            archive.writestr(_MANIFEST, json.dumps(told, indent=2))
-            archive.write(dumped, _DUMP, compress_type=how, compresslevel=1)
+            archive.writestr(_MANIFEST, json.dumps(fields, indent=2))
+            archive.write(dumped, _DUMP, compress_type=compression, compresslevel=1)
         dumped.unlink()
-        with opened(draft):
+        with open_archive(draft):
             pass
-        draft.chmod(0o600)
         with draft.open("rb") as written:
             os.fsync(written.fileno())
         try:
-            # Nothing that is there is written over: an earlier backup may be the better one.
+            # Fails if `to` exists: a backup never replaces another one.
             to.hardlink_to(draft)
         except FileExistsError:
-            raise Refused(f"{to} is there already.") from None
+            raise BackupError(f"{to} is there already.") from None
         sync_folder(to.parent)
     return manifest
 
 
 @contextmanager
-def opened(path: Path, *, into: Path | None = None) -> Iterator[tuple[Manifest, Path]]:
-    """What the backup `path` says, and its dump, unpacked into a folder in `into` and verified.
+def open_archive(path: Path, *, into: Path | None = None) -> Iterator[tuple[Manifest, Path]]:
+    """Yield the manifest and the verified dump of a backup, unpacked into a folder in `into`.
 
-    Raises Refused for a file that is no backup, or no longer the one that was made.
+    Raises BackupError for a damaged or foreign file, OSError if the dump can't be written.
     """
-    with tempfile.TemporaryDirectory(prefix=_DRAFT, dir=into or path.parent) as folder:
-        dump = Path(folder, _DUMP)
+    with temporary_folders.create_folder(into or path.parent) as folder:
+        dump = temporary_folders.create_file(folder / _DUMP)
         try:
-            with zipfile.ZipFile(path) as archive:
+            archive = zipfile.ZipFile(path)
+        except FileNotFoundError:
+            raise BackupError(f"There is no backup {path}.") from None
+        except OSError as error:
+            raise BackupError(f"{path} can't be read: {error.strerror}.") from None
+        except _DAMAGE as error:
+            raise _damaged(path, error) from None
+        with archive:
+            if unknown := sorted(set(archive.namelist()) - {_MANIFEST, _DUMP}):
+                raise BackupError(f"{path} is no backup: it holds {', '.join(unknown)!a}.")
+            try:
                 manifest = _manifest(json.loads(archive.read(_MANIFEST)))
                 with archive.open(_DUMP) as packed, dump.open("wb") as unpacked:
-                    shutil.copyfileobj(packed, unpacked, 1 << 20)
-        except FileNotFoundError:
-            raise Refused(f"There is no backup {path}.") from None
-        except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError) as error:
-            raise Refused(f"{path} is no backup, or a damaged one ({error}).") from None
+                    _unpack(packed, unpacked, size=manifest.size)
+            except _DAMAGE as error:
+                raise _damaged(path, error) from None
+            except OSError as error:
+                # zipfile seeks to a negative offset of a member.
+                if error.errno == errno.EINVAL:
+                    raise _damaged(path, error) from None
+                raise
         with dump.open("rb") as file:
             if file_digest(file, "sha256").hexdigest() != manifest.sha256:
-                raise Refused(f"{path} is damaged: its database is not the one that was saved.")
+                raise BackupError(f"{path} is damaged: its database is not the one that was saved.")
         yield manifest, dump
 
 
-def _clear_away(folder: Path) -> None:
-    """What somebody left who was killed: whoever is still at work has touched theirs today."""
-    for left in folder.glob(f"{_DRAFT}*"):
-        if time.time() - left.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(left, ignore_errors=True)
+def _damaged(path: Path, error: Exception) -> BackupError:
+    return BackupError(f"{path} is no backup, or a damaged one ({error}). Use another backup.")
 
 
-def _manifest(told: dict[str, Any]) -> Manifest:
-    if told.get("format") != FORMAT:
-        raise Refused(
-            f"This backup has format {told.get('format')}, and this version reads {FORMAT}. "
-            "Restore it with the version of the platform that made it, or a newer one."
+def _unpack(packed: IO[bytes], unpacked: IO[bytes], *, size: int) -> None:
+    """Write at most `size` bytes, so that a damaged file does not fill the disk."""
+    written = 0
+    while chunk := packed.read(_CHUNK):
+        written += len(chunk)
+        if written > size:
+            raise ValueError("its database is larger than the one that was saved")
+        unpacked.write(chunk)
+
+
+def _manifest(fields: dict[str, Any]) -> Manifest:
+    if fields.get("format") not in _READ:
+        raise BackupError(
+            f"This backup has format {fields.get('format')}, and this version reads {FORMAT} and "
+            "before. Restore it with the version of the platform that made it, or a newer one."
         )
-    return Manifest(**told)
+    manifest = Manifest(**fields)
+    is_valid = isinstance(manifest.size, int) and all(
+        isinstance(counts, dict) and all(isinstance(count, int) for count in counts.values())
+        for counts in (manifest.peppers, manifest.needs, manifest.encrypted)
+    )
+    # Manifest.time raises ValueError for an invalid time.
+    if not is_valid or manifest.time.tzinfo is None:
+        raise ValueError("its manifest is not one that was written here")
+    return manifest

@@ -1,4 +1,4 @@
-"""What `manage.py check` says of tombstones: whether the next one can be written."""
+"""System check: whether the tombstone file can be written."""
 
 import os
 from typing import Any
@@ -8,15 +8,15 @@ from django.core import checks
 
 
 @checks.register()
-def tombstones_can_be_written(**_: Any) -> list[checks.CheckMessage]:
+def check_tombstone_file(**_: Any) -> list[checks.CheckMessage]:
     path = settings.TOMBSTONES_FILE
     if path is None:
         return []
-    there = path
-    while not there.exists():
-        # The folders are made with the first line.
-        there = there.parent
-    if os.access(there, os.W_OK):
+    existing = path
+    while not existing.exists():
+        # Writing the first tombstone creates the folders.
+        existing = existing.parent
+    if os.access(existing, os.W_OK):
         return []
     return [
         checks.Warning(

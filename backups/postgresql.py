@@ -1,4 +1,4 @@
-"""PostgreSQL: its own dump while others write, and another database under the live one's name."""
+"""PostgreSQL: dump the live database with pg_dump, and replace it by a restored copy."""
 
 import os
 import re
@@ -16,9 +16,9 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import Conninfo
 from psycopg.sql import SQL, Identifier
 
-from backups.archive import Refused
+from backups.archive import BackupError
 
-_BESIDE: Final = "_restoring"
+_SUFFIX: Final = "_restoring"
 _DEBIAN: Final = Path("/usr/lib/postgresql")
 
 
@@ -28,48 +28,49 @@ class PostgreSQL:
     kind = "postgresql"
 
     def __init__(self) -> None:
-        known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+        options = {option.keyword.decode() for option in Conninfo.get_defaults()}
         parameters = connection.get_connection_params()
-        # Our own patience with locks, in `options`, is for requests.
+        # `options` has the statement timeouts of requests.
         self._parameters: dict[str, Any] = {
-            name: value for name, value in parameters.items() if name in known - {"options"}
+            name: value for name, value in parameters.items() if name in options - {"options"}
         }
         self.name: str = self._parameters["dbname"]
 
     def server(self) -> str:
-        """Its major version."""
-        with self._elsewhere() as other:
+        """Return the server's major version."""
+        with self._connect_to_server() as other:
             return str(other.info.server_version // 10_000)
 
-    def dump(self, to: Path, *, without_rows_of: Iterable[str]) -> None:
-        """One moment of the database, whoever writes meanwhile."""
+    def dump(self, to: Path, *, without_rows: Iterable[str]) -> None:
+        """Write a consistent snapshot to `to`, without the rows of some tables."""
         self._run(
             "pg_dump",
             *["--format=custom", "--no-owner", "--no-privileges", f"--file={to}"],
-            *[f"--exclude-table-data={table}" for table in without_rows_of],
-            f"--dbname={self._address(self.name)}",
+            *[f"--exclude-table-data={table}" for table in without_rows],
+            f"--dbname={self._conninfo(self.name)}",
         )
         self.verify(to)
 
     def verify(self, dump: Path) -> None:
+        """Raise BackupError for a dump that is damaged or has no table of keys."""
         listed = self._run("pg_restore", "--list", str(dump))
         if not re.search(r" TABLE DATA \S+ apikeys_apikey ", listed):
-            raise Refused("The copy is damaged: it has no keys' table. Check the disk.")
+            raise BackupError("The copy is damaged: it has no keys' table. Check the disk.")
 
     def exists(self) -> bool:
         try:
             with self._connect(self.name):
                 return True
         except psycopg.OperationalError:
-            with self._elsewhere() as other:
+            with self._connect_to_server() as other:
                 row = other.execute("SELECT 1 FROM pg_database WHERE datname = %s", [self.name])
                 if row.fetchone() is None:
                     return False
             raise
 
     def in_use(self) -> str | None:
-        """Who else has the database open, in words; None if nobody does."""
-        with self._elsewhere() as other:
+        """Return a message if other programs are connected to the database, else None."""
+        with self._connect_to_server() as other:
             found = other.execute(
                 "SELECT coalesce(host(client_addr), 'this machine'), count(*) FROM pg_stat_activity"
                 " WHERE datname = %s AND backend_type = 'client backend' GROUP BY 1 ORDER BY 1",
@@ -77,24 +78,24 @@ class PostgreSQL:
             ).fetchall()
         if not found:
             return None
-        who = ", ".join(f"{count} from {address}" for address, count in found)
-        return f"The database {self.name} is open in other programs (connections: {who})"
+        clients = ", ".join(f"{count} from {host}" for host, count in found)
+        return f"The database {self.name} is open in other programs (connections: {clients})"
 
     @contextmanager
-    def beside(self, dump: Path) -> Iterator[str]:
-        """The name of a new database, filled from `dump`, on the same server."""
-        name = f"{self.name[:40]}{_BESIDE}"
-        with self._elsewhere() as other:
+    def restored_copy(self, dump: Path) -> Iterator[str]:
+        """Yield the name of a copy restored from `dump`, on the same server."""
+        name = self._copy_name()
+        with self._connect_to_server(application_name=self._restore_application_name()) as other:
             self._drop(other, name)
             try:
-                # Sorted and compared as the live one: its indexes and constraints rest on that.
+                # template0 allows to set the encoding.
                 other.execute(
                     SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(
                         Identifier(name)
                     )
                 )
             except errors.InsufficientPrivilege:
-                raise Refused(
+                raise BackupError(
                     "The database's user may not make the database beside, which takes the live "
                     f'one\'s place: ALTER ROLE "{other.info.user}" CREATEDB.'
                 ) from None
@@ -102,29 +103,54 @@ class PostgreSQL:
                 self._run(
                     "pg_restore",
                     *["--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges"],
-                    f"--dbname={self._address(name)}",
+                    f"--dbname={self._conninfo(name)}",
                     str(dump),
                 )
                 yield name
             finally:
                 self._drop(other, name)
 
-    def swap(self, name: str, *, last_look: Callable[[], None]) -> str:
-        """Gives the database `name` the live one's name, in one transaction of the server.
+    def sweep(self) -> None:
+        """Drop the copy that a killed restore left, unless another host restores now.
 
-        Returns the name that the replaced one is kept under.
+        Raises psycopg.Error.
         """
-        is_there = self.exists()
+        name = self._copy_name()
+        with self._connect_to_server() as other:
+            left = other.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone()
+            working = other.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE application_name = %s",
+                [self._restore_application_name()],
+            ).fetchone()
+            if left and not working:
+                self._drop(other, name)
+
+    def _copy_name(self) -> str:
+        return f"{self.name[:40]}{_SUFFIX}"
+
+    def _restore_application_name(self) -> str:
+        """Return the name of a restore's connection, which other hosts see; at most 63 bytes."""
+        return f"restoring {self.name[:40]}"
+
+    def swap(self, name: str, *, final_check: Callable[[], None]) -> str:
+        """Rename the live database away and the copy `name` in its place, in one transaction.
+
+        final_check: called at the last moment, raises to abort. Returns the new name of the
+        replaced database, "" if there was none.
+        """
+        is_current = self.exists()
         kept = f"{self.name[:40]}_before_{timezone.now():%Y%m%dt%H%M%S}"
         try:
-            with self._elsewhere() as other, other.transaction():
-                if is_there:
+            with self._connect_to_server() as other, other.transaction():
+                if is_current:
                     other.execute(self._rename(self.name, kept))
-                last_look()
+                final_check()
                 other.execute(self._rename(name, self.name))
         except errors.ObjectInUse as error:
-            raise Refused(f"{error.diag.message_primary}: {error.diag.message_detail}") from None
-        return kept if is_there else ""
+            raise BackupError(
+                f"{error.diag.message_primary}: {error.diag.message_detail}"
+            ) from None
+        return kept if is_current else ""
 
     def _rename(self, name: str, to: str) -> Any:
         return SQL("ALTER DATABASE {} RENAME TO {}").format(Identifier(name), Identifier(to))
@@ -133,20 +159,24 @@ class PostgreSQL:
         drop = SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
         other.execute(drop.format(Identifier(name)))
 
-    def _connect(self, name: str) -> psycopg.Connection[Any]:
-        return psycopg.connect(self._address(name, secret=True), autocommit=True)
+    def _connect(self, name: str, *, application_name: str = "") -> psycopg.Connection[Any]:
+        conninfo = self._conninfo(name, secret=True)
+        if application_name:
+            conninfo = make_conninfo(conninfo, application_name=application_name)
+        return psycopg.connect(conninfo, autocommit=True)
 
-    def _elsewhere(self) -> psycopg.Connection[Any]:
-        """A connection to the server, and to another database than the live one."""
+    def _connect_to_server(self, *, application_name: str = "") -> psycopg.Connection[Any]:
+        """Connect to a maintenance database of the server."""
+        first = "template1" if self.name == "postgres" else "postgres"
         try:
-            return self._connect("template1" if self.name == "postgres" else "postgres")
+            return self._connect(first, application_name=application_name)
         except psycopg.OperationalError:
-            return self._connect("template1")
+            return self._connect("template1", application_name=application_name)
 
-    def _address(self, name: str, *, secret: bool = False) -> str:
-        """How libpq finds a database. No password: everybody sees a program's arguments."""
-        left = {} if secret else {"password": None}
-        return make_conninfo(**{**self._parameters, "dbname": name, **left})
+    def _conninfo(self, name: str, *, secret: bool = False) -> str:
+        """Return a libpq connection string, without the password unless `secret`."""
+        hidden = {} if secret else {"password": None}
+        return make_conninfo(**{**self._parameters, "dbname": name, **hidden})
 
     def _run(self, program: str, *arguments: str) -> str:
         environment = dict(os.environ)
@@ -161,12 +191,12 @@ class PostgreSQL:
             check=False,
         )
         if done.returncode:
-            raise Refused(f"{program} failed: {' '.join(done.stderr.split())}")
+            raise BackupError(f"{program} failed: {' '.join(done.stderr.split())}")
         return done.stdout
 
 
 def _find(program: str, *, at_least: int) -> str:
-    """The oldest `program` that is no older than the server: an older one refuses to work."""
+    """Return the path of the oldest `program` that is not older than the server, as it must be."""
     folders = [*map(Path, os.environ.get("PATH", "").split(os.pathsep)), *_DEBIAN.glob("*/bin")]
     found = [
         (version, path)
@@ -176,7 +206,7 @@ def _find(program: str, *, at_least: int) -> str:
         if version >= at_least
     ]
     if not found:
-        raise Refused(
+        raise BackupError(
             f"There is no {program} of PostgreSQL {at_least} or newer here. Install it (on Debian: "
             f"apt install postgresql-client-{at_least}), or put its folder into PATH."
         )
@@ -184,8 +214,8 @@ def _find(program: str, *, at_least: int) -> str:
 
 
 def _version(path: Path) -> int:
-    told = subprocess.run(  # noqa: S603
+    output = subprocess.run(  # noqa: S603
         [path, "--version"], capture_output=True, text=True, check=False
     ).stdout
-    version = re.search(r"\) (\d+)", told)
+    version = re.search(r"\) (\d+)", output)
     return int(version[1]) if version else 0

@@ -1,4 +1,4 @@
-"""SQLite: a snapshot while others write, and another database in the place of the live one."""
+"""SQLite: dump the live database while it is in use, and replace it by a restored copy."""
 
 import os
 import shutil
@@ -11,12 +11,16 @@ from typing import Final
 
 from django.conf import settings
 
-from backups.archive import Refused
+from backups import temporary_folders
+from backups.archive import BackupError
 from backups.tombstones import sync_folder
 
-_BESIDE: Final = ".restoring-"
-# Of files that belong to a database and mean nothing, or worse, beside another one.
+_PREFIX: Final = ".restoring-"
+# Suffixes of files that SQLite would apply to another database of the same name.
 _JOURNALS: Final = ["-wal", "-shm", "-journal"]
+_HAS_KEYS: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'apikeys_apikey'"
+# Errors for a file that another connection uses.
+_IN_USE: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 class SQLite:
@@ -30,68 +34,83 @@ class SQLite:
     def server(self) -> str:
         return sqlite3.sqlite_version
 
-    def dump(self, to: Path, *, without_rows_of: Iterable[str]) -> None:
-        """One moment of the database, whoever writes meanwhile."""
-        with closing(self._connect(self.path)) as live:
-            live.execute("VACUUM INTO ?", [str(to)])
-        with closing(self._connect(to)) as copy:
-            tables = {name for (name,) in copy.execute("SELECT name FROM sqlite_schema")}
-            for table in set(without_rows_of) & tables:
-                copy.execute(f'DELETE FROM "{table}"')  # noqa: S608 (names of our own tables)
-            # What was deleted is otherwise still there, in pages that are free.
-            copy.execute("VACUUM")
+    def dump(self, to: Path, *, without_rows: Iterable[str]) -> None:
+        """Write a consistent snapshot to `to`, without the rows of some tables."""
+        with _as_backup_error(f"{self.path} can't be copied to {to.parent}"):
+            with closing(self._connect(self.path)) as live:
+                live.execute("VACUUM INTO ?", [str(to)])
+            with closing(self._connect(to)) as copy:
+                tables = {name for (name,) in copy.execute("SELECT name FROM sqlite_schema")}
+                for table in set(without_rows) & tables:
+                    copy.execute(f'DELETE FROM "{table}"')  # noqa: S608 (names of our own tables)
+                # Without VACUUM, free pages keep the deleted rows.
+                copy.execute("VACUUM")
         self.verify(to)
 
     def verify(self, dump: Path) -> None:
+        """Raise BackupError for a dump that is damaged or has no table of keys."""
         try:
             with closing(self._connect(dump)) as copy:
                 found = [text for (text,) in copy.execute("PRAGMA integrity_check(3)")]
                 found += [str(row) for row in copy.execute("PRAGMA foreign_key_check").fetchmany(3)]
+                if not copy.execute(_HAS_KEYS).fetchone():
+                    found.append("it has no keys' table")
         except sqlite3.DatabaseError as error:
             found = [str(error)]
         if found != ["ok"]:
-            raise Refused(f"The copy is damaged: {'; '.join(found)}. Check the disk.")
+            problems = [problem for problem in found if problem != "ok"]
+            raise BackupError(f"The copy is damaged: {'; '.join(problems)}. Check the disk.")
 
     def exists(self) -> bool:
         return self.path.exists() and self.path.stat().st_size > 0
 
     def in_use(self) -> str | None:
-        """Who else has the database open, in words; None if nobody is seen to."""
+        """Return a message if another program has the database open, else None."""
         if not self.exists():
             return None
         try:
             with closing(self._connect(self.path, timeout=2)) as live:
-                _take_alone(live)
-        except sqlite3.OperationalError:
+                _lock_exclusively(live)
+        except sqlite3.OperationalError as error:
+            # The primary code is the last byte of an extended one.
+            if error.sqlite_errorcode & 0xFF not in _IN_USE:
+                raise BackupError(f"{self.path} can't be opened: {error}.") from None
             return f"{self.path} is open in another program"
         except sqlite3.DatabaseError:
-            # Damaged, which is why somebody is here. Then there is nobody to hurt.
+            # A damaged database: no program can use it.
             return None
         return None
 
     @contextmanager
-    def beside(self, dump: Path) -> Iterator[str]:
-        """The name of a new database, filled from `dump`, in the folder of the live one."""
+    def restored_copy(self, dump: Path) -> Iterator[str]:
+        """Yield the path of a copy restored from `dump`, in a folder beside the live database."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for left in self.path.parent.glob(f"{_BESIDE}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=_BESIDE, dir=self.path.parent) as folder:
-            database = Path(folder, "database.sqlite3")
+        self.sweep()
+        with temporary_folders.create_folder(self.path.parent, prefix=_PREFIX) as folder:
+            database = temporary_folders.create_file(folder / "database.sqlite3")
             shutil.copyfile(dump, database)
             yield str(database)
 
-    def swap(self, name: str, *, last_look: Callable[[], None]) -> str:
-        """Puts the database `name` in the place of the live one, wholly or not at all."""
+    def sweep(self) -> None:
+        """Remove copies that killed restores left."""
+        temporary_folders.remove_abandoned(self.path.parent, prefix=_PREFIX)
+
+    def swap(self, name: str, *, final_check: Callable[[], None]) -> str:
+        """Replace the live database by the copy `name`, atomically.
+
+        final_check: called at the last moment, raises to abort. Returns the folder of a damaged
+        live database, or "".
+        """
         new = Path(name)
-        with closing(self._connect(new)) as connected:
+        with _as_backup_error(f"{new} can't be finished"), closing(self._connect(new)) as connected:
             connected.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connected.execute("PRAGMA journal_mode=DELETE")
         self.verify(new)
-        if self._pour(new, last_look):
+        if self._copy_into_live(new, final_check):
             return ""
-        # There is none that could be written into, so there is nobody who has it open.
-        kept = self._put_aside()
-        last_look()
+        # No live database, or a damaged one, which no program can have open.
+        kept = self._keep_damaged()
+        final_check()
         new.chmod(0o600)
         with new.open("rb") as file:
             os.fsync(file.fileno())
@@ -99,11 +118,11 @@ class SQLite:
         sync_folder(self.path.parent)
         return kept
 
-    def _pour(self, new: Path, last_look: Callable[[], None]) -> bool:
-        """Writes all of `new` into the live file, in one transaction. False: there is no sound one.
+    def _copy_into_live(self, new: Path, final_check: Callable[[], None]) -> bool:
+        """Write `new` into the live file in one transaction. Return False if that is unusable.
 
-        Not a rename: SQLite itself sees to it that a crash in the middle leaves what was there, and
-        that whoever opens the database finds one or the other.
+        Unlike a rename, this is safe for programs that open the database meanwhile, and SQLite
+        rolls it back after a crash.
         """
         if not self.exists():
             return False
@@ -115,20 +134,20 @@ class SQLite:
                 closing(self._connect(self.path, timeout=10)) as live,
                 closing(self._connect(new)) as source,
             ):
-                _take_alone(live)
-                last_look()
+                _lock_exclusively(live)
+                final_check()
                 source.backup(live)
                 live.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.OperationalError as error:
-            raise Refused(
+            raise BackupError(
                 f"{self.path} could not be written ({error}). Nothing has changed."
             ) from None
         except sqlite3.DatabaseError:
             return False
         return True
 
-    def _put_aside(self) -> str:
-        """Copies what is damaged, and takes its journals away: they would be applied to the new."""
+    def _keep_damaged(self) -> str:
+        """Copy a damaged database, and remove its journals: SQLite would apply them."""
         if not self.path.exists():
             return ""
         folder = Path(tempfile.mkdtemp(prefix="replaced-", dir=self.path.parent))
@@ -144,10 +163,19 @@ class SQLite:
         return sqlite3.connect(path, timeout=timeout, isolation_level=None)
 
 
-def _take_alone(live: sqlite3.Connection) -> None:
-    """Has the file for this connection alone, for as long as that is open.
+@contextmanager
+def _as_backup_error(prefix: str) -> Iterator[None]:
+    """Raise SQLite's errors, such as a full disk, as BackupError with a message that begins so."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise BackupError(f"{prefix}: {error}.") from None
 
-    Raises OperationalError if another one is, even if it does nothing.
+
+def _lock_exclusively(live: sqlite3.Connection) -> None:
+    """Lock the file for this connection until it closes.
+
+    Raises OperationalError if another connection is open, even an idle one.
     """
     live.execute("PRAGMA locking_mode=EXCLUSIVE")
     live.execute("BEGIN EXCLUSIVE")

@@ -1,11 +1,11 @@
-"""What has to stay dead whatever backup comes back: lines in a file outside the database.
+"""Append-only log of revocations and deletions, outside the database: a restore cannot undo them.
 
-A line is written and on the disk before the change that it tells of is committed, and a second one
-says afterwards whether that happened. What lies between is a doubt: whoever reads the file decides
-with what else is known, and where nothing is, for death. A key that has to be issued again costs
-somebody minutes; one that comes back to life, nobody knows what.
+A tombstone is written and synced before its change commits; a second line, the outcome, says
+whether the change committed. A tombstone without an outcome is resolved by the reader with other
+sources, and counts as committed if there are none: a key that must be issued again costs minutes,
+a revoked key that works again may cost anything.
 
-Ids, times and reasons; no secrets, no names. Pure Python: no Django, no database.
+The file has ids, times and reasons, no secrets and no names. No Django, no database.
 """
 
 import fcntl
@@ -22,52 +22,57 @@ from typing import Any
 
 
 class State(StrEnum):
-    """What has become of a key, known by its public id, or of an account, known by its id."""
+    """The new state of keys, identified by public ids, or of accounts, identified by ids."""
 
     REVOKED = "key.revoked"
     SUSPENDED = "key.suspended"
     RESTORED = "key.restored"
-    ENDS = "key.ends"
+    EXPIRES = "key.ends"
     DELETED = "account.deleted"
     DISABLED = "account.disabled"
     ENABLED = "account.enabled"
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """That these came to be so. why: a key's Reason. ends: when keys expire from then on."""
+class Tombstone:
+    """A change of keys or accounts. reason: a key's Reason. expires_at: the keys' new expiry."""
 
     state: State
     ids: tuple[str, ...]
-    why: str = ""
-    ends: datetime | None = None
+    reason: str = ""
+    expires_at: datetime | None = None
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     number: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What files of tombstones tell, oldest first."""
+class TombstoneLog:
+    """The content of tombstone files, oldest first."""
 
-    marks: list[Mark]
-    # Marks by number: True, it happened; False, it did not. No entry: nobody knows.
+    tombstones: list[Tombstone]
+    # By a tombstone's number: whether the change committed. No entry: unknown.
     outcomes: dict[str, bool]
-    # Lines that can't be read: a disk was full, or the machine stopped in the middle of one.
+    # Unreadable lines: the disk was full, or the machine stopped while it wrote one.
     torn: int
 
+    @property
+    def unresolved(self) -> list[Tombstone]:
+        """Tombstones without an outcome."""
+        return [each for each in self.tombstones if each.number not in self.outcomes]
 
-class Tombstones:
-    """The file at `path`. Many processes may write at once."""
+
+class TombstoneFile:
+    """The file at `path`. Several processes may write concurrently."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def begin(self, *marks: Mark) -> None:
-        """On the disk once this returns. Raises OSError if it can't be."""
-        self._append([_line(mark) for mark in marks], sync=True)
+    def begin(self, *tombstones: Tombstone) -> None:
+        """Append tombstones and sync the file. Raise OSError."""
+        self._append([_line(each) for each in tombstones], sync=True)
 
     def end(self, *numbers: str, happened: bool) -> None:
-        """What came of it. Without haste: a line that is lost leaves a doubt, and no gap."""
+        """Append outcomes, without sync: a lost one leaves its tombstone unresolved."""
         self._append([{"of": number, "happened": happened} for number in numbers], sync=False)
 
     def _append(self, lines: list[dict[str, Any]], *, sync: bool) -> None:
@@ -76,7 +81,7 @@ class Tombstones:
             written = text.encode()
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) != b"\n":
-                # Whoever wrote last did not get to the end. Theirs must not spoil this one.
+                # The last line is incomplete: start a new one.
                 written = b"\n" + written
             while written:
                 written = written[os.write(fd, written) :]
@@ -97,9 +102,9 @@ class Tombstones:
             os.close(fd)
 
 
-def read(paths: Iterable[Path]) -> Known:
-    """What these files tell, together. Raises OSError for one that is not there."""
-    marks: dict[str, Mark] = {}
+def read(paths: Iterable[Path]) -> TombstoneLog:
+    """Return the merged content of files. Raise OSError for a missing one."""
+    tombstones: dict[str, Tombstone] = {}
     outcomes: dict[str, bool] = {}
     torn = 0
     for path in paths:
@@ -108,20 +113,20 @@ def read(paths: Iterable[Path]) -> Known:
                 if not line.strip():
                     continue
                 try:
-                    _take_in(json.loads(line), marks, outcomes)
+                    _parse(json.loads(line), tombstones, outcomes)
                 except (ValueError, KeyError, TypeError):
                     torn += 1
-    return Known(sorted(marks.values(), key=lambda mark: mark.at), outcomes, torn)
+    return TombstoneLog(sorted(tombstones.values(), key=lambda each: each.at), outcomes, torn)
 
 
-def as_text(mark: Mark, *, happened: bool) -> str:
-    """Both lines of a mark, for a file that is written in one go."""
-    lines = [_line(mark), {"of": mark.number, "happened": happened}]
+def as_text(tombstone: Tombstone, *, happened: bool) -> str:
+    """Return the lines of a tombstone and its outcome."""
+    lines = [_line(tombstone), {"of": tombstone.number, "happened": happened}]
     return "".join(f"{json.dumps(line)}\n" for line in lines)
 
 
 def sync_folder(folder: Path) -> None:
-    """A name in a folder is on the disk only once the folder is."""
+    """Sync a folder, so that the names of new files in it survive a crash."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -129,30 +134,32 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _line(mark: Mark) -> dict[str, Any]:
+def _line(tombstone: Tombstone) -> dict[str, Any]:
     line = {
-        "mark": mark.number,
-        "at": mark.at.isoformat(),
-        "state": mark.state,
-        "ids": mark.ids,
-        "why": mark.why,
-        "ends": mark.ends and mark.ends.isoformat(),
+        "mark": tombstone.number,
+        "at": tombstone.at.isoformat(),
+        "state": tombstone.state,
+        "ids": tombstone.ids,
+        "why": tombstone.reason,
+        "ends": tombstone.expires_at and tombstone.expires_at.isoformat(),
     }
     return {name: value for name, value in line.items() if value}
 
 
-def _take_in(line: Any, marks: dict[str, Mark], outcomes: dict[str, bool]) -> None:
+def _parse(line: Any, tombstones: dict[str, Tombstone], outcomes: dict[str, bool]) -> None:
     if "of" in line:
         outcomes[line["of"]] = bool(line["happened"])
         return
-    mark = Mark(
+    tombstone = Tombstone(
         state=State(line["state"]),
         ids=tuple(map(str, line["ids"])),
-        why=str(line.get("why", "")),
-        ends=datetime.fromisoformat(line["ends"]) if "ends" in line else None,
+        reason=str(line.get("why", "")),
+        expires_at=datetime.fromisoformat(line["ends"]) if "ends" in line else None,
         at=datetime.fromisoformat(line["at"]),
         number=line["mark"],
     )
-    if mark.at.tzinfo is None or (mark.state is State.ENDS and mark.ends is None):
+    if tombstone.at.tzinfo is None or (
+        tombstone.state is State.EXPIRES and tombstone.expires_at is None
+    ):
         raise ValueError(line["mark"])
-    marks[mark.number] = mark
+    tombstones[tombstone.number] = tombstone

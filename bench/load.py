@@ -1,13 +1,15 @@
-"""Asks a server as fast as it answers, and says how fast that was.
+"""Generate load with wrk and measure the rate.
 
-The asking is wrk's (github.com/wg/wrk): one thread, so that the servers keep most of the machine,
-and a fixed number of connections, each of which asks again as soon as it has its answer.
+wrk (github.com/wg/wrk) sends the requests, from one thread, so that the servers keep most of the
+machine. Each of its connections sends a request as soon as it has the response to the one before.
 """
 
 import http.client
 import json
 import subprocess
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,15 +20,16 @@ _SCRIPT = Path(__file__).with_name("rotate.lua")
 
 
 class WrongAnswerError(Exception):
-    """A server answered something else than its row expects. Such a row has no numbers."""
+    """An answer differs from what its row expects. Such a row has no numbers."""
 
 
 @dataclass(frozen=True)
-class Asking:
-    """One request, asked with one key after the other.
+class RequestTemplate:
+    """A request that is sent with one key after the other.
 
     headers, body: with `{}` where the key goes.
-    status, says: what each answer has to be; `says` is part of its body.
+    status, contains: the expected status of each response, and a part of its body.
+    once: whether each key is sent only once.
     """
 
     path: str
@@ -35,13 +38,13 @@ class Asking:
     headers: dict[str, str] = field(default_factory=dict)
     body: str = ""
     status: int = 200
-    says: bytes = b""
+    contains: bytes = b""
     once: bool = False
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one run of some seconds came to.
+    """The result of one run.
 
     rate: answers a second. p50, p99: milliseconds. cpu: the server's, and database_cpu
     PostgreSQL's, in microseconds an answer, user and system. memory: its workers', in bytes.
@@ -56,15 +59,17 @@ class Measurement:
     requests: int
 
 
-def measure(server: Server, database: Server, asking: Asking, *, seconds: float) -> Measurement:
-    """Asks for `seconds`. Raises WrongAnswerError if any answer was not of the kind expected."""
+def measure(
+    server: Server, database: Server, template: RequestTemplate, *, seconds: float
+) -> Measurement:
+    """Measure for `seconds`. Raise WrongAnswerError if any answer has another status."""
     before, database_before = server.cpu(), database.cpu()
-    found = _wrk(server, asking, seconds)
+    found = _wrk(server, template, seconds)
     cpu, database_cpu = server.cpu() - before, database.cpu() - database_before
     requests = found["requests"]
     if found["broken"]:
         raise WrongAnswerError(f"{found['broken']:.0f} connections broke or timed out")
-    expected = requests if asking.status >= 400 else 0
+    expected = requests if template.status >= 400 else 0
     if not requests or found["refused"] != expected:
         raise WrongAnswerError(
             f"{found['refused']:.0f} of {requests:.0f} answers were 4xx or 5xx, not {expected:.0f}"
@@ -80,69 +85,82 @@ def measure(server: Server, database: Server, asking: Asking, *, seconds: float)
     )
 
 
-def mixed_rate(server: Server, asking: Asking, *, seconds: float) -> float:
-    """Answers a second, whatever they are, where good and bad keys are asked with at once."""
-    found = _wrk(server, asking, seconds)
+def mixed_rate(server: Server, template: RequestTemplate, *, seconds: float) -> float:
+    """Return answers per second of any status, for a mix of valid and invalid keys."""
+    found = _wrk(server, template, seconds)
     return found["requests"] / (found["microseconds"] / 1e6)
 
 
-def probe(server: Server, asking: Asking, *, number: int = 20) -> None:
-    """Asks with some keys and looks at the whole answer: wrk tells only 4xx and 5xx from others."""
-    keys = asking.keys.read_text().splitlines()
+def probe(server: Server, template: RequestTemplate, *, number: int = 20) -> None:
+    """Check some whole answers: wrk counts only 4xx and 5xx."""
+    keys = template.keys.read_text().splitlines()
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
         for key in keys[:: max(len(keys) // number, 1)]:
-            status, body = _ask(connection, asking, key)
-            if status != asking.status or asking.says not in body:
-                raise WrongAnswerError(f"{status} {body[:200]!r}, not {asking.status}")
+            status, body = _send(connection, template, key)
+            if status != template.status or template.contains not in body:
+                raise WrongAnswerError(f"{status} {body[:200]!r}, not {template.status}")
     finally:
         connection.close()
 
 
-def warm(server: Server, asking: Asking) -> None:
-    """Asks every worker once with every key, so that what is measured afterwards is not the first.
+def warm(server: Server, template: RequestTemplate) -> None:
+    """Send every key to every worker once, so that later measurements are not first uses."""
+    keys = template.keys.read_text().splitlines()
 
-    A connection stays with the worker that took it: one for each is enough.
-    """
-    workers = server.workers()
-    connections: dict[int, http.client.HTTPConnection] = {}
-    spare = []
-    # Who takes a connection is chance: some dozens reach all of them.
-    for _ in range(200):
+    def connect() -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         connection.connect()
-        key = asking.keys.open().readline().strip()
-        _ask(connection, asking, key)
-        taken_by = server.worker_of(connection.sock.getsockname()[1])
-        if taken_by in connections:
-            spare.append(connection)
-        else:
-            connections[taken_by] = connection
-        if len(connections) == len(workers):
-            break
-    keys = asking.keys.read_text().splitlines()
-    with ThreadPoolExecutor(len(connections)) as pool:
-        for done in [pool.submit(_ask_all, one, asking, keys) for one in connections.values()]:
-            done.result()
-    for connection in [*connections.values(), *spare]:
-        connection.close()
+        _send(connection, template, keys[0])
+        return connection
+
+    with (
+        one_per_worker(server, connect) as connections,
+        ThreadPoolExecutor(len(connections)) as pool,
+    ):
+        for future in [pool.submit(_send_all, each, template, keys) for each in connections]:
+            future.result()
 
 
-def _ask_all(connection: http.client.HTTPConnection, asking: Asking, keys: list[str]) -> None:
+@contextmanager
+def one_per_worker[Connection: http.client.HTTPConnection](
+    server: Server, connect: Callable[[], Connection]
+) -> Iterator[list[Connection]]:
+    """Yield one connection to each worker. A connection stays with the worker that accepted it.
+
+    connect: returns a new connection, over which a request was sent.
+    """
+    number = len(server.workers())
+    by_worker: dict[int, Connection] = {}
+    with ExitStack() as stack:
+        # The accepting worker is random: some dozens of connections reach all of them.
+        for _ in range(200):
+            connection = stack.enter_context(closing(connect()))
+            by_worker.setdefault(server.worker_of(connection.sock.getsockname()[1]), connection)
+            if len(by_worker) == number:
+                break
+        yield list(by_worker.values())
+
+
+def _send_all(
+    connection: http.client.HTTPConnection, template: RequestTemplate, keys: list[str]
+) -> None:
     for key in keys:
-        _ask(connection, asking, key)
+        _send(connection, template, key)
 
 
-def _ask(connection: http.client.HTTPConnection, asking: Asking, key: str) -> tuple[int, bytes]:
-    headers = {name: value.replace("{}", key) for name, value in asking.headers.items()}
-    body = None if asking.method == "GET" else asking.body.replace("{}", key)
-    connection.request(asking.method, asking.path, body=body, headers=headers)
-    answer = connection.getresponse()
-    return answer.status, answer.read()
+def _send(
+    connection: http.client.HTTPConnection, template: RequestTemplate, key: str
+) -> tuple[int, bytes]:
+    headers = {name: value.replace("{}", key) for name, value in template.headers.items()}
+    body = None if template.method == "GET" else template.body.replace("{}", key)
+    connection.request(template.method, template.path, body=body, headers=headers)
+    response = connection.getresponse()
+    return response.status, response.read()
 
 
-def _wrk(server: Server, asking: Asking, seconds: float) -> dict[str, float]:
-    headers = [f"{name}: {value}" for name, value in asking.headers.items()]
+def _wrk(server: Server, template: RequestTemplate, seconds: float) -> dict[str, float]:
+    headers = [f"{name}: {value}" for name, value in template.headers.items()]
     command = [
         "wrk",
         "--threads=1",
@@ -153,13 +171,13 @@ def _wrk(server: Server, asking: Asking, seconds: float) -> dict[str, float]:
         f"--script={_SCRIPT}",
         f"http://127.0.0.1:{server.port}",
         "--",
-        str(asking.keys),
-        "once" if asking.once else "round",
-        asking.method,
-        asking.path,
-        asking.body,
+        str(template.keys),
+        "once" if template.once else "round",
+        template.method,
+        template.path,
+        template.body,
         *headers,
     ]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found: dict[str, float] = json.loads(said.strip().splitlines()[-1])
-    return found
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    summary: dict[str, float] = json.loads(output.strip().splitlines()[-1])
+    return summary

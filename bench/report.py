@@ -1,4 +1,4 @@
-"""Makes one table and one JSON file of what was measured."""
+"""One table and one JSON file of the measurements."""
 
 import json
 import os
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _FLOOR = "floor-wsgi"
 _PEERS = ["drf-api-key", "knox", "authtoken", "oauth-toolkit", "better-auth", "better-auth-redis"]
-_LANE = ["ours-valid", "ours-hot", "ours-forged"]
-_PAST_THE_LANE = ["ours-drf", "ours-json", "ours-off"]
+_HITS = ["ours-valid", "ours-hot", "ours-forged"]
+_MISSES = ["ours-drf", "ours-json", "ours-off"]
 
 type Found = dict[str, Any]
 
@@ -57,13 +57,13 @@ def summarise(outcomes: "list[Outcome]", options: "Options", *, took: float) -> 
 
 def _row(outcome: "Outcome", rates: dict[str, list[float]]) -> Found:
     row = outcome.row
-    found: Found = {"what": row.what, "expects": None, "error": outcome.error}
+    found: Found = {"what": row.description, "expects": None, "error": outcome.error}
     if outcome.error is not None or not outcome.measured:
         return found
     measured = outcome.measured
     rate = [each.rate for each in measured]
     return found | {
-        "expects": row.asking(0).status,
+        "expects": row.template(0).status,
         "rate": round(median(rate), 1),
         "rate_min": round(min(rate), 1),
         "rate_max": round(max(rate), 1),
@@ -79,7 +79,7 @@ def _row(outcome: "Outcome", rates: dict[str, list[float]]) -> Found:
 
 
 def _ratio(rates: dict[str, list[float]], one: str, other: str) -> float | None:
-    """How many times as fast, as the median over rounds: what slows a round slows both."""
+    """Return the median over rounds of the ratio of rates: a slow round slows both."""
     pairs = list(zip(rates.get(one, []), rates.get(other, []), strict=False))
     return round(median(a / b for a, b in pairs), 4) if pairs else None
 
@@ -92,7 +92,7 @@ def _bars(rates: dict[str, list[float]], rows: Found, sizes: list[int]) -> list[
         return {"bar": words, "value": value, "met": met}
 
     bars = [bar(f"{name} >= 0.90 of the empty WSGI application", _ratio(rates, name, _FLOOR), 0.9)
-            for name in _LANE]  # fmt: skip
+            for name in _HITS]  # fmt: skip
     measured = [name for name in _PEERS if rates.get(name) and not rows[name]["error"]]
     fastest = max(measured, key=lambda name: median(rates[name]), default="")
     bars += [
@@ -109,10 +109,10 @@ def _bars(rates: dict[str, list[float]], rows: Found, sizes: list[int]) -> list[
                 _ratio(rates, name, "floor-drf"),
                 0.5,
             )
-            for name in _PAST_THE_LANE
+            for name in _MISSES
         ),
     ]
-    for name in [*_LANE, *_PAST_THE_LANE]:
+    for name in [*_HITS, *_MISSES]:
         p99 = rows.get(name, {}).get("p99_ms")
         met = None if p99 is None else p99 < 10
         bars.append({"bar": f"{name}: p99 under 10 ms", "value": p99, "met": met})
@@ -123,13 +123,13 @@ def _bars(rates: dict[str, list[float]], rows: Found, sizes: list[int]) -> list[
             _ratio(rates, f"growth-{large}-{way}", f"growth-{small}-{way}"),
             0.9,
         )
-        for way in ["lane", "drf"]
+        for way in ["cached", "drf"]
     ]
     return bars
 
 
 def table(found: Found) -> str:
-    """The table, and the bars beside it."""
+    """Return the table and the bars as text."""
     heads = [
         "row", "what", "status", "req/s", "min–max", "of WSGI", "p50 ms", "p99 ms", "CPU µs",
         "+DB µs", "MiB",

@@ -1,12 +1,15 @@
-"""What is measured: which server, asked what, expected to answer what."""
+"""The rows: server, request and expected answer of each measurement."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.load import Asking
+from bench.load import RequestTemplate
 
 VALIDATE = "/api/v1/keys/validate"
+CUSTOMERS = "/customers"
+# The body that ComfyUI's page posts to /customers at each load, from its sources.
+SIGN_IN = '{"signup_source":"localhost"}'
 IN_HEADER = {"X-API-Key": "{}"}
 
 
@@ -14,71 +17,85 @@ IN_HEADER = {"X-API-Key": "{}"}
 class Row:
     """One line of the table.
 
-    asking: given the number of the round, what is asked in it.
-    warm: whether each worker is asked with each key beforehand.
-    counts: whether so many uses are counted, to be written a while after, that the next row has to
-    wait for it.
+    template: returns the request for the number of a round.
+    warm: whether each worker gets each key before the measurement.
+    counts: whether so many uses are counted that the next row has to wait until they are written.
     """
 
     name: str
-    what: str
+    description: str
     server: str
-    asking: Callable[[int], Asking]
+    template: Callable[[int], RequestTemplate]
     warm: bool = False
     counts: bool = False
 
 
 def all_rows(files: Path, sizes: list[int]) -> list[Row]:
-    """Every row there is. files: the folder that holds a file of keys for each kind."""
+    """Return all rows. files: the folder with a file of keys for each kind."""
 
-    def always(asking: Asking) -> Callable[[int], Asking]:
-        return lambda _round: asking
+    def always(template: RequestTemplate) -> Callable[[int], RequestTemplate]:
+        return lambda _round: template
 
-    def ours(file: str, *, status: int = 200, says: bytes = b'"valid":true') -> Asking:
-        return Asking(VALIDATE, files / file, headers=IN_HEADER, status=status, says=says)
+    def ours(file: str, *, status: int = 200, contains: bytes = b'"valid":true') -> RequestTemplate:
+        return RequestTemplate(
+            VALIDATE, files / file, headers=IN_HEADER, status=status, contains=contains
+        )
 
-    def refused(file: str, code: bytes) -> Asking:
-        return ours(file, status=401, says=code)
+    def refused(file: str, code: bytes) -> RequestTemplate:
+        return ours(file, status=401, contains=code)
 
-    def cold(round_: int) -> Asking:
-        return Asking(VALIDATE, files / f"cold-{round_}", headers=IN_HEADER, once=True)
+    def cold(round_: int) -> RequestTemplate:
+        return RequestTemplate(VALIDATE, files / f"cold-{round_}", headers=IN_HEADER, once=True)
 
-    def peer(path: str, file: str, name: str, value: str, says: bytes = b"true") -> Asking:
-        return Asking(path, files / file, method="GET", headers={name: value}, says=says)
+    def peer(
+        path: str, file: str, name: str, value: str, contains: bytes = b"true"
+    ) -> RequestTemplate:
+        return RequestTemplate(
+            path, files / file, method="GET", headers={name: value}, contains=contains
+        )
 
-    def floor(path: str, file: str = "valid", says: bytes = b"") -> Asking:
-        return Asking(path, files / file, headers=IN_HEADER, says=says)
+    def floor(path: str, file: str = "valid", contains: bytes = b"") -> RequestTemplate:
+        return RequestTemplate(path, files / file, headers=IN_HEADER, contains=contains)
 
-    def introspect(_round: int) -> Asking:
-        asks_with = (files / "oauth-toolkit-asks-with").read_text()
-        return Asking(
+    def introspect(_round: int) -> RequestTemplate:
+        own_token = (files / "oauth-toolkit-own").read_text()
+        return RequestTemplate(
             "/o/introspect/",
             files / "oauth-toolkit",
             headers={
-                "Authorization": f"Bearer {asks_with}",
+                "Authorization": f"Bearer {own_token}",
                 "Content-Type": "application/x-www-form-urlencoded",
             },
             body="token={}",
-            says=b'"active": true',
+            contains=b'"active": true',
         )
 
     valid, some = ours("valid"), ours("some")
-    past = replace(some, headers={**IN_HEADER, "Cookie": "a=b"})
+    uncached = replace(some, headers={**IN_HEADER, "Cookie": "a=b"})
+    sign_in = replace(
+        valid,
+        path=CUSTOMERS,
+        headers={**IN_HEADER, "Content-Type": "application/json"},
+        body=SIGN_IN,
+        contains=b'"email":',
+    )
     in_body = replace(some, headers={"Content-Type": "application/json"}, body='{"key":"{}"}')
     return [
-        Row("ours-valid", "fast lane, all keys in turn", "ours", always(valid), True, True),
-        Row("ours-hot", "fast lane, one key", "ours", always(ours("hot")), True, True),
-        Row("ours-forged", "fast lane, wrong tag: 401", "ours",
+        Row("ours-valid", "validation cache, all keys in turn", "ours", always(valid), True, True),
+        Row("ours-hot", "validation cache, one key", "ours", always(ours("hot")), True, True),
+        Row("ours-sign-in", "POST /customers with ComfyUI's body", "ours",
+            always(sign_in), True, True),
+        Row("ours-forged", "validation cache, wrong tag: 401", "ours",
             always(refused("forged", b"NOT_FOUND"))),
         Row("ours-flood", "the same, each for the first time", "ours",
             always(refused("flood", b"NOT_FOUND"))),
-        Row("ours-unknown", "fast lane, no such row: 401", "ours",
+        Row("ours-unknown", "validation cache, no such row: 401", "ours",
             always(refused("unknown", b"NOT_FOUND")), True),
-        Row("ours-deleted", "fast lane, deleted keys: 401", "ours",
+        Row("ours-deleted", "validation cache, deleted keys: 401", "ours",
             always(refused("deleted", b"REVOKED")), True),
-        Row("ours-drf", "past the lane: with a cookie", "ours", always(past), True, True),
-        Row("ours-json", "past the lane: key in a body", "ours", always(in_body), True, True),
-        Row("ours-off", "FAST_LANE=off: a read each time", "ours-off", always(some), True),
+        Row("ours-drf", "cache miss: with a cookie", "ours", always(uncached), True, True),
+        Row("ours-json", "cache miss: key in a body", "ours", always(in_body), True, True),
+        Row("ours-off", "VALIDATION_CACHE=off: a read each time", "ours-off", always(some), True),
         Row("ours-cold", "first use of each key: Argon2id", "ours", cold),
         Row("drf-api-key", "djangorestframework-api-key", "drf-api-key",
             always(peer("/check/", "drf-api-key", "Authorization", "Api-Key {}"))),
@@ -100,15 +117,15 @@ def all_rows(files: Path, sizes: list[int]) -> list[Row]:
         Row("floor-nginx", "nginx, a constant", "floor-nginx", always(floor("/"))),
         *(
             Row(f"growth-{short(size)}-{way}", f"{short(size)} keys, {words}",
-                f"growth-{short(size)}-{way}", always(some), True, way == "lane")
+                f"growth-{short(size)}-{way}", always(some), True, way == "cached")
             for size in sizes
-            for way, words in [("lane", "fast lane"), ("drf", "FAST_LANE=off")]
+            for way, words in [("cached", "validation cache"), ("drf", "VALIDATION_CACHE=off")]
         ),
     ]  # fmt: skip
 
 
 def short(number: int) -> str:
-    """1000000 as 1M."""
+    """Return a number such as 1000000 as 1M."""
     for unit, letter in [(1_000_000, "M"), (1_000, "k")]:
         if number >= unit and number % unit == 0:
             return f"{number // unit}{letter}"

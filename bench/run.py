@@ -1,4 +1,4 @@
-"""`make bench`: starts everything, measures in rounds, prints one table, ends everything.
+"""`make bench`: start everything, measure in rounds, print one table, stop everything.
 
 BENCH_SECONDS   of one measurement (default 5)
 BENCH_ROUNDS    how often each row is measured (default 5)
@@ -26,14 +26,14 @@ from subprocess import SubprocessError
 import psutil
 
 from bench import load, report, seed, servers
-from bench.fleet import Fleet, say
 from bench.load import Measurement, WrongAnswerError
 from bench.rows import Row, all_rows, short
+from bench.server_pool import ServerPool, log_progress
 from bench.servers import HERE, Server, UnavailableError
 
-# Passes of Argon2 that a processor gets done in a second, at most.
+# Argon2 passes of a processor per second, at most.
 _PASSES = 50
-# config.settings: uses are written this often, in seconds.
+# The platform writes usage counts this often, in seconds.
 _FLUSH = 5.0
 
 
@@ -55,14 +55,14 @@ class Options:
 
     @property
     def cold(self) -> list[int]:
-        """How many keys nobody has seen are needed for each round."""
+        """How many new keys each round needs."""
         each = self.seconds * _PASSES * (os.cpu_count() or 1)
         return [each] * self.rounds
 
 
 @dataclass
 class Outcome:
-    """What came of a row: measurements, or the reason why there are none."""
+    """The measurements of a row, or the reason why there are none."""
 
     row: Row
     measured: list[Measurement] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Outcome:
 
 
 def main() -> int:
-    # Ended from outside, it ends what it started all the same.
+    # SIGTERM has to stop the servers as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = Options()
     started = time.monotonic()
@@ -79,9 +79,9 @@ def main() -> int:
     rows = all_rows(folder / "keys", options.sizes)
     outcomes = [Outcome(row) for row in rows if options.wants(row)]
     with ExitStack() as stack:
-        say("Starting PostgreSQL")
+        log_progress("Starting PostgreSQL")
         postgres = stack.enter_context(servers.postgres())
-        fleet = Fleet(
+        pool = ServerPool(
             postgres,
             stack,
             folder,
@@ -90,12 +90,12 @@ def main() -> int:
             sizes={short(size): size for size in options.sizes},
         )
         for outcome in outcomes:
-            _try(outcome, partial(_prepare, fleet))
+            _try(outcome, partial(_probe, pool))
         for round_ in range(options.rounds):
             for outcome in outcomes:
-                _try(outcome, partial(_measure, fleet, postgres.server, round_, options))
+                _try(outcome, partial(_measure, pool, postgres.server, round_, options))
         for outcome in outcomes:
-            _try(outcome, partial(_probe, fleet))
+            _try(outcome, partial(_probe, pool))
     found = report.summarise(outcomes, options, took=time.monotonic() - started)
     print(report.table(found))
     default = HERE / "results" / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json"
@@ -104,7 +104,7 @@ def main() -> int:
 
 
 def _try(outcome: Outcome, step: Callable[[Outcome], None]) -> None:
-    """Takes the row a step further, unless it has failed before. A row fails alone."""
+    """Run `step` unless the row has failed before. Other rows go on."""
     if outcome.error is not None:
         return
     try:
@@ -118,39 +118,35 @@ def _try(outcome: Outcome, step: Callable[[Outcome], None]) -> None:
         psutil.Error,
     ) as error:
         outcome.error = str(error) or type(error).__name__
-        say(f"{outcome.row.name}: {outcome.error}")
+        log_progress(f"{outcome.row.name}: {outcome.error}")
 
 
-def _prepare(fleet: Fleet, outcome: Outcome) -> None:
+def _probe(pool: ServerPool, outcome: Outcome) -> None:
     row = outcome.row
-    server = fleet.server(row.server)
-    if row.warm:
-        say(f"Warming {row.name}")
-        load.warm(server, row.asking(0))
-    _probe(fleet, outcome)
-
-
-def _probe(fleet: Fleet, outcome: Outcome) -> None:
-    row = outcome.row
-    # What may be asked once only can't be tried.
-    if not row.asking(0).once:
-        load.probe(fleet.server(row.server), row.asking(0))
+    # A request that may be sent only once can't be probed.
+    if not row.template(0).once:
+        load.probe(pool.server(row.server), row.template(0))
 
 
 def _measure(
-    fleet: Fleet, database: Server, round_: int, options: Options, outcome: Outcome
+    pool: ServerPool, database: Server, round_: int, options: Options, outcome: Outcome
 ) -> None:
     row = outcome.row
-    server = fleet.server(row.server)
-    found = load.measure(server, database, row.asking(round_), seconds=options.seconds)
+    server = pool.server(row.server)
+    if row.warm:
+        # In each round: entries expire while other rows are measured.
+        load.warm(server, row.template(round_))
+        if row.counts:
+            _wait_for_counts(server)
+    found = load.measure(server, database, row.template(round_), seconds=options.seconds)
     outcome.measured.append(found)
-    say(f"round {round_ + 1}/{options.rounds}  {row.name:20} {found.rate:10,.0f}/s")
+    log_progress(f"round {round_ + 1}/{options.rounds}  {row.name:20} {found.rate:10,.0f}/s")
     if row.counts:
         _wait_for_counts(server)
 
 
 def _wait_for_counts(server: Server) -> None:
-    """Lets the server write what it counted, so that the next row has the machine for itself."""
+    """Wait until the server has written its usage counts, before the next row."""
     time.sleep(_FLUSH)
     for _ in range(40):
         before = server.cpu()

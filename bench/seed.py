@@ -1,7 +1,7 @@
-"""Makes keys and rows: ours with real hashes, at the cost that a deployment pays.
+"""Keys and rows for the benchmarks, hashed at the cost of a deployment.
 
-Argon2id is slow on purpose, so hashes are kept between runs, in var/bench/, by all that they depend
-on. In there are plaintext keys, good on the bench's own databases alone.
+Argon2id is slow on purpose, so hashes are kept between runs in var/bench/, with plaintext keys that
+are valid only in the databases of the benchmarks.
 
     DATABASE_URL=… KEY_PEPPER=… python -m bench.seed FILE
 
@@ -29,11 +29,10 @@ from apikeys.hashing import Cost, Hasher
 
 ROOT = Path(__file__).parents[1]
 VAR = ROOT / "var" / "bench"
-# As platform/config/settings.py has it when nobody says otherwise.
+# The defaults of ARGON2_MEMORY_KIB, ARGON2_PASSES and ARGON2_LANES.
 COST = Cost(memory_kib=19456, passes=2, lanes=1)
 _PROCESSES = 2
-# So many keys has one account.
-_KEYS_OF_ONE = 20
+_KEYS_PER_ACCOUNT = 20
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Key:
 
 
 def pepper() -> str:
-    """The bench's own pepper, the same in each run: hashes are kept with it."""
+    """Return the pepper of the benchmarks, the same in each run."""
     path = VAR / "pepper"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +56,7 @@ def pepper() -> str:
 
 
 def kept_keys(number: int) -> list[Key]:
-    """`number` keys, hashed in this run or an earlier one."""
+    """Return `number` keys, hashed in this run or an earlier one."""
     name = f"keys-m{COST.memory_kib}-t{COST.passes}-p{COST.lanes}-{zlib.crc32(pepper().encode())}"
     path = VAR / f"{name}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
@@ -72,59 +71,61 @@ def kept_keys(number: int) -> list[Key]:
 
 
 def fresh_keys(number: int) -> list[Key]:
-    """`number` keys that nobody has seen before: this machine may remember those of other runs."""
+    """Return `number` new keys: caches of this machine may hold those of earlier runs."""
     return list(_hashed(number))
 
 
 def unknown(number: int) -> list[str]:
-    """Tokens with our own tag that are in no row, as of accounts that are gone."""
+    """Return tokens with a valid tag and no row, as of deleted accounts."""
     tag_key = _hasher().tag_keys[0]
     return [tokens.make(tag_key=tag_key).reveal() for _ in range(number)]
 
 
 def forged(number: int) -> list[str]:
-    """Tokens of the right shape and CRC with somebody else's tag."""
-    somebodys = secrets.token_bytes(32)
-    return [tokens.make(tag_key=somebodys).reveal() for _ in range(number)]
+    """Return tokens with a correct format and CRC and a wrong tag."""
+    other_key = secrets.token_bytes(32)
+    return [tokens.make(tag_key=other_key).reveal() for _ in range(number)]
 
 
 def fill(environment: Mapping[str, str], keys: Iterable[Key], *, revoked: Iterable[Key]) -> None:
-    """Migrates our database and puts these keys in."""
-    everything = {**os.environ, **environment}
+    """Migrate the database and insert these keys."""
+    variables = {**os.environ, **environment}
     subprocess.run(
         [sys.executable, "manage.py", "migrate", "--verbosity=0"],
         cwd=ROOT,
-        env=everything,
+        env=variables,
         check=True,
     )
     rows = {"keys": [asdict(key) for key in keys], "revoked": [asdict(key) for key in revoked]}
     subprocess.run(
         [sys.executable, "-m", "bench.seed"],
         cwd=ROOT,
-        env=everything,
+        env=variables,
         check=True,
         input=json.dumps(rows).encode(),
     )
 
 
-def grow(address: str, number: int) -> None:
-    """Adds rows until there are `number` keys: copies of one, with hashes that no token matches."""
-    with psycopg.connect(address, autocommit=True) as connection:
-        there = connection.execute("SELECT count(*) FROM apikeys_apikey").fetchone()
-        missing = number - (there[0] if there else 0)
+def grow(url: str, number: int) -> None:
+    """Add rows until there are `number` keys: copies with hashes that no token matches."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute("SELECT count(*) FROM apikeys_apikey").fetchone()
+        missing = number - (row[0] if row else 0)
         if missing > 0:
-            connection.execute(_FILLERS, {"accounts": -(-missing // _KEYS_OF_ONE), "of": missing})
-    settle(address)
+            connection.execute(
+                _FILLERS, {"accounts": -(-missing // _KEYS_PER_ACCOUNT), "of": missing}
+            )
+    settle(url)
 
 
-def settle(address: str) -> None:
-    """Does at once what autovacuum would do in the middle of a measurement."""
-    with psycopg.connect(address, autocommit=True) as connection:
+def settle(url: str) -> None:
+    """Vacuum now, or autovacuum would run during a measurement."""
+    with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("VACUUM (ANALYZE)")
         connection.execute("CHECKPOINT")
 
 
-# One statement: whatever columns there are, they come from a row that the models made.
+# Copies of a row that the models wrote, so that the statement need not name all columns.
 _FILLERS = """
     WITH accounts AS (
         INSERT INTO accounts_user
@@ -167,7 +168,7 @@ _hashers: dict[str, Hasher] = {}
 
 
 def _hasher(of: str | None = None) -> Hasher:
-    """Made once in a process: with it comes one Argon2 pass."""
+    """Return the hasher; created once per process, because it costs one Argon2 pass."""
     of = of or pepper()
     if of not in _hashers:
         _hashers[of] = Hasher(peppers=[of], cost=COST, concurrency=1)
@@ -183,8 +184,8 @@ def _insert(keys: list[Key], revoked: list[Key]) -> None:
     ended = {"revoked_at": timezone.now(), "revoked_reason": Reason.DELETED_BY_OWNER}
     rows: list[tuple[Key, dict[str, Any]]] = [(key, {}) for key in keys]
     rows += [(key, ended) for key in revoked]
-    for some in batched(rows, _KEYS_OF_ONE):
-        owner = User.objects.create(email=f"{some[0][0].public_id}@example.org", name="Alice")
+    for batch in batched(rows, _KEYS_PER_ACCOUNT):
+        owner = User.objects.create(email=f"{batch[0][0].public_id}@example.org", name="Alice")
         APIKey.objects.bulk_create(
             APIKey(
                 owner=owner,
@@ -194,7 +195,7 @@ def _insert(keys: list[Key], revoked: list[Key]) -> None:
                 encoded=key.encoded,
                 **fields,
             )
-            for i, (key, fields) in enumerate(some)
+            for i, (key, fields) in enumerate(batch)
         )
 
 

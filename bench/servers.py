@@ -1,7 +1,7 @@
-"""Starts what is measured, on loopback, and reads from /proc what it costs.
+"""Start the measured servers on loopback, and read their cost from /proc.
 
-All servers alike: WORKERS processes each, and Python's on granian with config.serve's own number
-of threads. Each is ended by its own pid.
+Each has WORKERS processes; those in Python run on granian with the number of threads of manage.py
+serve. Each is stopped by its pid.
 """
 
 import os
@@ -28,12 +28,12 @@ WORKERS = 2
 
 
 class UnavailableError(Exception):
-    """This server can't be had on this machine; the text says why."""
+    """The server can't be started on this machine, with the reason."""
 
 
 @dataclass
 class Server:
-    """A running server: a process with workers below it."""
+    """A running server: a process and its workers."""
 
     name: str
     port: int
@@ -45,7 +45,7 @@ class Server:
         return workers
 
     def cpu(self) -> float:
-        """Seconds that all its processes have worked so far, user and system."""
+        """Return the processor time of all its processes in seconds, user and system."""
         total = 0.0
         first = psutil.Process(self.pid)
         for process in [first, *first.children(recursive=True)]:
@@ -59,11 +59,11 @@ class Server:
         return total + float(ended.children_user + ended.children_system)
 
     def memory(self) -> int:
-        """Bytes resident, all workers together. Pages that they share count once for each."""
+        """Return the resident bytes of all workers. Shared pages count once for each."""
         return sum(int(worker.memory_info().rss) for worker in self.workers())
 
     def worker_of(self, client_port: int) -> int:
-        """The pid of the worker that a client's connection has come to."""
+        """Return the pid of the worker that accepted a client's connection."""
         for worker in self.workers():
             for connection in worker.net_connections("tcp4"):
                 if connection.raddr and connection.raddr.port == client_port:
@@ -73,19 +73,19 @@ class Server:
 
 @dataclass
 class Postgres:
-    """A PostgreSQL for all databases. As a Server it has no port: a Unix socket is its address."""
+    """A PostgreSQL for all databases. It has no port: it listens on a Unix socket."""
 
     server: Server
     uri: str
 
     def create(self, name: str, *, like: str | None = None) -> str:
-        """A new database, a copy of `like`'s if that is given. Returns its address."""
+        """Create a database, a copy of `like` if given. Return its URL."""
         with psycopg.connect(self.uri, autocommit=True) as connection:
             template = f' TEMPLATE "{like}"' if like else ""
             connection.execute(f'CREATE DATABASE "{name}"{template}'.encode())
-        return self.address(name)
+        return self.url(name)
 
-    def address(self, name: str) -> str:
+    def url(self, name: str) -> str:
         return urlsplit(self.uri)._replace(path=f"/{name}").geturl()
 
     def socket_folder(self) -> str:
@@ -94,7 +94,7 @@ class Postgres:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    """The tests' PostgreSQL."""
+    """The PostgreSQL of the tests."""
     with running() as server:
         pid = server.get_pid()
         if pid is None:
@@ -104,8 +104,8 @@ def postgres() -> Iterator[Postgres]:
 
 @contextmanager
 def platform(name: str, folder: Path, environment: Mapping[str, str]) -> Iterator[Server]:
-    """Our platform, as `make run` starts it."""
-    with _started(name, folder, [sys.executable, "-m", "config.serve"], environment) as server:
+    """This platform, as `make run` starts it."""
+    with _started(name, folder, [sys.executable, "manage.py", "serve"], environment) as server:
         yield server
 
 
@@ -113,7 +113,7 @@ def platform(name: str, folder: Path, environment: Mapping[str, str]) -> Iterato
 def python(
     name: str, folder: Path, target: str, environment: Mapping[str, str]
 ) -> Iterator[Server]:
-    """A WSGI application, `module:name`, on granian as ours."""
+    """A WSGI application, `module:name`, on granian with the same options."""
     command = [sys.executable, "-m", "bench.peers.serve", target]
     with _started(name, folder, command, environment) as server:
         yield server
@@ -127,15 +127,15 @@ def node(name: str, folder: Path, script: Path, environment: Mapping[str, str]) 
 
 @contextmanager
 def nginx(name: str, folder: Path) -> Iterator[Server]:
-    """nginx with one constant answer: what the machine and the load generator can do at most."""
+    """nginx with one constant answer: the maximum of machine and load generator."""
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         raise UnavailableError("nginx is not installed")
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     configuration = (HERE / "peers/floors/nginx.conf").read_text()
-    for word, value in {"@PORT@": port, "@WORKERS@": WORKERS, "@FOLDER@": folder}.items():
-        configuration = configuration.replace(word, str(value))
+    for placeholder, value in {"@PORT@": port, "@WORKERS@": WORKERS, "@FOLDER@": folder}.items():
+        configuration = configuration.replace(placeholder, str(value))
     (folder / "nginx.conf").write_text(configuration)
     command = [program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
     with _started(name, folder, command, {}, port=port) as server:
@@ -162,7 +162,7 @@ def _started(
     *,
     port: int | None = None,
 ) -> Iterator[Server]:
-    """Starts `command`, waits until it listens, and ends it by its pid."""
+    """Start `command`, wait until it listens, and stop it by its pid."""
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     log = folder / f"{name}.log"

@@ -1,8 +1,8 @@
-"""`make bench-verdicts`: what the fast lane's memory takes when it is full.
+"""`make bench-verdicts`: the memory of a full validation cache.
 
-Without a server: hashing a hundred thousand keys would take an hour. What the application behind
-the lane says is as long as a validation; each verdict is asked for in one way, and then, in a
-process of its own, in as many as are kept.
+Without a server: hashing a hundred thousand keys would take an hour. The responses are as long as
+those of a validation. Each verdict is kept in one variant, and then, in another process, in as many
+as are kept at most.
 """
 
 import subprocess
@@ -17,43 +17,44 @@ from uuid import uuid4
 import psutil
 
 from apikeys import tokens
+from apikeys.cache.middleware import Environ, StartResponse, ValidationCache
+from apikeys.cache.responses import CACHE_DIRECTIVE, MAX_VARIANTS
+from apikeys.cache.versions import VersionTable
 from bench.rows import VALIDATE
-from fastlane.epochs import Epochs
-from fastlane.wsgi import _VARIANTS, TICKET, Environ, FastLane, StartResponse
 
 _VERDICTS: Final = 100_000
-# Of "VALID", with a name and an address of usual length.
+# Length of a "VALID" response with a name and an email of usual length.
 _BODY: Final = 338
-_TAG_KEY: Final = b"the bench's own"
+_TAG_KEY: Final = b"key of the benchmark"
 
 
 def main() -> int:
     if len(sys.argv) > 1:
         _fill(ways=int(sys.argv[1]))
         return 0
-    for ways in (1, _VARIANTS):
+    for ways in (1, MAX_VARIANTS):
         subprocess.run([sys.executable, "-m", "bench.verdicts", str(ways)], check=True)
     return 0
 
 
 def _fill(*, ways: int) -> None:
     with TemporaryDirectory(prefix="verdicts-") as folder:
-        lane = FastLane(
+        cache = ValidationCache(
             _answer,
-            epochs=Epochs(Path(folder) / "epochs"),
+            versions=VersionTable(Path(folder) / "version-table"),
             tag_keys=[_TAG_KEY],
             routes=[("POST", VALIDATE)],
             bodiless=[],
             queries={},
             count=lambda _key: None,
-            count_guess=lambda _address: 0,
+            count_guess=lambda _client_ip: 0,
             capacity=_VERDICTS,
         )
-        _ask(lane, 100, ways)
+        _ask(cache, 100, ways)
         before = psutil.Process().memory_info().rss
-        # Just before the older half is forgotten.
+        # Just before the older half is evicted.
         number = _VERDICTS - 200
-        _ask(lane, number, ways)
+        _ask(cache, number, ways)
         taken = psutil.Process().memory_info().rss - before
     print(
         f"{_VERDICTS:,} verdicts, each asked for in {ways} way(s): "
@@ -61,7 +62,7 @@ def _fill(*, ways: int) -> None:
     )
 
 
-def _ask(lane: FastLane, number: int, ways: int) -> None:
+def _ask(cache: ValidationCache, number: int, ways: int) -> None:
     for _ in range(number):
         token = tokens.make(tag_key=_TAG_KEY).reveal()
         key = uuid4()
@@ -77,11 +78,11 @@ def _ask(lane: FastLane, number: int, ways: int) -> None:
                 "wsgi.url_scheme": "http",
                 "bench.key": key,
             }
-            lane(environ, lambda *_: None)
+            cache(environ, lambda *_: None)
 
 
 def _answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    environ[TICKET].note(key_id=environ["bench.key"], begins_at=time.time() - 60)
+    environ[CACHE_DIRECTIVE].allow(key_id=environ["bench.key"], begins_at=time.time() - 60)
     headers: list[tuple[str, Any]] = [
         ("Content-Type", "application/json"),
         ("Content-Length", str(_BODY)),

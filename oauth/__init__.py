@@ -1,1 +1,1 @@
-"""OAuth: how a machine or a site is given a key of its own without anybody copying one."""
+"""OAuth 2: machines and sites get an API key by a grant, without copying one."""

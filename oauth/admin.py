@@ -1,4 +1,4 @@
-"""Sites that may sign people in, for staff. Django's own log keeps who changed what."""
+"""The admin of sites that may sign users in. Changes are in Django's admin log."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from config.modeladmins import LongList
+from core.admin_mixins import LargeTableAdmin
 from oauth.models import Site
 
 
 @admin.register(Site)
-class SiteAdmin(LongList):
+class SiteAdmin(LargeTableAdmin):
     list_display = ["origin", "note", "created_at", "added_by"]
     sortable_by = ["origin"]
     related = ["added_by"]
-    finds = {"origin": str.lower}
+    prefix_searches = {"origin": str.lower}
     search_help_text = _("How the origin begins: https://comfy.")
     fields = ["origin", "note", "created_at", "added_by"]
     readonly_fields = ["created_at", "added_by"]

@@ -7,5 +7,5 @@ class OAuthConfig(AppConfig):
     verbose_name = _("Sites")
 
     def ready(self) -> None:
-        # What connects itself to others' signals.
-        from oauth import cors, people  # noqa: F401
+        # These modules connect signal receivers.
+        from oauth import cors, receivers  # noqa: F401

@@ -1,4 +1,4 @@
-"""Who may ask for a key: two programs, and the sites that staff listed. Nobody registers."""
+"""OAuth clients: two programs, and the sites that staff list. There is no registration."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,17 +6,17 @@ from typing import Final
 from authlib.oauth2.rfc6749 import ClientMixin
 from authlib.oauth2.rfc8628 import DEVICE_CODE_GRANT_TYPE
 
-from oauth import origins
+from core import origins
 from oauth.models import Site
 
 AUTHORIZATION_CODE: Final = "authorization_code"
-# What they are called and how they call themselves is the same.
-_PROGRAMS: Final = {"comfy-cli", "comfy-key"}
+# Client ids. They are shown as the programs' names.
+PROGRAMS: Final = {"comfy-cli", "comfy-key"}
 
 
 @dataclass(frozen=True, slots=True)
 class Client(ClientMixin):  # type: ignore[misc]
-    """A public client (RFC 6749 §2.1), as Authlib asks about one."""
+    """A public client (RFC 6749 §2.1) with Authlib's interface."""
 
     client_id: str
     is_site: bool
@@ -32,7 +32,7 @@ class Client(ClientMixin):  # type: ignore[misc]
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
         if self.is_site:
-            return origins.is_on(self.client_id, redirect_uri)
+            return origins.is_page_of(self.client_id, redirect_uri)
         return origins.is_callback(redirect_uri)
 
     def check_client_secret(self, client_secret: str) -> bool:
@@ -50,15 +50,15 @@ class Client(ClientMixin):  # type: ignore[misc]
         )
 
 
-def find(client_id: str) -> Client | None:
-    """The client of this name, unless it is a site that nobody listed."""
-    if client_id in _PROGRAMS:
+def find_client(client_id: str) -> Client | None:
+    """Return the client with this id, or None for an unknown program or an unlisted site."""
+    if client_id in PROGRAMS:
         return Client(client_id, is_site=False)
-    return Client(client_id, is_site=True) if may_sign_in(client_id) else None
+    return Client(client_id, is_site=True) if is_allowed_site(client_id) else None
 
 
-def may_sign_in(origin: str) -> bool:
-    """Whether a site may sign people in: it is on their own machine, or staff listed it."""
+def is_allowed_site(origin: str) -> bool:
+    """Return whether a site may sign users in: it is on loopback, or staff listed it."""
     if origins.is_loopback(origin):
         return True
     return origins.is_origin(origin) and Site.objects.filter(origin=origin).exists()

@@ -1,4 +1,4 @@
-"""Which pages may read what OAuth's endpoints answer: never with cookies, and not everybody's."""
+"""CORS of the OAuth endpoints: listed sites, without cookies."""
 
 from typing import Any, Final
 
@@ -9,17 +9,18 @@ from django.http import HttpRequest
 
 from oauth import clients
 
-# The metadata is for anybody (CORS_URLS_REGEX).
+# CORS_URLS_REGEX opens the metadata to all origins.
 ENDPOINTS: Final = {"/oauth/device/code", "/oauth/token", "/oauth/revoke"}
 
 
 @receiver(check_request_enabled)
-def let_sites_read(sender: Any, *, request: HttpRequest, **_: Any) -> bool:
+def allow_listed_sites(sender: Any, *, request: HttpRequest, **_: Any) -> bool:
+    """Return whether a page of the request's origin may read the response."""
     origin = request.headers.get("Origin")
-    return request.path in ENDPOINTS and origin is not None and clients.may_sign_in(origin)
+    return request.path in ENDPOINTS and origin is not None and clients.is_allowed_site(origin)
 
 
-def is_strange(request: HttpRequest) -> bool:
-    """Whether a page calls that has no business here. Programs name no origin."""
+def is_unlisted_origin(request: HttpRequest) -> bool:
+    """Return whether a page of an unlisted site sent `request`. Programs send no Origin."""
     origin = request.headers.get("Origin")
-    return origin not in {None, settings.PUBLIC_URL} and not clients.may_sign_in(str(origin))
+    return origin not in {None, settings.PUBLIC_URL} and not clients.is_allowed_site(str(origin))

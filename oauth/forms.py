@@ -1,16 +1,17 @@
-"""What a person types who lets a machine or a site have a key."""
+"""Forms for a user code and for the key that a machine or site gets."""
 
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
-from apikeys import names
 from apikeys.forms import ExpiryForm
+from apikeys.models import MAX_NAME
+from core.validators import validate_name
 
 
 class UserCodeForm(forms.Form):
     user_code = forms.CharField(
         label=_("Code"),
-        # Some air for spaces and dashes; what it is, the service knows.
+        # More than eight letters, for spaces and dashes.
         max_length=32,
         error_messages={"required": _("Type the code that the machine shows.")},
         widget=forms.TextInput(
@@ -26,13 +27,15 @@ class UserCodeForm(forms.Form):
     )
 
 
-class AllowForm(ExpiryForm):
-    """The key that a machine or a site is to have. The service judges it."""
+class ConsentForm(ExpiryForm):
+    """Name and expiry of the key for a machine or site; the key service validates the rest."""
 
     name = forms.CharField(
         label=_("API Key name"),
-        max_length=names.MAX_NAME,
+        max_length=MAX_NAME,
         strip=False,
+        # Validated here as well: the key is created later, when the client redeems the grant.
+        validators=[validate_name],
         error_messages={"required": _("Give the key a name, so that you know it again later.")},
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
         help_text=_("You find it under this name among your keys, and can delete it there."),

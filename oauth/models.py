@@ -1,4 +1,4 @@
-"""Who may sign people in, and who waits for a key. No code is kept: what is kept is its digest."""
+"""Sites that may sign users in, and pending grants. Codes are stored as digests."""
 
 import uuid
 from datetime import datetime, timedelta
@@ -11,36 +11,37 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
-from apikeys import names
-from apikeys import scopes as granted
-from oauth import origins
-from oauth.origins import Why
+from apikeys import scopes as key_scopes
+from apikeys.models import MAX_NAME
+from core import origins
+from core.origins import RejectReason
+from core.validators import reject_api_key
 
-# Seconds between two questions of a machine that waits, and by how much that grows (RFC 8628 §3.5).
+# Seconds between two polls of a device, also the increment after `slow_down` (RFC 8628 §3.5).
 INTERVAL = 5
 MAX_INTERVAL = 60
-MAX_DEVICE_NAME = names.MAX_NAME
+MAX_DEVICE_NAME = MAX_NAME
 MAX_USER_AGENT = 255
 
-REASONS = {
-    Why.SHAPE: _(
+REJECT_MESSAGES = {
+    RejectReason.SHAPE: _(
         "Write the site's origin: scheme, host and port alone, such as https://comfy.example.org. "
         "A name in another script goes in its form that begins xn--."
     ),
-    Why.PLAIN_HTTP: _(
+    RejectReason.PLAIN_HTTP: _(
         "A LAN or plain-http site can't sign people in with a session: anybody on the way could "
         "read along. Use a key there."
     ),
-    Why.PRIVATE: _(
+    RejectReason.PRIVATE: _(
         "A LAN or plain-http site can't sign people in with a session: this address means another "
         "machine in each network. Use a key there."
     ),
-    Why.LOOPBACK: _("One's own machine is always allowed, and need not be listed."),
+    RejectReason.LOOPBACK: _("One's own machine is always allowed, and need not be listed."),
 }
 
 
 class Site(models.Model):
-    """An origin that may sign people in with their session here: ComfyUI served under a name."""
+    """An origin, such as that of a ComfyUI server, that may get keys by an authorization code."""
 
     origin = models.CharField(
         _("origin"),
@@ -70,29 +71,34 @@ class Site(models.Model):
 
     def clean_fields(self, exclude: Any = None) -> None:
         try:
-            self.origin = origins.to_list(self.origin)
-        except origins.Refused as refused:
-            raise ValidationError({"origin": REASONS[refused.why]}, code="origin") from None
+            self.origin = origins.validate_listable(self.origin)
+        except origins.OriginRejected as rejected:
+            message = REJECT_MESSAGES[rejected.reason]
+            raise ValidationError({"origin": message}, code="origin") from None
         super().clean_fields(exclude=exclude)
+        try:
+            reject_api_key(self.note)
+        except ValidationError as error:
+            raise ValidationError({"note": error}) from None
 
 
-class Asking(models.Model):
-    """Somebody who asks for a key, until a person said yes and they fetched it.
+class PendingGrant(models.Model):
+    """A client's request for a key, until a user approved it and the client redeemed it.
 
-    The key is made as it is fetched, with this row's id for its nonce: one row makes one key,
-    however often and however simultaneously it is asked for (`services.issue`).
+    Redeeming creates the key, with this row's id as its nonce: concurrent attempts create one key
+    (`apikeys.services.issue`).
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     client_id = models.CharField(max_length=origins.MAX_LENGTH)
-    scopes = models.CharField(max_length=granted.MAX_LENGTH)
+    scopes = models.CharField(max_length=key_scopes.MAX_LENGTH)
     created_at = models.DateTimeField(default=timezone.now)
-    # After which nothing can be had for this. Some time later the row goes.
+    # The row is deleted some time after this (services._delete_expired).
     expires_at = models.DateTimeField(db_index=True)
-    # The person who answered: theirs is the key, and from there they answered.
+    # The user who decided, who will own the key, and their client IP.
     owner = models.ForeignKey(User, null=True, on_delete=models.CASCADE, related_name="+")
     decided_from = models.GenericIPAddressField(null=True)
-    key_name = models.CharField(max_length=names.MAX_NAME, blank=True)
+    key_name = models.CharField(max_length=MAX_NAME, blank=True)
     key_expires_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -110,22 +116,23 @@ class Asking(models.Model):
 
 class DeviceRequestQuerySet(models.QuerySet["DeviceRequest"]):
     def waiting(self) -> "DeviceRequestQuerySet":
-        """Those that nobody has answered yet."""
+        """Return the requests that no user has decided."""
         return self.filter(decided_at=None, expires_at__gt=timezone.now())
 
 
-class DeviceRequest(Asking):
-    """A machine that asks for a key and waits for a person (RFC 8628)."""
+class DeviceRequest(PendingGrant):
+    """A device's request for a key, which a user confirms in a browser (RFC 8628)."""
 
-    LIFE = timedelta(minutes=10)
-    # Whoever confirms at the last moment must not have done it for nothing.
-    LAST_CALL = timedelta(minutes=1)
+    LIFETIME = timedelta(minutes=10)
+    # After an approval at the last moment, the device has this time to redeem it.
+    GRACE_PERIOD = timedelta(minutes=1)
 
     device_digest = models.CharField(max_length=64, unique=True)
     user_digest = models.CharField(max_length=64, unique=True)
-    # What it says of itself, and where it was seen. Nothing of this is proved.
+    # Unverified: what the device sends.
     device_name = models.CharField(max_length=MAX_DEVICE_NAME, blank=True)
     user_agent = models.CharField(max_length=MAX_USER_AGENT, blank=True)
+    # The device's client IP.
     address = models.GenericIPAddressField(null=True)
     interval = models.PositiveSmallIntegerField(default=INTERVAL)
     polled_at = models.DateTimeField(null=True)
@@ -138,21 +145,21 @@ class DeviceRequest(Asking):
         return f"{self.client_id} from {self.address}"
 
     @property
-    def may_ask_again_at(self) -> datetime | None:
-        """When its next question is not too early; a second of grace, as networks are uneven."""
+    def next_poll_at(self) -> datetime | None:
+        """The time from which a poll is not too early, with a second's tolerance for jitter."""
         if self.polled_at is None:
             return None
         return self.polled_at + timedelta(seconds=self.interval - 1)
 
 
-class AuthorizationCode(Asking):
-    """A code on its way from a person's browser to the program or site that they allowed."""
+class AuthorizationCode(PendingGrant):
+    """A code that the browser carries to the program or site that the user approved."""
 
-    LIFE = timedelta(seconds=60)
+    LIFETIME = timedelta(seconds=60)
 
     digest = models.CharField(max_length=64, unique=True)
     redirect_uri = models.CharField(max_length=origins.MAX_REDIRECT)
-    # S256 and nothing else (RFC 7636 §4.2).
+    # S256 only (RFC 7636 §4.2).
     code_challenge = models.CharField(max_length=43)
 
     def __str__(self) -> str:

@@ -1,9 +1,10 @@
-"""What machines, sites and people do with one another: ask, confirm, deny, fetch the key.
+"""Grants of keys: create a request, approve or deny it, redeem it for a key.
 
-The key is made as it is fetched, so that its plaintext is in that one answer. Nothing in here knows
-of requests, forms or protocols.
+Redeeming creates the key, so that its plaintext exists in that one response only. Nothing here
+depends on requests, forms or protocols.
 """
 
+import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,13 +14,13 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from accounts.models import User
-from apikeys import names, scopes
+from apikeys import scopes
 from apikeys import services as keys
-from apikeys.models import APIKey, Reason
-from apikeys.tokens import Token
+from apikeys.models import MAX_NAME, APIKey, Reason
+from apikeys.tokens import Token, redact
 from audit.models import Via
-from audit.trail import Actor
-from config import text
+from audit.services import Actor
+from core import text
 from oauth import codes
 from oauth.models import (
     INTERVAL,
@@ -30,251 +31,266 @@ from oauth.models import (
     DeviceRequest,
 )
 
-# What a key gets whose asker named no scope of ours: enough for ComfyUI, and not one's other keys.
-USUAL_SCOPES: Final = (scopes.SIGN_IN, scopes.ANY_PROVIDER)
-# How many machines may wait at once. Past it the next one is told to come back.
-MOST_WAITING: Final = 2000
-# Rows stay so long after they are over: a code that comes back late is still known.
-_KEPT_FOR: Final = timedelta(hours=1)
-_SWEPT_AT_ONCE: Final = 200
+# For a client that requests no scope of ours: enough for ComfyUI, without access to other keys.
+DEFAULT_SCOPES: Final = (scopes.SIGN_IN, scopes.ANY_PROVIDER)
+# Scopes of OpenID and of the hosted ComfyUI, which clients written for those request.
+_FOREIGN_PATTERN: Final = (
+    "openid|profile|email|address|phone|offline_access|comfy-cloud:[a-z0-9:_*-]+"
+)
+_FOREIGN: Final = re.compile(_FOREIGN_PATTERN)
+_SCOPE: Final = f"({scopes.PATTERN}|{_FOREIGN_PATTERN})"
+# The scope parameter, as a regular expression that JSON Schema understands.
+SCOPE_PATTERN: Final = f"^({_SCOPE}( +{_SCOPE})*)?$"
+# Undecided device requests at a time; further ones are rejected.
+MAX_PENDING: Final = 2000
+# How long expired rows stay, so that a code that is presented again late is recognized.
+_RETENTION: Final = timedelta(hours=1)
+_DELETE_BATCH: Final = 200
 
 
-class TooManyWaiting(Exception):  # noqa: N818 (it says what happened, not that something broke)
-    """There is no room for another machine just now."""
+class TooManyPendingGrants(Exception):  # noqa: N818 (an expected outcome, not an error)
+    """MAX_PENDING device requests are undecided."""
 
 
-class Spent(Exception):  # noqa: N818 (as above)
-    """This code has got its key already."""
+class AlreadyRedeemed(Exception):  # noqa: N818 (as above)
+    """A key was already created from this grant."""
 
 
-class CannotHold(Exception):  # noqa: N818 (as above)
-    """Whoever said yes can't have a key any more: the account was disabled."""
+class OwnerDisabled(Exception):  # noqa: N818 (as above)
+    """The account that approved the grant was disabled or deleted."""
 
 
-def narrowed(asked: str | None) -> tuple[str, ...]:
-    """The scopes of the key for somebody who asks for `asked`; scopes of others don't count.
+def normalize_scopes(requested: str | None) -> tuple[str, ...]:
+    """Return the key's scopes for a scope parameter, without those of OpenID and hosted ComfyUI.
 
-    Raises ValueError for what looks like a scope of ours and is none: whoever asks for little must
-    not be given more.
+    Raises ValueError for an unknown scope: ignoring it could grant more than the client asked for.
     """
-    words = [word for word in (asked or "").split() if word.partition(":")[0] in _OUR_WORDS]
-    return scopes.parse(" ".join(words)) or USUAL_SCOPES
+    if requested and not requested.split():
+        # Only an empty parameter counts as omitted (RFC 6749 §3.2).
+        raise ValueError(requested)
+    ours = [scope for scope in (requested or "").split() if not _FOREIGN.fullmatch(scope)]
+    return scopes.parse(" ".join(ours)) or DEFAULT_SCOPES
 
 
-_OUR_WORDS: Final = {scope.partition(":")[0] for scope in scopes.ALL}
-
-
-def free_name(owner: User, wanted: str) -> str:
-    """`wanted`, or `wanted 2` and so on: a name that `owner` can give to another key."""
-    # All of theirs, whose names count or not: by the owner alone, an index finds them.
-    taken = set(APIKey.objects.kept().filter(owner=owner).values_list("folded_name", flat=True))
-    wanted = tidy(wanted) or "comfyui"
+def available_name(owner: User, wanted: str) -> str:
+    """Return the first of `wanted`, `wanted 2` and so on that no other key of `owner` has."""
+    # Only the owner is in the WHERE clause, as an index has it. Expired keys free their names,
+    # replaced ones do not.
+    names = APIKey.objects.kept().filter(owner=owner).values_list("folded_name", "expires_at")
+    now = timezone.now()
+    taken = {name for name, expires_at in names if expires_at is None or expires_at > now}
+    wanted = clean_device_name(wanted) or "comfyui"
     for number in range(1, len(taken) + 2):
-        ending = "" if number == 1 else f" {number}"
-        name = text.tidy(wanted[: names.MAX_NAME - len(ending)]) + ending
-        if names.fold(name) not in taken:
+        suffix = "" if number == 1 else f" {number}"
+        name = text.tidy(wanted[: MAX_NAME - len(suffix)]) + suffix
+        if text.fold(name) not in taken:
             break
     return name
 
 
-def tidy(said: str) -> str:
-    """What a machine says of itself, as one line that can be shown; "" if nothing can be."""
-    # Cut first: nobody needs more of a megabyte.
-    line = " ".join(said[: 8 * MAX_DEVICE_NAME].split())
-    seen = "".join(character for character in line if not text.has_controls(character))
-    seen = text.tidy(text.tidy(seen)[:MAX_DEVICE_NAME])
-    return seen if text.is_visible(seen) else ""
+def clean_device_name(name: str) -> str:
+    """Return a name that a device sent, as one visible line; "" if nothing is visible."""
+    # Cut first, so that a megabyte of text costs nothing.
+    line = " ".join(name[: 8 * MAX_DEVICE_NAME].split())
+    printable = "".join(character for character in line if not text.has_controls(character))
+    cleaned = text.tidy(text.tidy(printable)[:MAX_DEVICE_NAME])
+    return cleaned if text.is_visible(cleaned) else ""
 
 
-# --- Machines ---------------------------------------------------------------------------------
+# --- Devices (RFC 8628) -----------------------------------------------------------------------
 
 
-def ask_for_device(
+def create_device_request(
     *,
     client_id: str,
-    asked: Iterable[str],
+    requested: Iterable[str],
     device_code: str,
     user_code: str,
     device_name: str = "",
     user_agent: str = "",
-    address: str | None = None,
+    client_ip: str | None = None,
 ) -> DeviceRequest:
-    """A machine begins to wait. Raises TooManyWaiting."""
-    _sweep(DeviceRequest)
-    if DeviceRequest.objects.waiting().count() >= MOST_WAITING:
-        raise TooManyWaiting
+    """Store a device's request for a key. Raise TooManyPendingGrants.
+
+    requested: the scopes; client_ip: that of the device.
+    """
+    _delete_expired(DeviceRequest)
+    if DeviceRequest.objects.waiting().count() >= MAX_PENDING:
+        raise TooManyPendingGrants
     return DeviceRequest.objects.create(
         client_id=client_id,
-        scopes=" ".join(asked),
+        scopes=" ".join(requested),
         device_digest=codes.digest(device_code),
-        user_digest=codes.digest_typed(user_code),
-        device_name=tidy(device_name),
-        user_agent=user_agent.replace("\0", "")[:MAX_USER_AGENT],
-        address=address,
-        expires_at=timezone.now() + DeviceRequest.LIFE,
+        user_digest=codes.digest_user_code(user_code),
+        device_name=clean_device_name(device_name),
+        user_agent=redact(user_agent.replace("\0", ""))[:MAX_USER_AGENT],
+        address=client_ip,
+        expires_at=timezone.now() + DeviceRequest.LIFETIME,
     )
 
 
-def device_of(device_code: str) -> DeviceRequest | None:
-    """The machine that holds this code."""
+def find_device_request(device_code: str) -> DeviceRequest | None:
+    """Return the request with this device code, in any state."""
     return (
         DeviceRequest.objects.select_related("owner")
-        .filter(device_digest=codes.digest(device_code))
+        .filter(device_digest__in=codes.stored(device_code))
         .first()
     )
 
 
-def waiting_device(user_code: str) -> DeviceRequest | None:
-    """The machine that shows this code and still waits."""
-    digest = codes.digest_typed(user_code)
-    return DeviceRequest.objects.waiting().filter(user_digest=digest).first()
+def find_pending_device(user_code: str) -> DeviceRequest | None:
+    """Return the undecided request with this user code."""
+    stored = codes.stored_user_codes(user_code)
+    return DeviceRequest.objects.waiting().filter(user_digest__in=stored).first()
 
 
-def is_taken(user_code: str) -> bool:
-    return DeviceRequest.objects.filter(user_digest=codes.digest_typed(user_code)).exists()
+def user_code_exists(user_code: str) -> bool:
+    stored = codes.stored_user_codes(user_code)
+    return DeviceRequest.objects.filter(user_digest__in=stored).exists()
 
 
 def approve_device(
     device: DeviceRequest, *, by: Actor, name: str, expires_at: datetime | None
 ) -> bool:
-    """`by` wants the machine to have a key of theirs. False if it has been answered already.
+    """Approve a request: `by` will own the key. Return False if it is already decided.
 
-    Raises ValidationError, in words for the person, if they could not have such a key now.
+    Raises ValidationError, with a message for the user, if they cannot have such a key.
     """
     if isinstance(by.user, User):
         keys.check(owner=by.user, name=name, expires_at=expires_at, scopes=device.scopes.split())
-    still = timezone.now() + DeviceRequest.LAST_CALL
+    grace = timezone.now() + DeviceRequest.GRACE_PERIOD
     return _decide(
         device,
         by,
         approved=True,
         key_name=text.tidy(name),
         key_expires_at=expires_at,
-        expires_at=max(device.expires_at, still),
+        expires_at=max(device.expires_at, grace),
     )
 
 
 def deny_device(device: DeviceRequest, *, by: Actor) -> bool:
+    """Deny a request. Return False if it is already decided."""
     return _decide(device, by, approved=False)
 
 
-def _decide(device: DeviceRequest, by: Actor, **said: object) -> bool:
-    """The first answer counts. Another person, or another window of theirs, comes too late."""
-    waiting = DeviceRequest.objects.waiting().filter(pk=device.pk)
-    told = {"decided_at": timezone.now(), "owner": by.user, "decided_from": by.address}
-    return bool(waiting.update(**told, **said))
+def _decide(device: DeviceRequest, by: Actor, **fields: object) -> bool:
+    """Store the decision unless another one was stored first."""
+    undecided = DeviceRequest.objects.waiting().filter(pk=device.pk)
+    decision = {"decided_at": timezone.now(), "owner": by.user, "decided_from": by.client_ip}
+    return bool(undecided.update(**decision, **fields))
 
 
-def note_poll(device: DeviceRequest) -> bool:
-    """The machine asks. False if that is too early: from now on it waits longer in between."""
+def record_poll(device: DeviceRequest) -> bool:
+    """Record a poll. Return False, and increase the interval, if it is too early."""
     now = timezone.now()
-    is_early = device.may_ask_again_at is not None and now < device.may_ask_again_at
+    is_early = device.next_poll_at is not None and now < device.next_poll_at
     if is_early and device.interval >= MAX_INTERVAL:
-        # Nothing is written for it any more, however often it asks.
+        # Polls past the longest interval cost no write.
         return False
-    longer = min(device.interval + INTERVAL, MAX_INTERVAL) if is_early else device.interval
-    DeviceRequest.objects.filter(pk=device.pk).update(polled_at=now, interval=longer)
+    interval = min(device.interval + INTERVAL, MAX_INTERVAL) if is_early else device.interval
+    DeviceRequest.objects.filter(pk=device.pk).update(polled_at=now, interval=interval)
     return not is_early
 
 
-# --- Sites and programs with a browser --------------------------------------------------------
+# --- Authorization codes (RFC 6749 §4.1) ------------------------------------------------------
 
 
-def allow(
+def create_authorization_code(
     *,
     client_id: str,
     redirect_uri: str,
     code_challenge: str,
-    asked: Iterable[str],
+    requested: Iterable[str],
     code: str,
     by: Actor,
     name: str,
     expires_at: datetime | None,
 ) -> AuthorizationCode:
-    """`by` wants whoever holds `code`, and the secret behind `code_challenge`, to have a key."""
-    _sweep(AuthorizationCode)
+    """Store an approved grant: `by` will own the key that the client redeems `code` for."""
+    _delete_expired(AuthorizationCode)
     return AuthorizationCode.objects.create(
         client_id=client_id,
         redirect_uri=redirect_uri,
         code_challenge=code_challenge,
-        scopes=" ".join(asked),
+        scopes=" ".join(requested),
         digest=codes.digest(code),
         owner_id=None if by.user is None else by.user.pk,
-        decided_from=by.address,
+        decided_from=by.client_ip,
         key_name=text.tidy(name),
         key_expires_at=expires_at,
-        expires_at=timezone.now() + AuthorizationCode.LIFE,
+        expires_at=timezone.now() + AuthorizationCode.LIFETIME,
     )
 
 
-def authorization_of(code: str, *, client_id: str) -> AuthorizationCode | None:
+def find_authorization_code(code: str, *, client_id: str) -> AuthorizationCode | None:
     return (
         AuthorizationCode.objects.select_related("owner")
-        .filter(digest=codes.digest(code), client_id=client_id)
+        .filter(digest__in=codes.stored(code), client_id=client_id)
         .first()
     )
 
 
-def end_what_came_of(asking: AuthorizationCode) -> bool:
-    """Ends the key that was made from a code which has now come twice (RFC 6749 §4.1.2).
+def revoke_reused(grant: AuthorizationCode) -> bool:
+    """Revoke the key of a code that was presented again (RFC 6749 §4.1.2).
 
-    Somebody else has the code, and may have been the first. False if no key was made from it.
+    A second party has the code, and may have redeemed it first. Return False if there is no key.
     """
-    key = key_of(asking)
+    key = key_of(grant)
     if key is None:
         return False
-    keys.revoke(key, reason=Reason.CODE_CAME_TWICE, by=Actor(via=Via.OAUTH))
+    keys.revoke(key, reason=Reason.CODE_REUSED, by=Actor(via=Via.OAUTH))
     return True
 
 
-# --- The key ----------------------------------------------------------------------------------
+# --- Keys -------------------------------------------------------------------------------------
 
 
-def key_of(asking: DeviceRequest | AuthorizationCode) -> APIKey | None:
-    """The key that was made from this, if it was."""
-    return APIKey.objects.filter(owner=asking.owner_id, nonce=asking.pk).first()
+def key_of(grant: DeviceRequest | AuthorizationCode) -> APIKey | None:
+    """Return the key that was created from `grant`, or None."""
+    return APIKey.objects.filter(owner=grant.owner_id, nonce=grant.pk).first()
 
 
-def fetch(asking: DeviceRequest | AuthorizationCode) -> tuple[APIKey, Token]:
-    """Makes the key that was allowed: once, whoever else asks for it meanwhile.
+def redeem(grant: DeviceRequest | AuthorizationCode) -> tuple[APIKey, Token]:
+    """Create the key of an approved grant, once, even for concurrent calls.
 
-    Raises Spent; CannotHold; ValidationError, in words for the person, while the account can't have
-    another key; hashing.Busy. After the last two it can be tried again.
+    Raises AlreadyRedeemed; OwnerDisabled; ValidationError, with a message for the user, while the
+    account cannot have another key; HashingBusy. After the last two the call can be repeated.
     """
-    owner = asking.owner
+    owner = grant.owner
     if owner is None or not owner.is_active:
-        raise CannotHold
+        raise OwnerDisabled
     try:
         try:
-            return _issue(asking, owner, asking.key_name)
+            return _issue(grant, owner, grant.key_name)
         except ValidationError:
-            name = free_name(owner, asking.key_name)
-            if name == asking.key_name:
+            name = available_name(owner, grant.key_name)
+            if name == grant.key_name:
                 raise
-            # The name was free when they chose it.
-            return _issue(asking, owner, name)
+            # Another key has taken the name since the approval.
+            return _issue(grant, owner, name)
     except keys.AlreadyIssued as already:
-        raise Spent from already
+        raise AlreadyRedeemed from already
 
 
 def _issue(
-    asking: DeviceRequest | AuthorizationCode, owner: User, name: str
+    grant: DeviceRequest | AuthorizationCode, owner: User, name: str
 ) -> tuple[APIKey, Token]:
     return keys.issue(
         owner=owner,
         name=name,
-        expires_at=asking.key_expires_at,
-        scopes=asking.scopes.split(),
-        nonce=asking.pk,
-        by=Actor(user=owner, via=Via.OAUTH, address=asking.decided_from),
-        # Whoever gave up waiting meanwhile would never see the key that was made for them.
+        expires_at=grant.key_expires_at,
+        scopes=grant.scopes.split(),
+        nonce=grant.pk,
+        by=Actor(user=owner, via=Via.OAUTH, client_ip=grant.decided_from),
+        # Short: a client that times out never sees the key that was created for it.
         hash_wait=settings.ARGON2_WAIT,
     )
 
 
-def _sweep(model: type[DeviceRequest] | type[AuthorizationCode]) -> None:
-    """Removes some that are long over: whoever adds a row takes out more than one."""
-    over = model.objects.filter(expires_at__lt=timezone.now() - _KEPT_FOR)
-    gone = list(over.order_by("expires_at").values_list("pk", flat=True)[:_SWEPT_AT_ONCE])
-    if gone:
-        model.objects.filter(pk__in=gone).delete()
+def _delete_expired(model: type[DeviceRequest] | type[AuthorizationCode]) -> None:
+    """Delete some expired rows: called for each new row, it keeps the table small."""
+    expired = model.objects.filter(expires_at__lt=timezone.now() - _RETENTION)
+    batch = list(expired.order_by("expires_at").values_list("pk", flat=True)[:_DELETE_BATCH])
+    if batch:
+        model.objects.filter(pk__in=batch).delete()

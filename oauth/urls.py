@@ -1,11 +1,11 @@
-"""Addresses of OAuth. None redirects for a slash."""
+"""URLs of OAuth, without trailing slashes."""
 
 from django.urls import path
 
 from oauth import endpoints, views
 
 urlpatterns = [
-    # Short, to be typed from another machine's screen.
+    # Short: users type it from the screen of another machine.
     path("device", views.device, name="device"),
     path("device/done/<uuid:device_id>", views.device_done, name="device_done"),
     path("oauth/authorize", views.authorize, name="oauth_authorize"),

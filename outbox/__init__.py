@@ -1,1 +1,1 @@
-"""Mail on its way out: kept in the database until a mail server has taken it."""
+"""The outbox: e-mails are stored in the database until the mail server has accepted them."""

@@ -1,8 +1,8 @@
-"""What waits, for staff: that it does, not what it says. Mails hold codes."""
+"""The admin of pending e-mails: recipients and subjects, no bodies, as these contain codes."""
 
 from django.contrib import admin
 
-from config.modeladmins import ReadOnlyAdmin
+from core.admin_mixins import ReadOnlyAdmin
 from outbox.models import Mail
 
 

@@ -1,7 +1,9 @@
-"""Hands waiting mails to the mail server, from a thread of each process.
+"""Delivery of pending e-mails to the mail server, by one thread per process, with retries.
 
-At least once: a process that dies between the server's answer and its own note of it leaves a
-mail that is sent again. What can't be sent is tried for a day, then given up, and that is logged.
+At-least-once delivery: an e-mail is sent again if the process dies between the server's response
+and the deletion of the row. An e-mail that cannot be sent for a day is deleted and logged.
+
+Why not django-post-office: docs/adr/0026-libraries-considered.md.
 """
 
 import logging
@@ -15,50 +17,53 @@ from django.db import Error, connection
 from django.db.models import F
 from django.utils import timezone
 
+from outbox.encryption import DecryptionError
 from outbox.models import Mail
 
 logger = logging.getLogger(__name__)
 
-# How often a process looks for mails that nobody woke it for: another process's, or late ones.
-LOOK_EVERY = timedelta(seconds=30)
-FIRST_WAIT = timedelta(minutes=1)
-LONGEST_WAIT = timedelta(hours=1)
+# Between queries for delayed e-mails, and for those of processes that died.
+POLL_INTERVAL = timedelta(seconds=30)
+FIRST_RETRY_DELAY = timedelta(minutes=1)
+MAX_RETRY_DELAY = timedelta(hours=1)
 GIVE_UP_AFTER = timedelta(days=1)
 
-_wanted = Event()
+_wakeup = Event()
 _lock = Lock()
 _thread: tuple[int, Thread] | None = None
 
 
 def wake() -> None:
-    """There is mail. Starts this process's thread at its first use; a fork needs its own."""
+    """Wake the delivery thread of this process, and start it if there is none, as after a fork."""
     global _thread
     with _lock:
         if _thread is None or _thread[0] != os.getpid() or not _thread[1].is_alive():
-            thread = Thread(target=_deliver_for_ever, name="outbox", daemon=True)
+            thread = Thread(target=_deliver_forever, name="outbox", daemon=True)
             _thread = (os.getpid(), thread)
             thread.start()
-    _wanted.set()
+    _wakeup.set()
 
 
 def deliver() -> int:
-    """Sends what is due, oldest first, and returns how many mails were taken.
+    """Send the e-mails that are due, oldest first. Return how many the server accepted.
 
-    Stops at the first sign that the server can't be reached: the others would wait for it too.
+    Stops when the server cannot be reached: the other e-mails would fail too.
     """
     sent = 0
     while mail := _claim():
         try:
             _send(mail)
         except (SMTPRecipientsRefused, SMTPSenderRefused, SMTPDataError) as error:
-            # This mail alone: the server is there, and may take the next one.
-            _refused(mail, error)
+            # The server works and rejects this e-mail; it may accept the next one.
+            _handle_rejection(mail, error)
         except (OSError, SMTPException) as error:
-            _put_back(mail, error)
+            _retry_later(mail, error)
             break
+        except DecryptionError:
+            _retry_later(mail, "its SECRET_KEY was replaced and is not in SECRET_KEY_FALLBACKS")
         except Exception:
-            # It can't even be put together, today or tomorrow, and must not keep others waiting.
-            logger.exception("Mail %s can't be sent by anybody and is given up.", mail.pk)
+            # The message cannot be built, which no retry changes, and must not block the others.
+            logger.exception("Mail %s can't be built and is given up.", mail.pk)
             mail.delete()
         else:
             mail.delete()
@@ -66,8 +71,8 @@ def deliver() -> int:
     return sent
 
 
-def _refused(mail: Mail, error: SMTPException) -> None:
-    """For good by a code from 500 on (RFC 5321 §4.2.1) for its address; else for now."""
+def _handle_rejection(mail: Mail, error: SMTPException) -> None:
+    """Delete the e-mail if its recipient got a permanent error (5xx, RFC 5321 §4.2.1)."""
     codes = (
         [code for code, _words in error.recipients.values()]
         if isinstance(error, SMTPRecipientsRefused)
@@ -77,15 +82,16 @@ def _refused(mail: Mail, error: SMTPException) -> None:
         logger.warning("The mail server refuses mail %s's address.", mail.pk)
         mail.delete()
     else:
-        _put_back(mail, error)
+        _retry_later(mail, error)
 
 
 def _claim() -> Mail | None:
-    """The oldest mail that is due, for this process alone until its next try would be due."""
+    """Return the oldest e-mail that is due, claimed for this process until its next retry."""
     while mail := Mail.objects.filter(due_at__lte=timezone.now()).first():
-        wait = min(FIRST_WAIT * 2**mail.tries, LONGEST_WAIT)
+        delay = min(FIRST_RETRY_DELAY * 2**mail.tries, MAX_RETRY_DELAY)
+        # Compare and set: of several processes, one updates the row.
         claimed = Mail.objects.filter(pk=mail.pk, due_at=mail.due_at).update(
-            due_at=timezone.now() + wait, tries=F("tries") + 1
+            due_at=timezone.now() + delay, tries=F("tries") + 1
         )
         if claimed:
             return mail
@@ -99,7 +105,8 @@ def _send(mail: Mail) -> None:
     message.send(using="server")
 
 
-def _put_back(mail: Mail, error: Exception) -> None:
+def _retry_later(mail: Mail, error: Exception | str) -> None:
+    """Log the failure; the claim has set the time of the retry. Give up after a day."""
     if timezone.now() - mail.queued_at < GIVE_UP_AFTER:
         logger.warning("Mail %s could not be sent and is tried again: %s", mail.pk, error)
         return
@@ -107,13 +114,13 @@ def _put_back(mail: Mail, error: Exception) -> None:
     mail.delete()
 
 
-def _deliver_for_ever() -> None:
+def _deliver_forever() -> None:
     while True:
-        _wanted.wait(LOOK_EVERY.total_seconds())
-        _wanted.clear()
+        _wakeup.wait(POLL_INTERVAL.total_seconds())
+        _wakeup.clear()
         try:
             deliver()
         except Error:
-            logger.warning("The mails that wait can't be read; they are tried again.")
-        # This thread has a connection of its own, and nobody else to give it back.
+            logger.warning("Pending mails can't be read; they are tried again.")
+        # Django closes connections at the end of requests, and this thread serves none.
         connection.close()

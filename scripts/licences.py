@@ -1,6 +1,6 @@
-"""Prints docs/licences.md: under which licence each part of the platform comes.
+"""Print docs/licences.md: the licence of each installed package.
 
-From what is installed, so from the makers' own words; put into SPDX's where they use others.
+From the metadata of the packages, converted to SPDX expressions.
 """
 
 import re
@@ -9,12 +9,12 @@ from typing import Final
 
 from scripts.locked import pins
 
-# What may come along with a program under MIT, unchanged and as packages of their own.
+# Licences of separate, unchanged packages that a program under MIT may depend on.
 ACCEPTED: Final = {
     "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC",
     "LGPL-3.0-only", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0",
 }  # fmt: skip
-# Read in the package's own files: its metadata names a family, or nothing at all.
+# From the files of the package: its metadata names a family of licences, or none.
 READ: Final = {
     "drf-spectacular-sidecar": "BSD-3-Clause AND Apache-2.0 AND MIT",  # Swagger UI, ReDoc
     "editables": "MIT",
@@ -23,18 +23,18 @@ READ: Final = {
     "qrcode": "BSD-3-Clause AND MIT",
     "sqlparse": "BSD-3-Clause",
     "trove-classifiers": "Apache-2.0",
-    # On Windows alone.
+    # On Windows only.
     "colorama": "BSD-3-Clause",
     "tzdata": "Apache-2.0",
 }
 _HEAD: Final = """\
 # Licences
 
-Made by `make licences`: what `make run` installs, locked by hash in `requirements/runtime.txt`.
+Written by `make licences`: what `make run` installs, locked by hash in `requirements/runtime.txt`.
 
-The platform is under MIT and copies none of these: they are installed as packages of their own,
-unchanged. MPL-2.0 and LGPL-3.0 ask for no more in that case; whoever changes such a package and
-hands it on has to hand on their changes. `docs/sbom.json` says the same for programs.
+The platform is under MIT and copies none of these: they are installed as separate packages,
+unchanged. MPL-2.0 and LGPL-3.0 require nothing else in that case; anyone who changes such a
+package and distributes it has to distribute the changes. `docs/sbom.json` is the same for programs.
 
 | package | version | licence | wanted by |
 |---|---|---|---|
@@ -42,22 +42,22 @@ hands it on has to hand on their changes. `docs/sbom.json` says the same for pro
 
 
 def licence(name: str) -> str:
-    """An SPDX expression. Raises ValueError where nobody has read what a package says."""
+    """Return the SPDX expression of a package. Raise ValueError for a licence to be reviewed."""
     if name in READ:
         return READ[name]
     try:
-        told = metadata(name)
+        found = metadata(name)
     except PackageNotFoundError:
-        raise ValueError(f"{name} is not installed here: read its licence, and say it.") from None
-    said = told.get("License-Expression") or told.get("License") or ""
-    said = said.replace("BSD 3-Clause", "BSD-3-Clause").replace("Apache 2.0", "Apache-2.0")
-    if not all(one in ACCEPTED for one in named(said)):
-        raise ValueError(f"{name} says {said[:60]!r}: read its licence, and judge it.")
-    return said
+        raise ValueError(f"{name} is not installed: review its licence, add it to READ.") from None
+    stated = found.get("License-Expression") or found.get("License") or ""
+    stated = stated.replace("BSD 3-Clause", "BSD-3-Clause").replace("Apache 2.0", "Apache-2.0")
+    if not all(each in ACCEPTED for each in named(stated)):
+        raise ValueError(f"{name} states {stated[:60]!r}: review its licence, add it to READ.")
+    return stated
 
 
 def named(expression: str) -> list[str]:
-    """The licences that an expression names."""
+    """Return the licences in an SPDX expression."""
     return re.split(r" (?:AND|OR) ", expression)
 
 

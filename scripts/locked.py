@@ -1,4 +1,4 @@
-"""What is locked, as requirements/*.txt say it: what is installed, and who wants it."""
+"""The pins in requirements/*.txt: what is installed, and which package requires it."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 REQUIREMENTS: Final = Path(__file__).parents[1] / "requirements"
-# How a lock names this project.
+# The name of this project in a lock file.
 OURSELVES: Final = "comfyui-keys"
 
 _PIN: Final = re.compile(r"([a-z0-9-]+)==(\S+)(?: ; (.+?))? \\")
@@ -17,13 +17,13 @@ _WANTED_BY: Final = re.compile(r"    #(?: via|  ) ([\w.-]+)")
 class Pin:
     name: str
     version: str
-    # Where it is installed; empty: everywhere.
+    # The environment marker; empty: installed everywhere.
     marker: str
     wanted_by: tuple[str, ...]
 
 
 def pins(locked: str) -> list[Pin]:
-    """The pins of a set such as `runtime`, in its order: by name."""
+    """Return the pins of a set such as `runtime`, sorted by name."""
     found: list[Pin] = []
     for line in (REQUIREMENTS / f"{locked}.txt").read_text().splitlines():
         if pin := _PIN.fullmatch(line):

@@ -1,7 +1,7 @@
-"""Prints docs/sbom.json: the bill of materials (CycloneDX 1.6), from the lock and docs/licences.md.
+"""Print docs/sbom.json: the bill of materials (CycloneDX 1.6), from the lock and docs/licences.md.
 
-Not by cyclonedx-py itself: it names an index's address for each file, and no licence. Nothing in it
-depends on when or where it is made, so that the same lock gives the same file.
+The command cyclonedx-py adds the URL of an index to each file, and no licence. Nothing here depends
+on time or place, so that the same lock gives the same file.
 """
 
 import json
@@ -36,20 +36,20 @@ def bill() -> str:
         licenses=[LicenseExpression(project["license"])],
     )
     parts = {pin.name: _part(pin, licences[pin.name]) for pin in pins("runtime")}
-    made = Bom(components=parts.values())
-    made.metadata.component = root
+    bom = Bom(components=parts.values())
+    bom.metadata.component = root
     for pin in pins("runtime"):
         for by in pin.wanted_by:
-            made.register_dependency(parts.get(by, root), [parts[pin.name]])
-    written = json.loads(
-        make_outputter(made, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string()
+            bom.register_dependency(parts.get(by, root), [parts[pin.name]])
+    document = json.loads(
+        make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string()
     )
-    # A number of its own, and the time.
-    del written["serialNumber"], written["metadata"]["timestamp"]
-    kept = json.dumps(written, indent=1, sort_keys=True)
-    if trouble := JsonStrictValidator(SchemaVersion.V1_6).validate_str(kept):
-        raise ValueError(trouble)
-    return kept
+    # They differ between runs.
+    del document["serialNumber"], document["metadata"]["timestamp"]
+    text = json.dumps(document, indent=1, sort_keys=True)
+    if error := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
+        raise ValueError(error)
+    return text
 
 
 def _part(pin: Pin, licence: str) -> Component:

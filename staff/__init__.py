@@ -1,0 +1,1 @@
+"""The staff pages: Django's admin with roles, restrictions and access logging."""

@@ -1,1 +1,1 @@
-"""None. Without this file nobody would tell this room that the database was migrated."""
+"""No models. Django sends post_migrate only to apps with a models module."""

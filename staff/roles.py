@@ -1,8 +1,7 @@
-"""Who of the staff may do what: three roles, each with all of the one before.
+"""Staff roles: three groups, each with all permissions of the one before.
 
-A role is a group of Django's. Every `migrate` brings the three back to this table; whoever needs
-something else makes a group of their own. Superusers may do everything, and they alone make
-superusers, or touch their accounts.
+Every `migrate` resets the three groups to this table, so other sets of permissions need other
+groups. Superusers have all permissions, and only they can change accounts of superusers.
 """
 
 from collections.abc import Collection
@@ -15,7 +14,7 @@ from django.db.models import Q
 
 
 class Role(StrEnum):
-    """By the names of their groups, the one that may least first."""
+    """Names of the groups, from the fewest permissions to the most."""
 
     SUPPORT = "Support"
     SECURITY = "Security"
@@ -24,9 +23,9 @@ class Role(StrEnum):
 
 _RANK: Final = list(Role)
 
-# What one may do, and from which role on.
-FROM: Final[tuple[tuple[str, Role], ...]] = (
-    # Look at people: accounts, sessions, keys, usage, events; and say whose key it is.
+# Each permission and the first role that has it.
+PERMISSIONS: Final[tuple[tuple[str, Role], ...]] = (
+    # View accounts, sessions, keys, usage and events; look up a key.
     ("accounts.view_user", Role.SUPPORT),
     ("account.view_emailaddress", Role.SUPPORT),
     ("apikeys.view_apikey", Role.SUPPORT),
@@ -41,7 +40,7 @@ FROM: Final[tuple[tuple[str, Role], ...]] = (
     ("accounts.add_user", Role.ADMINISTRATORS),
     ("accounts.change_user", Role.ADMINISTRATORS),
     ("accounts.recover_user", Role.ADMINISTRATORS),
-    # Settings: who is staff, providers, sites; and mail that waits.
+    # Settings: staff, providers, sites; and pending e-mail.
     ("accounts.manage_staff", Role.ADMINISTRATORS),
     ("auth.view_group", Role.ADMINISTRATORS),
     ("auth.add_group", Role.ADMINISTRATORS),
@@ -60,17 +59,17 @@ FROM: Final[tuple[tuple[str, Role], ...]] = (
 
 
 def permissions_of(role: Role) -> set[str]:
-    """As `app.codename`."""
-    return {name for name, first in FROM if _RANK.index(first) <= _RANK.index(role)}
+    """Return the permissions of `role` as `app_label.codename`."""
+    return {name for name, first in PERMISSIONS if _RANK.index(first) <= _RANK.index(role)}
 
 
-def establish(*, using: str, apps: Apps = installed, **_: Any) -> None:
-    """Makes the three groups what the table says. Heard after each `migrate`, and each `flush`."""
+def sync_groups(*, using: str, apps: Apps = installed, **_: Any) -> None:
+    """Set the permissions of the three groups. Receives post_migrate (also sent by `flush`)."""
     try:
         groups = apps.get_model("auth", "Group")._base_manager.using(using)
         permissions = apps.get_model("auth", "Permission")._base_manager.using(using)
     except LookupError:
-        # Migrated back to before there were any.
+        # Django's auth app is migrated back to zero.
         return
     for role in Role:
         group, _is_new = groups.get_or_create(name=role.value)

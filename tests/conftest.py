@@ -1,5 +1,6 @@
 """The cast: alice owns, mallory must not, sam is staff. And how they come to their keys."""
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -8,22 +9,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.cache import cache
+from django.core.cache import cache, caches
 from django.test import Client
 
 from accounts.models import User
 from accounts.services import make_staff
-from apikeys import coherence, memory, noticing, services, usage
+from apikeys import key_networks, services, usage
+from apikeys.cache import invalidation, verified
+from apikeys.cache.versions import VersionTable
 from apikeys.models import APIKey
 from apikeys.tokens import Token
-from config import errors
-from fastlane.epochs import Epochs
+from core import error_views
+from core.cache import AtomicDatabaseCache
 from outbox import delivery
-from tests import postgres
+from tests import flushing, postgres
+from tests.factories import PASSWORD, browser, log_in
 
-PASSWORD = "correct horse battery staple"
+pytest_plugins = ["tests.platforms", "tests.provider_session"]
 
 Issue = Callable[..., tuple[APIKey, Token]]
+# The longest files of servers and browsers, which start first: otherwise one process may run one of
+# these at the end, alone.
+LONGEST = {
+    "test_backup.py", "test_coherence.py", "test_warm.py", "test_forward_auth.py",
+    "test_squashed_migrations.py", "test_faults_postgres.py", "test_at_once.py", "test_cluster.py",
+    "test_mfa.py", "test_passkeys.py", "test_social.py", "test_staff.py",
+}  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def show_who(client: Client, user: User, *, ago: timedelta = timedelta(), **proof: Any) -> None:
@@ -33,6 +49,14 @@ def show_who(client: Client, user: User, *, ago: timedelta = timedelta(), **proo
     session["account_authentication_methods"] = [record]
     session["account_authentication_methods_user"] = str(user.pk)
     session.save()
+
+
+def log_in_without_password(client: Client, user: User, *, ago: timedelta = timedelta()) -> None:
+    """Remove the password of `user`, who has logged in with `client` some time ago."""
+    user.set_unusable_password()
+    user.save()
+    client.force_login(user)
+    show_who(client, user, ago=ago)
 
 
 @pytest.fixture
@@ -61,17 +85,38 @@ def issue(alice: User) -> Issue:
 
 
 @pytest.fixture
-def own_epochs(settings: Any, tmp_path: Path) -> Iterator[Epochs]:
-    """A table of epochs of the test's own.
+def with_mail(settings):
+    """As config.settings has it when EMAIL_URL is set; mails stay in the test's outbox."""
+    settings.HAS_MAIL_SERVER = True
+    settings.ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+    settings.ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = True
+    settings.ACCOUNT_EMAIL_VERIFICATION_SUPPORTS_RESEND = True
+    settings.MFA_ALLOW_UNVERIFIED_EMAIL = False
+    return settings
 
-    Other tests' transactions are rolled back, and leave slots that are never trusted again.
+
+@pytest.fixture
+def database_cache(db: None, settings: Any) -> AtomicDatabaseCache:
+    """The cache that rate limits are counted in by default, empty."""
+    settings.CACHES = settings.PLATFORM_CACHES
+    cache.clear()
+    shared = caches["shared"]
+    assert isinstance(shared, AtomicDatabaseCache)
+    return shared
+
+
+@pytest.fixture
+def own_version_table(settings: Any, tmp_path: Path) -> Iterator[VersionTable]:
+    """Return a version table that no other test uses.
+
+    Transactions of other tests are rolled back and leave dirty buckets.
     """
-    settings.EPOCHS_FILE = tmp_path / "epochs"
-    coherence.epochs.cache_clear()
-    table = coherence.epochs()
+    settings.VERSION_TABLE_FILE = tmp_path / "epochs"
+    invalidation.version_table.cache_clear()
+    table = invalidation.version_table()
     assert table is not None
     yield table
-    coherence.epochs.cache_clear()
+    invalidation.version_table.cache_clear()
 
 
 @pytest.fixture
@@ -84,36 +129,39 @@ def signed_in(client: Client) -> Callable[[User], Client]:
     return sign_in
 
 
+@pytest.fixture
+def here(alice: User) -> Client:
+    """Alice's browser, in which she has just given her password."""
+    client = browser()
+    log_in(client)
+    return client
+
+
+@pytest.fixture
+def staff(signed_in: Callable[[User], Client], sam: User) -> Client:
+    """Sam's browser, logged in."""
+    return signed_in(sam)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_over(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rate limits, proofs, counts and threads of one test are none of the next one's business."""
     # The thread that delivers mail would outlive the test, and look into what is not its own.
     monkeypatch.setattr(delivery, "wake", lambda: None)
-    memory.forget()
-    noticing.forget()
-    errors._WRITTEN_DOWN.forget()
-    for kept in (usage._noted, usage._counted):
-        kept.clear()
-    if {"db", "transactional_db", "client"} & set(request.fixturenames):
-        request.getfixturevalue(
-            "transactional_db" if "transactional_db" in request.fixturenames else "db"
-        )
-        cache.clear()
+    verified.clear()
+    key_networks.reset()
+    error_views._LOG_LIMITER.clear()
+    usage.reset()
+    if "client" in request.fixturenames and "transactional_db" not in request.fixturenames:
+        request.getfixturevalue("db")
+    cache.clear()
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On another database than the default one, runs what asks it: the rest was run without."""
-    if "TEST_DATABASE_URL" not in os.environ:
-        return
-    without = [item for item in items if not _asks_database(item)]
-    items[:] = [item for item in items if _asks_database(item)]
-    config.hook.pytest_deselected(items=without)
-
-
-def _asks_database(item: pytest.Item) -> bool:
-    # `client`: see _nothing_left_over. pytest-django lets nobody else at the database.
-    fixtures = {"django_db_setup", "client"} & set(getattr(item, "fixturenames", []))
-    return bool(fixtures) or item.get_closest_marker("django_db") is not None
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from looking at what stays: the modules and the tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -122,11 +170,15 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
     from django.core.management import call_command
 
     with django_db_blocker.unblock():
-        call_command("createcachetable", verbosity=0)
+        call_command("createcachetable", "cache", verbosity=0)
+        flushing.keep_what_migrations_made()
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """The address of a real PostgreSQL of the tests' own."""
+    """The URL of a real PostgreSQL of the tests' own, or of the one that the run has started."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+        return
     with postgres.running() as server:
         yield server.get_uri()

@@ -1,8 +1,7 @@
-"""Google and GitHub as servers on this machine, which speak what the real ones speak.
+"""Google and GitHub as servers on this machine, with the protocols of the real ones.
 
-They are stricter than the real ones, so that a login that works proves more: PKCE with S256 is
-required, and so is Google's nonce. Knows the protocols; what the platform makes of the answers,
-the tests say.
+They are stricter, so that a login that works proves more: PKCE with S256 and Google's nonce are
+required. What the platform does with their answers is in the tests.
 """
 
 import html
@@ -34,7 +33,7 @@ Parameters = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An email address of somebody's at the provider."""
+    """An e-mail of an account at the provider."""
 
     email: str
     verified: bool = True
@@ -43,12 +42,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody with an account at the provider. `uid` stays theirs whatever else changes."""
+    """An account at the provider. `uid` never changes."""
 
     uid: str
     name: str
     addresses: tuple[Address, ...]
-    # What GitHub shows to everybody; most people show nothing.
+    # The public e-mail on GitHub; most people show none.
     public_email: str | None = None
 
 
@@ -70,20 +69,20 @@ class Answer:
 
 @dataclass
 class Provider(ABC):
-    """A running provider: the people it knows, what it was asked, and what is wrong with it."""
+    """A running provider: its accounts, the requests to it, and its current fault."""
 
     url: str
     people: dict[str, Person] = field(default_factory=dict, init=False)
-    # The parameters of each request for "authorize" and "token", the latest last.
+    # The parameters of the requests to "authorize" and "token", the latest last.
     asked: dict[str, list[Parameters]] = field(init=False, repr=False)
-    # One of `troubles`, until it is set to None again. It shows at the token endpoint.
+    # One of `troubles`, until it is set to None. It affects the token endpoint.
     trouble: str | None = field(default=None, init=False)
     client_id: str = field(init=False)
     client_secret: str = field(init=False, repr=False)
     ended: Event = field(default_factory=Event, init=False, repr=False)
 
     troubles: ClassVar[frozenset[str]] = frozenset({"error", "slow", "down", "garbage"})
-    # Where both are, by the names that `asked` uses.
+    # The URLs of both, by the names in `asked`.
     endpoints: ClassVar[dict[str, str]]
 
     def __post_init__(self) -> None:
@@ -92,7 +91,7 @@ class Provider(ABC):
         self.client_secret = f"secret-{secrets.token_hex(16)}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # A trouble that nobody makes would let a test pass that tested nothing.
+        # With a misspelt fault a test would pass without testing anything.
         if name == "trouble" and value is not None and value not in self.troubles:
             raise ValueError(f"{type(self).__name__} has no trouble called {value!r}.")
         super().__setattr__(name, value)
@@ -100,7 +99,7 @@ class Provider(ABC):
     @property
     @abstractmethod
     def environment(self) -> dict[str, str]:
-        """The variables by which a platform finds this provider."""
+        """Return the variables that configure the platform for this provider."""
 
     @abstractmethod
     def answer(self, request: Request) -> Answer: ...
@@ -115,27 +114,26 @@ class Provider(ABC):
         others: tuple[Address, ...] = (),
         public_email: str | None = None,
     ) -> Person:
-        """Makes somebody known, or known by other names and addresses than before."""
+        """Add or change an account."""
         known = Person(uid, name, (Address(email, verified, primary=True), *others), public_email)
         self.people[uid] = known
         return known
 
 
 class Google(Provider):
-    """The OpenID provider of `oidc-provider-mock`, held to what it leaves out: PKCE, clients.
+    """The OpenID provider of `oidc-provider-mock`, with the checks that it lacks: PKCE, clients.
 
-    Its page asks for a "Subject", which is the person's uid, and has the buttons "Authorize" and
-    "Deny access".
+    The page has a field "Subject", for the uid, and the buttons "Authorize" and "Deny access".
     """
 
-    # Set before the person presses "Authorize": what is wrong is then signed in good faith.
+    # Set before "Authorize" is pressed: the wrong claims are then signed.
     troubles = Provider.troubles | {"wrong-nonce", "wrong-audience", "wrong-issuer"}
     endpoints = {"authorize": "/oauth2/authorize", "token": "/oauth2/token"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._mock = Client(oidc_provider_mock.app(require_nonce=True), use_cookies=False)
-        # By authorization code: the challenge to be met, and the client it was made out to.
+        # By authorization code: the challenge, and the client it was issued to.
         self._codes: dict[str, tuple[str, str]] = {}
 
     @property
@@ -150,7 +148,7 @@ class Google(Provider):
         }
 
     def person(self, *, given_name: str = "", family_name: str = "", **given: Any) -> Person:
-        """As for every provider. The two halves of the name are, by default, in English order."""
+        """Add or change an account. By default, the name is split in English order."""
         known = super().person(**given)
         (address,) = known.addresses
         first, _, rest = known.name.partition(" ")
@@ -208,7 +206,7 @@ class Google(Provider):
         form: Parameters | None = None,
         base_url: str | None = None,
     ) -> Answer:
-        """The mock's own answer. It takes its issuer from the address it is asked at."""
+        """Return the mock's answer. It takes its issuer from the URL of the request."""
         with self._mock.open(
             request.path,
             method=request.method,
@@ -220,14 +218,14 @@ class Google(Provider):
             },
         ) as response:
             headers = dict(response.headers)
-            # Its pages ask a host on the internet for their style.
+            # Its pages load a style sheet from the internet.
             headers["Content-Security-Policy"] = "style-src 'unsafe-inline'"
             return Answer(response.status_code, response.get_data(), headers)
 
 
 @dataclass(frozen=True, slots=True)
 class _Grant:
-    """What GitHub remembers of a code that it gave out."""
+    """The data of an authorization code."""
 
     person: Person
     scope: str
@@ -237,9 +235,9 @@ class _Grant:
 
 
 class GitHub(Provider):
-    """What a login needs of GitHub, by https://docs.github.com/en/apps/oauth-apps.
+    """The parts of GitHub that a login needs (https://docs.github.com/en/apps/oauth-apps).
 
-    Its page asks for an "Account", by uid, and has the buttons "Authorize" and "Cancel".
+    The page has a field "Account", for the uid, and the buttons "Authorize" and "Cancel".
     """
 
     endpoints = {"authorize": "/login/oauth/authorize", "token": "/login/oauth/access_token"}
@@ -297,7 +295,7 @@ class GitHub(Provider):
             f'<option value="{html.escape(uid)}">{html.escape(person.name or uid)}</option>'
             for uid, person in self.people.items()
         )
-        # Without an action the form goes where the page is, parameters and all.
+        # Without an action the form is posted to the page's URL with its parameters.
         page = f"""<!doctype html><html lang="en"><title>Authorize application</title>
             <link rel="icon" href="data:,"><h1>Authorize application</h1><form method="post">
             <label>Account <select name="account">{options}</select></label>
@@ -307,12 +305,12 @@ class GitHub(Provider):
         return Answer(HTTPStatus.OK, page.encode(), headers)
 
     def _token(self, request: Request) -> Answer:
-        # Errors, too, come with status 200.
-        told = self._exchange(request.form)
+        # GitHub's errors have status 200 too.
+        result = self._exchange(request.form)
         if "application/json" in request.headers.get("Accept", ""):
-            return _json(told)
+            return _json(result)
         headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
-        return Answer(HTTPStatus.OK, urlencode(told).encode(), headers)
+        return Answer(HTTPStatus.OK, urlencode(result).encode(), headers)
 
     def _exchange(self, form: Parameters) -> Parameters:
         if not _is_client(self, form):
@@ -414,7 +412,7 @@ def _json(data: Any, status: int = HTTPStatus.OK) -> Answer:
 
 
 class _Server(ThreadingHTTPServer):
-    # Waited for at the end, so that no thread and no socket outlives the test.
+    # Waited for at the end, so that no thread or socket outlives the test.
     daemon_threads = False
 
     def __init__(self) -> None:
@@ -430,7 +428,7 @@ class _Server(ThreadingHTTPServer):
         return connection, address
 
     def shutdown_request(self, request: Any) -> None:
-        # No goodbye before the close: a connection that is to be reset would not be.
+        # No shutdown before the close: a connection that is to be reset would be closed properly.
         self.close_request(request)
 
     def close_request(self, request: Any) -> None:
@@ -439,7 +437,7 @@ class _Server(ThreadingHTTPServer):
         super().close_request(request)
 
     def hang_up(self) -> None:
-        """Ends connections that nobody uses. Browsers open some, to have them at hand."""
+        """Close idle connections. Browsers open some in advance."""
         with self._lock:
             for connection in self._connections:
                 with suppress(OSError):
@@ -486,7 +484,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(provider.answer(request))
 
     def _send(self, answer: Answer) -> None:
-        # Whoever asked may have lost patience.
+        # The client may have disconnected.
         with suppress(ConnectionError):
             self.send_response(answer.status)
             for name, value in answer.headers.items():
@@ -503,8 +501,8 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def _serving[P: Provider](kind: type[P]) -> Iterator[P]:
     with _Server() as server:
-        # By a name: the browser then comes back to 127.0.0.1 from another site, as from the real
-        # ones, and cookies that stay at home on such a way are missed.
+        # By a host name, so that the browser returns to 127.0.0.1 from another site, as from the
+        # real providers: cookies with SameSite=Strict are not sent then.
         provider = kind(f"http://localhost:{server.server_port}")
         server.provider = provider
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -1,4 +1,4 @@
-"""A network between a platform and its PostgreSQL, on loopback, to be cut."""
+"""A TCP proxy between a platform and its PostgreSQL, on loopback, which tests interrupt."""
 
 import re
 import socket
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from threading import Condition, Thread
 from urllib.parse import parse_qs, urlsplit
 
-# How a client says in its first message who it is.
+# The application name in a client's startup message.
 _NAME = re.compile(rb"application_name\0([^\0]*)\0")
 
 
 class Proxy:
-    """Passes on what comes to `url` to the PostgreSQL at `server`, a Unix socket, and back."""
+    """Forwards connections to `url` to the PostgreSQL at `server`, a Unix socket."""
 
     def __init__(self, server: str) -> None:
         parts = urlsplit(server)
         self._server = f"{parse_qs(parts.query)['host'][0]}/.s.PGSQL.{parts.port or 5432}"
-        self._door = socket.create_server(("127.0.0.1", 0))
-        port = self._door.getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        port = self._listener.getsockname()[1]
         self.url = f"postgresql://{parts.username}@127.0.0.1:{port}{parts.path}"
-        # Held while anything is passed on: once a cut has returned, nothing more is.
+        # Held while data is forwarded: after a cut has returned, no more is.
         self._passing = Condition()
         self._swallows: frozenset[str] = frozenset()
         self._only = ""
@@ -35,17 +35,17 @@ class Proxy:
         return len(self._lines)
 
     def swallow(self, *ways: str, only: str = "") -> None:
-        """A black hole: nothing is passed on any more, and nobody is told.
+        """Drop all data without closing the connections.
 
-        ways: "there" (to the server), "back" (to the client), or both where none is given.
-        only: the application whose connections are cut, by the name it gives; all if none is given.
+        ways: "there" (to the server), "back" (to the client), or both if none is given.
+        only: the application name of the connections to cut; all if none is given.
         """
         with self._passing:
             self._swallows, self._only = frozenset(ways or ("there", "back")), only
             self._passing.notify_all()
 
     def refuse(self) -> None:
-        """Ends all connections, and each new one as it comes."""
+        """Close all connections, and each new one."""
         with self._passing:
             self._refuses = True
             self._passing.notify_all()
@@ -53,9 +53,9 @@ class Proxy:
                 line.end()
 
     def heal(self, *, forget: bool = False) -> None:
-        """All is well again. What was swallowed arrives late, as TCP repeats what was lost.
+        """Forward again. Dropped data arrives late, as TCP repeats lost packets.
 
-        forget: connections that were swallowed stay so, as behind a router that restarted.
+        forget: interrupted connections stay interrupted, as after the restart of a router.
         """
         with self._passing:
             for line in self._lines if forget else ():
@@ -66,15 +66,15 @@ class Proxy:
     def close(self) -> None:
         self.refuse()
         # close() alone would leave the thread in accept().
-        self._door.shutdown(socket.SHUT_RDWR)
-        self._door.close()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
         while self._threads:
             self._threads.pop().join(timeout=10)
 
     def _accept(self) -> None:
         while True:
             try:
-                client = self._door.accept()[0]
+                client = self._listener.accept()[0]
             except OSError:
                 return
             self._run(self._connect, client)
@@ -109,7 +109,7 @@ class Proxy:
                     ):
                         self._passing.wait()
                     target.sendall(chunk)
-        # Whichever end has gone, the other is told.
+        # When one end closes, the other is closed too.
         line.end()
 
     def _cuts(self, line: "_Line") -> bool:
@@ -124,7 +124,7 @@ class Proxy:
 
 @dataclass(eq=False)
 class _Line:
-    """A client's connection, and ours to the server for it."""
+    """A client's connection, and the one to the server for it."""
 
     client: socket.socket
     server: socket.socket

@@ -1,4 +1,4 @@
-"""GitHub's secret scanning as a server on this machine: its public keys, and reports it signs."""
+"""GitHub's secret scanning as a server on this machine: public keys and signed reports."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ def as_pem(public_key: Any) -> str:
 
 @dataclass
 class Scanner:
-    """What signs, and the list that tells of it. `answer` replaces the list by what is wrong."""
+    """The signing keys and their public list. `answer` replaces the list by a wrong one."""
 
     url: str
     keys: dict[str, ec.EllipticCurvePrivateKey] = field(default_factory=dict, repr=False)
@@ -37,7 +37,7 @@ class Scanner:
         return identifier
 
     def listed(self) -> bytes:
-        # None of them current, as while GitHub changes keys: those of before are good.
+        # None is current, as during GitHub's key rotation: former keys are valid too.
         entries = [
             {"key_identifier": name, "key": as_pem(key.public_key()), "is_current": False}
             for name, key in self.keys.items()
@@ -45,7 +45,7 @@ class Scanner:
         return json.dumps({"public_keys": entries}).encode()
 
     def signed(self, body: bytes, identifier: str | None = None) -> dict[str, str]:
-        """The headers of a report that has these very bytes."""
+        """Return the headers of a report with exactly these bytes."""
         identifier = identifier or next(iter(self.keys))
         signature = self.keys[identifier].sign(body, ec.ECDSA(SHA256()))
         return {
@@ -85,7 +85,7 @@ def scanner() -> Iterator[Scanner]:
 
 
 def matches(*found: str, url: str = "https://github.com/octocat/foo.env") -> bytes:
-    """The body of a report, spaced as nobody's JSON library would space it again."""
+    """Return the body of a report, with spacing that no JSON library produces."""
     return (
         "[ "
         + " ,\n".join(

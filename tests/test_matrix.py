@@ -1,12 +1,15 @@
-"""Every address, by every kind of visitor: who gets in, and that the others change nothing.
+"""Every URL, by every kind of visitor: who has access, and that others change nothing.
 
-An address without a row in the table fails, and so does a row without an address.
+A URL without a row in the table fails, and so does a row without a URL.
 """
 
+import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 
@@ -19,6 +22,8 @@ from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.auth.models import Group
 from django.contrib.contenttypes.models import ContentType
+from django.core.cache import cache
+from django.db import transaction
 from django.http import HttpResponseBase
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
@@ -29,35 +34,35 @@ from apikeys.models import APIKey, DailyUse
 from audit.models import Action, Event
 from oauth.models import DeviceRequest, Site
 from outbox.models import Mail
-from tests.conftest import PASSWORD
+from tests.conftest import show_who
 
-# What a visitor gets: a status, or where a redirect leads, relative to the address visited.
+# The expected result: a status, or the target of a redirect, relative to the visited URL.
 Answer = int | str
 Answers = tuple[Answer, Answer, Answer]
 
 VISITORS = ("anonymous", "mallory", "sam")
 
-# These two must bring the visitor back to where they wanted to go.
+# These two must lead back to the requested page.
 LOGIN = "/login"
 GATE = "/admin/login/"
 KEYS = "/admin/apikeys/apikey/"
 
 
-def all_get(answer: Answer) -> Answers:
-    return (answer, answer, answer)
+def all_get(response: Answer) -> Answers:
+    return (response, response, response)
 
 
-def signed_in(answer: Answer) -> Answers:
-    return (LOGIN, answer, answer)
+def signed_in(response: Answer) -> Answers:
+    return (LOGIN, response, response)
 
 
-def staff(answer: Answer) -> Answers:
-    return (GATE, GATE, answer)
+def staff(response: Answer) -> Answers:
+    return (GATE, GATE, response)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What GET, POST and DELETE come to, and the most harmful thing one could post."""
+    """The results of GET, POST and DELETE, and the most harmful POST data."""
 
     get: Answers
     post: Answers
@@ -70,7 +75,7 @@ NEW_PASSWORD = {"password1": "mallory was here 1", "password2": "mallory was her
 API = {
     "health": Row(all_get(200), all_get(405), all_get(405)),
     "ready": Row(all_get(200), all_get(405), all_get(405)),
-    # A session is no key: these two tell nothing to whoever is signed in to the pages alone.
+    # A session is no key: these two refuse users who are logged in to the pages only.
     "customers": Row(all_get(401), all_get(401), all_get(401)),
     "customers/me": Row(all_get(401), all_get(401), all_get(401)),
     "customers/api-keys": Row(
@@ -85,13 +90,14 @@ API = {
     "api/v1/keys/validate": Row(
         all_get(405), all_get(200), all_get(405), sends={"key": "comfyui-nonsense"}
     ),
-    "api/v1/keys/validate/batch": Row(all_get(405), all_get(404), all_get(405)),
-    # Nobody here has a service's secret, and GitHub's reports are off.
-    "api/v1/leaks": Row(all_get(405), all_get(404), all_get(405)),
+    "api/v1/keys/validate/batch": Row(all_get(405), all_get(401), all_get(405)),
+    # No visitor has a service secret, and GitHub's reports are off.
+    "api/v1/leaks": Row(all_get(405), all_get(401), all_get(405)),
     "api/v1/leaks/github": Row(all_get(405), all_get(404), all_get(405)),
     ".well-known/api-key-format": Row(all_get(200), all_get(405), all_get(405)),
     "api/v1/auth": Row(all_get(401), all_get(401), all_get(401)),
-    # What is not kept here is told only to whoever has a key.
+    "^api/v1/auth/": Row(all_get(401), all_get(401), all_get(401)),
+    # Endpoints without data here respond only to requests with a key.
     **dict.fromkeys(
         [
             "customers/balance",
@@ -107,6 +113,7 @@ API = {
             "api/billing/capabilities",
             "api/billing/plans",
             "api/features",
+            "api/<hosted_comfyui:path>",
         ],
         Row(all_get(401), all_get(401), all_get(401)),
     ),
@@ -127,15 +134,16 @@ PAGES = {
         signed_in(200),
         sends={"name": "bred", "nonce": "7b4c1f0e-6f5d-4f0a-9b6e-2f5f0f6f8a11"},
     ),
-    # Another's key is not there, for staff too: they have the admin, which writes down who it was.
+    # Another user's key is a 404, for staff too: they have the admin, which records the view.
     "keys/<uuid:key_id>/delete": Row(signed_in(404), signed_in(404)),
     "keys/<uuid:key_id>/roll": Row(signed_in(404), signed_in(404), sends={"overlap": "0"}),
     "usage/": Row(signed_in(200), signed_in(405)),
     "connect": Row(all_get(200), all_get(200), sends={"key": "comfyui-nonsense"}),
-    # What is found there is no key of alice's: whoever has one of those may end it, as its holder.
+    # Whatever key is passed there is not alice's. Its holder may revoke it.
     "leaks": Row(all_get(200), all_get(400), sends={"key": "comfyui-nonsense"}),
-    # Nobody is named whom to tell.
+    # No contact is configured.
     ".well-known/security.txt": Row(all_get(404), all_get(405)),
+    ".well-known/change-password": Row(all_get("/account/password/change"), all_get(405)),
     "profile/api-keys": Row(all_get("/keys/"), all_get("/keys/")),
     "login": Row(
         (200, "/keys/", "/keys/"),
@@ -195,7 +203,7 @@ PAGES = {
         signed_in("/account/reauthenticate"),
         sends={"code": "a guess"},
     ),
-    # Nobody else's passkey, session or data is there; one's own are in tests/accounts.
+    # Passkeys, sessions and data of others are not accessible; tests/accounts has one's own.
     "account/factors": Row(signed_in(200), signed_in(405)),
     "account/factors/app/activate": Row(signed_in(200), signed_in(200), sends={"code": "a guess"}),
     "account/factors/app/deactivate": Row(signed_in(404), signed_in(404)),
@@ -217,7 +225,7 @@ PAGES = {
     "account/password/change": Row(
         signed_in(200), signed_in(200), sends={"oldpassword": "a guess", **NEW_PASSWORD}
     ),
-    # For people without a password alone: otherwise it would change one without asking for it.
+    # Only for accounts without a password: otherwise it would replace one without asking for it.
     "account/password/set": Row(
         signed_in("/account/password/change"),
         signed_in("/account/password/change"),
@@ -239,7 +247,7 @@ PAGES = {
     ),
     "account/logins/cancelled": Row(all_get(200), all_get(405)),
     "account/logins/error": Row(all_get(401), all_get(405)),
-    # Neither provider is set up here: to the world, there is nothing at these addresses.
+    # No provider is set up here, so these URLs are 404.
     "account/logins/google/login/": Row(all_get(404), all_get(404)),
     "account/logins/google/login/callback/": Row(all_get(404), all_get(404)),
     "account/logins/github/login/": Row(all_get(404), all_get(404)),
@@ -247,18 +255,18 @@ PAGES = {
 }
 
 OAUTH = {
-    # A code that no machine shows; the ones that do are in tests/oauth.
+    # A code that no device shows; valid ones are tested in tests/oauth.
     "device": Row(signed_in(200), signed_in(400), sends={"user_code": "BCDF-GHJK"}),
     "device/done/<uuid:device_id>": Row(signed_in(404), (LOGIN, 405, 405)),
-    # Nobody is sent anywhere for a question that says not even who asks.
+    # A request without a client id is not redirected.
     "oauth/authorize": Row(all_get(400), all_get(400), sends={"decision": "allow"}),
-    # Programs have no session, and one opens nothing here.
+    # API clients have no session, and a session is ignored here.
     "oauth/device/code": Row(
         all_get(405), all_get(200), all_get(405), sends={"client_id": "comfy-key"}
     ),
     "oauth/token": Row(all_get(405), all_get(400), all_get(405), sends={"grant_type": "password"}),
     "oauth/revoke": Row(all_get(405), all_get(200), all_get(405), sends={"token": "comfyui-x"}),
-    "oauth/introspect": Row(all_get(405), all_get(404), all_get(405), sends={"token": "comfyui-x"}),
+    "oauth/introspect": Row(all_get(405), all_get(401), all_get(405), sends={"token": "comfyui-x"}),
     ".well-known/oauth-authorization-server": Row(all_get(200), all_get(405), all_get(405)),
 }
 
@@ -266,7 +274,7 @@ ADMIN = {
     "admin/": Row(staff(200), staff(200)),
     "admin/login/": Row(
         ("/login and back to ['/admin/']", 403, "/admin/"),
-        # Guessing goes through /login, which limits it.
+        # Passwords are guessed at /login, which is rate limited.
         ("/login and back to ['/admin/']", 403, "/admin/"),
         sends={"username": "alice@example.org", "password": "a guess"},
     ),
@@ -312,7 +320,7 @@ ADMIN = {
         staff(200), staff("../change/"), sends={"usable_password": "true", **NEW_PASSWORD}
     ),
     "admin/accounts/user/<path:object_id>/history/": Row(staff(200), staff(200)),
-    # Disabled, never deleted.
+    # Accounts are disabled, never deleted.
     "admin/accounts/user/<path:object_id>/delete/": Row(
         staff(403), staff(403), sends={"post": "yes"}
     ),
@@ -322,7 +330,7 @@ ADMIN = {
         sends={"email": "stolen@example.org", "name": "Stolen"},
     ),
     "admin/accounts/user/<path:object_id>/": Row(staff("change/"), staff("change/")),
-    # Which of the staff may, is in tests/staff/test_roles.py.
+    # tests/staff/test_roles.py has the roles.
     "admin/accounts/user/<uuid:user_id>/overview/": Row(staff(200), staff(405)),
     "admin/accounts/user/<uuid:user_id>/disable/": Row(staff(200), staff("../overview/")),
     "admin/accounts/user/<uuid:user_id>/enable/": Row(staff(200), staff("../overview/")),
@@ -331,7 +339,7 @@ ADMIN = {
     "admin/apikeys/apikey/": Row(
         staff(200),
         staff("/admin/apikeys/apikey/"),
-        sends={"action": "revoke_selected", "_selected_action": "{key}", "confirmed": "1"},
+        sends={"action": "suspend_selected", "_selected_action": "{key}", "confirmed": "1"},
     ),
     "admin/apikeys/apikey/add/": Row(
         staff(403), staff(403), sends={"name": "made", "owner": "{user}"}
@@ -352,7 +360,7 @@ ADMIN = {
         staff(200),
         sends={"action": "delete_selected", "_selected_action": "{event}", "post": "yes"},
     ),
-    "admin/audit/event/export/<slug:form>": Row(staff(200), staff(200)),
+    "admin/audit/event/export/<slug:file_format>": Row(staff(200), staff(200)),
     "admin/audit/event/add/": Row(staff(403), staff(403), sends={"action": "key.issued"}),
     "admin/audit/event/<path:object_id>/history/": Row(staff(200), staff(200)),
     "admin/audit/event/<path:object_id>/delete/": Row(
@@ -395,7 +403,7 @@ ADMIN = {
         staff(200), staff("/admin/oauth/site/"), sends={"origin": "https://evil.example.net"}
     ),
     "admin/oauth/site/<path:object_id>/": Row(staff("change/"), staff("change/")),
-    # The client of a provider. Its secret goes in and does not come out (tests/accounts).
+    # The OAuth client of a provider. Its secret is write-only (tests/accounts).
     "admin/socialaccount/socialapp/": Row(
         staff(200),
         staff("/admin/socialaccount/socialapp/"),
@@ -450,17 +458,17 @@ def routes(resolver: URLResolver, above: str = "") -> Iterator[str]:
             yield from routes(pattern, route)
 
 
-# --- What is alice's -------------------------------------------------------------------------
+# --- Alice's data ----------------------------------------------------------------------------
 
 
 @pytest.fixture
-def alices(alice, issue) -> dict[str, str]:
-    """One of everything that addresses name, alice's own; their ids."""
+def alices_objects(alice, issue) -> dict[str, str]:
+    """Return the ids of alice's objects, one for each URL argument."""
     key, _token = issue("studio")
     DailyUse.objects.create(key=key, day=timezone.now().date(), calls=3)
-    address = EmailAddress.objects.create(user=alice, email=alice.email, primary=True)
+    row = EmailAddress.objects.create(user=alice, email=alice.email, primary=True)
     login = SocialAccount.objects.create(user=alice, provider="github", uid="1")
-    # Of a provider that isn't installed: with one that is, its addresses would begin to work.
+    # Of a provider that isn't installed: with one that is, its URLs would begin to work.
     app = SocialApp.objects.create(provider="absent", name="absent", client_id="i", secret="s")
     token = SocialToken.objects.create(account=login, token="t")
     factor = Authenticator.objects.create(
@@ -473,7 +481,7 @@ def alices(alice, issue) -> dict[str, str]:
         "apikey": key.pk,
         "event": Event.objects.get(key_id=key.pk).pk,
         "group": Group.objects.create(name="group").pk,
-        "emailaddress": address.pk,
+        "emailaddress": row.pk,
         "socialaccount": login.pk,
         "socialapp": app.pk,
         "socialtoken": token.pk,
@@ -485,21 +493,21 @@ def alices(alice, issue) -> dict[str, str]:
         ).pk,
         "mail": Mail.objects.create(to=alice.email, subject="s", sender="p@example.org").pk,
         "content_type": ContentType.objects.get_for_model(APIKey).pk,
-        # The key of allauth's second step, which counts only in the session that took the first.
+        # The key of allauth's second step, which is valid only in the session of the first.
         "reset": f"{user_pk_to_url_str(alice)}-set-password",
     }
     return {name: str(value) for name, value in ids.items()}
 
 
-def everything_of(alice) -> list[list[dict[str, Any]]]:
-    """All rows that are alice's, in full, and the ones that decide who signs in as her."""
+def all_data_of(alice) -> list[list[dict[str, Any]]]:
+    """Return all rows of alice, and those that decide who can log in as her."""
     return [
         list(rows.order_by("pk").values())
         for rows in (
             type(alice).objects.filter(pk=alice.pk),
             APIKey.objects.filter(owner=alice),
             DailyUse.objects.filter(key__owner=alice),
-            # That somebody tried, or looked, is written down beside what she did.
+            # Audit events of attempts and views are recorded beside her own.
             Event.objects.filter(account=alice).exclude(
                 action__in=[Action.SIGN_IN_REFUSED, Action.STAFF_VIEWED]
             ),
@@ -517,8 +525,8 @@ def everything_of(alice) -> list[list[dict[str, Any]]]:
     ]
 
 
-def address_of(route: str, ids: dict[str, str]) -> str:
-    """An address that `route` matches, naming what is alice's."""
+def url_of(route: str, ids: dict[str, str]) -> str:
+    """Return a URL for `route` with the ids of alice's objects."""
     model = re.match(r"admin/\w+/(\w+)/", route)
     values = {
         "<key_id>": ids["key"],
@@ -529,7 +537,8 @@ def address_of(route: str, ids: dict[str, str]) -> str:
         "<id>": ids["user"],
         "<int:pk>": ids["authenticator"],
         "<int:session_id>": ids["usersession"],
-        "<slug:form>": "csv",
+        "<slug:file_format>": "csv",
+        "<hosted_comfyui:path>": "prompt",
         "<path:object_id>": ids.get(model[1] if model else "key", ids["key"]),
         r"(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[-\w]+)$": ids["reset"],
         r"(?P<key>[-:\w]+)$": "not:a:key",
@@ -553,28 +562,27 @@ def visit(
     client: Client, method: str, route: str, ids: dict[str, str], row: Row
 ) -> HttpResponseBase:
     body = body_of(row, ids)
-    address = address_of(route, ids)
+    url = url_of(route, ids)
     if method == "GET":
-        return client.get(address)
+        return client.get(url)
     if route in API:
-        return client.generic(method, address, json.dumps(body), "application/json")
-    return client.generic(method, address, urlencode(body), "application/x-www-form-urlencoded")
+        return client.generic(method, url, json.dumps(body), "application/json")
+    return client.generic(method, url, urlencode(body), "application/x-www-form-urlencoded")
 
 
 @pytest.fixture
 def browser_of(mallory, sam) -> Callable[[str], Client]:
-    """A visitor's browser. CSRF is not asked for, so that what holds is the permission alone.
+    """Return a visitor's browser without CSRF checks, so that only permissions are tested.
 
-    They gave their password twice, just now: nothing stops at allauth's asking for it again.
+    Its session is fresh, so that reauthentication does not interfere.
     """
     people = {"mallory": mallory, "sam": sam}
 
     def open_browser(visitor: str) -> Client:
         client = Client(raise_request_exception=False)
         if user := people.get(visitor):
-            for address in ("/login", "/account/reauthenticate"):
-                given = client.post(address, {"login": user.email, "password": PASSWORD})
-                assert given.status_code == 302
+            client.force_login(user)
+            show_who(client, user, reauthenticated=True)
         return client
 
     return open_browser
@@ -583,70 +591,110 @@ def browser_of(mallory, sam) -> Callable[[str], Client]:
 # --- The table -------------------------------------------------------------------------------
 
 
-def test_every_address_has_a_row_and_every_row_an_address():
+def test_every_url_has_a_row_and_every_row_a_url():
     there_are = set(routes(get_resolver()))
     assert there_are - set(TABLE) == set(), "add a row: who may come here?"
     assert set(TABLE) - there_are == set(), "remove the row: there is no such address"
 
 
-def test_the_table_sends_each_visit_to_the_route_it_is_about(alices):
+def test_every_row_is_routed_to_its_view(alices_objects):
     for route in TABLE:
-        match = get_resolver().resolve(address_of(route, alices))
-        # What is said of the beginning is left out of the middle.
+        match = get_resolver().resolve(url_of(route, alices_objects))
+        # The middle of a long list is omitted.
         assert match.route.replace("^", "") == route.replace("^", ""), route
 
 
-@pytest.mark.parametrize("visitor", VISITORS)
-@pytest.mark.parametrize("route", TABLE)
-def test_each_address_answers_each_visitor_as_listed(route, visitor, browser_of, alice, alices):
-    row, client = TABLE[route], browser_of(visitor)
-    before = everything_of(alice)
-    for method, answers in (("GET", row.get), ("POST", row.post), ("DELETE", row.delete)):
-        if answers is None:
+def test_every_url_responds_to_every_visitor_as_listed(browser_of, alice, alices_objects):
+    """And every page has the security headers, and a log-out form if its visitor is logged in."""
+    before = all_data_of(alice)
+    browsers = {visitor: browser_of(visitor) for visitor in VISITORS}
+    cookies = {visitor: SimpleCookie(client.cookies) for visitor, client in browsers.items()}
+    pages: Counter[str] = Counter()
+    for route in TABLE:
+        # Roll back sam's changes and log-outs before the next URL.
+        with transaction.atomic():
+            # In this order: sam comes last, since sam may change alice's data.
+            for visitor, client in browsers.items():
+                client.cookies = SimpleCookie(cookies[visitor])
+                for method, response in responses_to(client, visitor, route, alices_objects):
+                    label = f"{method} /{route} by {visitor}"
+                    if response.get("Content-Type", "").startswith("text/html"):
+                        pages[visitor] += 1
+                        assert_has_security_headers(response, label)
+                    if method == "GET" and response.status_code == 200:
+                        pages[f"{visitor} with a menu"] += has_log_out_form(response, label)
+                    if visitor == "sam" and method == "GET":
+                        assert all_data_of(alice) == before, f"{label} changed alice's data"
+                if visitor != "sam":
+                    assert all_data_of(alice) == before, f"/{route} by {visitor} changed them"
+            transaction.set_rollback(True)
+        cache.clear()
+    assert min(pages[visitor] for visitor in VISITORS) > len(TABLE) / 2
+    assert pages["anonymous with a menu"] == 0
+    assert pages["mallory with a menu"] + pages["sam with a menu"] > 40
+
+
+def responses_to(
+    client: Client, visitor: str, route: str, ids: dict[str, str]
+) -> Iterator[tuple[str, HttpResponseBase]]:
+    """Yield each listed method and its response, which is as listed."""
+    row = TABLE[route]
+    for method, responses in (("GET", row.get), ("POST", row.post), ("DELETE", row.delete)):
+        if responses is None:
             continue
-        response = visit(client, method, route, alices, row)
-        expected = answers[VISITORS.index(visitor)]
-        assert summary(response, address_of(route, alices)) == (
-            expected if isinstance(expected, int) else arrival(expected, route, alices)
-        ), f"{method} by {visitor}"
-        if visitor != "sam" or method == "GET":
-            assert everything_of(alice) == before, f"{method} by {visitor} changed what is alice's"
+        response = visit(client, method, route, ids, row)
+        expected = responses[VISITORS.index(visitor)]
+        assert summary(response, url_of(route, ids)) == (
+            expected if isinstance(expected, int) else redirect_of(expected, route, ids)
+        ), f"{method} /{route} by {visitor}"
+        yield method, response
 
 
-def summary(response: HttpResponseBase, address: str) -> Answer:
-    """A status, or where a redirect leads: `/login?next=…` in full, others without the query."""
+def has_log_out_form(response: HttpResponseBase, label: str) -> bool:
+    """Return whether this is a page with a menu, which must have a log-out form."""
+    text = response.content.decode() if not response.streaming else ""
+    if "<html" not in text or "</nav>" not in text:
+        return False
+    assert re.search(r'<form[^>]* method="post"[^>]* action="[^"]*logout/?"', text) or (
+        'action="/admin/logout/"' in text
+    ), label
+    return True
+
+
+def summary(response: HttpResponseBase, url: str) -> Answer:
+    """Return a status, or a redirect target: `/login?next=…` in full, others without the query."""
     if not 300 <= response.status_code < 400:
         return response.status_code
-    location = urlsplit(urljoin(address, response["Location"]))
+    location = urlsplit(urljoin(url, response["Location"]))
     back = parse_qs(location.query).get("next", [])
     if location.netloc:
         return response["Location"]
     return f"{location.path} and back to {back}" if back else location.path
 
 
-def arrival(expected: str, route: str, ids: dict[str, str]) -> str:
-    address = address_of(route, ids)
-    where = urljoin(address, expected)
+def redirect_of(expected: str, route: str, ids: dict[str, str]) -> str:
+    url = url_of(route, ids)
+    where = urljoin(url, expected)
     gated = expected == GATE or (expected == LOGIN and route not in ENDS_AT_LOGIN)
-    return f"{where} and back to {[BACK_TO.get(route, address)]}" if gated else where
+    return f"{where} and back to {[BACK_TO.get(route, url)]}" if gated else where
 
 
-# From these, /login is where one ends up, and not on the way.
+# From these URLs, /login is the final target.
 ENDS_AT_LOGIN = {"logout", "login/passkey", "login/factor", "account/logins/signup"}
 BACK_TO = {"admin/login/": "/admin/"}
 
 
 @pytest.mark.parametrize("visitor", ["anonymous", "mallory"])
-def test_no_other_method_changes_what_is_alices(visitor, browser_of, alice, alices):
-    client, before = browser_of(visitor), everything_of(alice)
+def test_other_methods_change_nothing_of_alices(visitor, browser_of, alice, alices_objects):
+    client, before = browser_of(visitor), all_data_of(alice)
     for route, row in TABLE.items():
         for method in ("PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"):
-            visit(client, method, route, alices, row)
-            assert everything_of(alice) == before, (method, route)
+            visit(client, method, route, alices_objects, row)
+        assert all_data_of(alice) == before, route
 
 
-def test_the_table_would_notice_a_change(alice, alices):
-    """What is compared sees each thing that one could do to alice: its silence means something."""
+def test_the_table_detects_a_change(alice, alices_objects):
+    """The comparison detects every kind of change to alice's data."""
     key = APIKey.objects.get(owner=alice)
     for change in (
         lambda: APIKey.objects.filter(pk=key.pk).update(
@@ -657,15 +705,15 @@ def test_the_table_would_notice_a_change(alice, alices):
         lambda: EmailAddress.objects.filter(user=alice).update(verified=True),
         lambda: SocialAccount.objects.filter(user=alice).update(uid="mallory's"),
     ):
-        before = everything_of(alice)
+        before = all_data_of(alice)
         change()
-        assert everything_of(alice) != before
+        assert all_data_of(alice) != before
 
 
-# --- The API never redirects, and speaks JSON ------------------------------------------------
+# --- API errors ------------------------------------------------------------------------------
 
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")
-API_ADDRESSES = [
+API_URLS = [
     "/health",
     "/ready",
     "/customers",
@@ -680,6 +728,7 @@ API_ADDRESSES = [
     "/api/v1/leaks/github",
     "/.well-known/api-key-format",
     "/api/v1/auth",
+    "/api/v1/auth/prompt",
     "/admin/verify-api-key",
     "/customers/balance",
     "/customers/events",
@@ -695,43 +744,43 @@ API_ADDRESSES = [
     "/api/billing/capabilities",
     "/api/billing/plans",
     "/api/features",
+    "/api/prompt",
     "/api/schema",
     "/api/docs",
-    # What is not there answers no other way.
+    # A missing object has the same response.
     "/customers/nothing",
     "/api/nothing",
     "/api/v1",
 ]
 
 
-def test_each_route_of_the_api_is_among_the_addresses_tried():
-    tried = {get_resolver().resolve(address).route for address in API_ADDRESSES if _there(address)}
+def test_every_api_route_is_in_the_table():
+    tried = {get_resolver().resolve(url).route for url in API_URLS if _there(url)}
     assert tried == set(API)
 
 
-def _there(address: str) -> bool:
-    return not address.endswith(("nothing", "/v1"))
+def _there(url: str) -> bool:
+    return not url.endswith(("nothing", "/v1"))
 
 
-@pytest.mark.parametrize("slash", ["", "/"], ids=["bare", "slash"])
-@pytest.mark.parametrize("address", API_ADDRESSES)
-@pytest.mark.parametrize("visitor", VISITORS)
-def test_the_api_never_redirects_and_its_errors_are_json(address, slash, visitor, browser_of):
-    client = browser_of(visitor)
-    for method in METHODS:
-        response = client.generic(method, address + slash)
-        told = f"{method} {address}{slash}: {response.status_code}"
-        assert not 300 <= response.status_code < 400, told
-        assert response.status_code != 500, told
-        assert_says_error(response, method, told)
+@pytest.mark.parametrize("url", API_URLS)
+def test_the_api_never_redirects_and_its_errors_are_json(url, browser_of):
+    for visitor in VISITORS:
+        client = browser_of(visitor)
+        for path, method in itertools.product((url, f"{url}/"), METHODS):
+            response = client.generic(method, path)
+            label = f"{method} {path} by {visitor}: {response.status_code}"
+            assert not 300 <= response.status_code < 400, label
+            assert response.status_code != 500, label
+            assert_says_error(response, method, label)
 
 
-@pytest.mark.parametrize("address", API_ADDRESSES)
-@pytest.mark.parametrize("accept", ["text/html", "image/png", "nonsense"])
-def test_the_apis_errors_are_json_whatever_the_client_accepts(address, accept, client):
-    for method in ("GET", "POST", "PUT"):
-        response = client.generic(method, address, headers={"accept": accept})
-        assert_says_error(response, method, f"{method} {address}: {response.status_code}")
+@pytest.mark.parametrize("url", API_URLS)
+def test_the_apis_errors_are_json_whatever_the_client_accepts(url, client):
+    accepts = ("text/html", "image/png", "nonsense")
+    for accept, method in itertools.product(accepts, ("GET", "POST", "PUT")):
+        response = client.generic(method, url, headers={"accept": accept})
+        assert_says_error(response, method, f"{method} {url}: {response.status_code}")
 
 
 @pytest.mark.parametrize(
@@ -747,21 +796,21 @@ def test_the_apis_errors_are_json_whatever_the_client_accepts(address, accept, c
         ("nonsense", b"x"),
     ],
 )
-@pytest.mark.parametrize("address", ["/customers/api-keys", "/api/v1/keys/validate"])
-def test_a_body_that_means_nothing_is_a_json_error(address, content_type, body, signed_in, mallory):
-    response = signed_in(mallory).generic("POST", address, body, content_type)
+@pytest.mark.parametrize("url", ["/customers/api-keys", "/api/v1/keys/validate"])
+def test_an_invalid_body_is_a_json_error(url, content_type, body, signed_in, mallory):
+    response = signed_in(mallory).generic("POST", url, body, content_type)
     assert response.status_code in {400, 415}
-    assert_says_error(response, "POST", address)
+    assert_says_error(response, "POST", url)
 
 
-@pytest.mark.parametrize("address", ["/customers", "/api/nothing"])
-def test_a_wrong_host_is_a_json_error_to_clients(address, client):
-    response = client.get(address, headers={"host": "evil.example"})
+@pytest.mark.parametrize("url", ["/customers", "/api/nothing"])
+def test_a_wrong_host_is_a_json_error_for_api_clients(url, client):
+    response = client.get(url, headers={"host": "evil.example"})
     assert response.status_code == 400
-    assert_says_error(response, "GET", address)
+    assert_says_error(response, "GET", url)
 
 
-def test_a_page_without_its_csrf_token_is_a_json_error_to_clients(mallory):
+def test_a_missing_csrf_token_is_a_json_error_for_api_clients(mallory):
     client = Client(enforce_csrf_checks=True)
     client.force_login(mallory)
     response = client.post("/customers/api-keys", {"name": "x"}, content_type="application/json")
@@ -770,50 +819,35 @@ def test_a_page_without_its_csrf_token_is_a_json_error_to_clients(mallory):
     assert not APIKey.objects.filter(owner=mallory).exists()
 
 
-def assert_says_error(response: HttpResponseBase, method: str, told: str) -> None:
+def assert_says_error(response: HttpResponseBase, method: str, label: str) -> None:
     if response.status_code < 400:
         return
-    assert response["Content-Type"] == "application/json", told
+    assert response["Content-Type"] == "application/json", label
     if method != "HEAD":
         body = json.loads(response.content)
-        assert set(body) == {"error", "message"}, told
-        assert re.fullmatch(r"[A-Z][A-Z_]+", body["error"]), told
-        assert body["message"], told
+        assert set(body) == {"error", "message"}, label
+        assert re.fullmatch(r"[A-Z][A-Z_]+", body["error"]), label
+        assert body["message"], label
 
 
 @pytest.mark.parametrize(
-    "address",
+    "url",
     ["/keys/?q={}", "/keys/?page={}", "/usage/?day={}", f"{KEYS}?q={{}}", f"{KEYS}?state={{}}"],
 )
-@pytest.mark.parametrize(
-    "words", ["%00", "a%00b", "%ff", "%ed%a0%80", "%25", "'\"", "\\", "9" * 30]
-)
-def test_no_words_in_an_address_break_a_page(address, words, browser_of, issue):
-    """A NUL is none of PostgreSQL's characters, for one."""
+def test_no_text_in_a_url_breaks_a_page(url, browser_of, issue):
+    """PostgreSQL text can't contain NUL, for example."""
     issue("studio")
-    response = browser_of("sam").get(address.format(words), follow=True)
-    assert response.status_code == 200
+    sam = browser_of("sam")
+    for words in ("%00", "a%00b", "%ff", "%ed%a0%80", "%25", "'\"", "\\", "9" * 30):
+        response = sam.get(url.format(words), follow=True)
+        assert response.status_code == 200, words
 
 
-# --- What browsers are told ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("visitor", VISITORS)
-def test_every_page_tells_the_browser_what_it_may_do(visitor, browser_of, alices):
-    client, pages = browser_of(visitor), 0
-    for route, row in TABLE.items():
-        for method in ("GET", "POST"):
-            if route == "logout" and method == "POST":
-                continue
-            response = visit(client, method, route, alices, row)
-            if response.get("Content-Type", "").startswith("text/html"):
-                pages += 1
-                assert_guarded(response, f"{method} {route}")
-    assert pages > len(TABLE) / 2
+# --- Security headers ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("address", "headers", "status"),
+    ("url", "headers", "status"),
     [
         ("/nothing", {}, 404),
         ("/keys/0d6a52dc-6ad1-4b7b-8a8a-2b6f3c7f5c11/delete", {}, 404),
@@ -822,23 +856,23 @@ def test_every_page_tells_the_browser_what_it_may_do(visitor, browser_of, alices
         ("/admin/", {"host": "evil.example"}, 400),
     ],
 )
-def test_pages_of_errors_are_guarded_as_well(address, headers, status, signed_in, mallory):
-    response = signed_in(mallory).get(address, headers=headers)
+def test_error_pages_have_security_headers(url, headers, status, signed_in, mallory):
+    response = signed_in(mallory).get(url, headers=headers)
     assert response.status_code == status
-    assert_guarded(response, address)
+    assert_has_security_headers(response, url)
 
 
-def test_the_page_that_tells_of_a_missing_csrf_token_is_guarded(mallory):
+def test_the_csrf_error_page_has_security_headers(mallory):
     client = Client(enforce_csrf_checks=True)
     client.force_login(mallory)
     response = client.post("/account/", {"name": "Changed"})
     assert response.status_code == 403
-    assert_guarded(response, "/account/")
+    assert_has_security_headers(response, "/account/")
     mallory.refresh_from_db()
     assert mallory.name == "Mallory"
 
 
-def test_the_page_of_an_error_of_ours_is_guarded(browser_of, monkeypatch):
+def test_the_500_page_has_security_headers(browser_of, monkeypatch):
     client = browser_of("mallory")
 
     def break_down(*args: object, **kwargs: object) -> None:
@@ -847,24 +881,24 @@ def test_the_page_of_an_error_of_ours_is_guarded(browser_of, monkeypatch):
     monkeypatch.setattr("apikeys.views.render", break_down)
     response = client.get("/keys/")
     assert response.status_code == 500
-    assert_guarded(response, "/keys/")
+    assert_has_security_headers(response, "/keys/")
 
 
-def assert_guarded(response: HttpResponseBase, told: str) -> None:
-    assert response.get("X-Frame-Options") == "DENY", told
-    assert response.get("X-Content-Type-Options") == "nosniff", told
-    assert response.get("Referrer-Policy") == "same-origin", told
+def assert_has_security_headers(response: HttpResponseBase, label: str) -> None:
+    assert response.get("X-Frame-Options") == "DENY", label
+    assert response.get("X-Content-Type-Options") == "nosniff", label
+    assert response.get("Referrer-Policy") == "same-origin", label
     policy = directives(response)
-    # The scripts of Swagger UI and of the admin make markup of text.
-    is_theirs = re.search(r"api/docs|admin/", told) and "trusted-types" not in policy
+    # The scripts of Swagger UI and of the admin assign strings to innerHTML.
+    is_theirs = re.search(r"api/docs|admin/", label) and "trusted-types" not in policy
     assert {**policy, "script-src": {CSP.NONCE}} == {
         name: set(sources)
         for name, sources in settings.SECURE_CSP.items()
         if not (is_theirs and "trusted-types" in name)
-    }, told
+    }, label
     assert policy["default-src"] == {"'none'"}
-    # None, where there is no tag to run.
-    assert all(source.startswith("'nonce-") for source in policy.get("script-src", ())), told
+    # None if the page has no script.
+    assert all(source.startswith("'nonce-") for source in policy.get("script-src", ())), label
     assert policy["frame-ancestors"] == {"'none'"}
 
 

@@ -1,1 +1,1 @@
-"""GitHub as django-allauth knows it, with its answers read with care."""
+"""GitHub provider of django-allauth, with strict parsing of responses."""

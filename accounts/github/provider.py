@@ -1,4 +1,4 @@
-"""The provider that django-allauth finds for this application, by this module's name."""
+"""The provider class that django-allauth imports by this module name."""
 
 from typing import Any
 
@@ -6,31 +6,28 @@ from allauth.account.models import EmailAddress
 from allauth.socialaccount.providers.github import provider as github
 from allauth.socialaccount.providers.github.views import GitHubOAuth2Adapter
 
-from accounts.providers import Careful, known, told
+from accounts.providers import StrictOAuth2Adapter, VerifiedEmailsOnly, pick_fields, validate_uid
 
 
-class GitHubAdapter(Careful, GitHubOAuth2Adapter):  # type: ignore[misc]
+class GitHubAdapter(StrictOAuth2Adapter, GitHubOAuth2Adapter):  # type: ignore[misc]
     pass
 
 
-class GitHubProvider(github.GitHubProvider):  # type: ignore[misc]
+class GitHubProvider(VerifiedEmailsOnly, github.GitHubProvider):  # type: ignore[misc]
     oauth2_adapter_class = GitHubAdapter
 
     def extract_uid(self, data: dict[str, Any]) -> str:
-        return known(data, lambda value: isinstance(value, int), "id")
+        return validate_uid(data, lambda value: isinstance(value, int), "id")
 
     def extract_email_addresses(self, data: dict[str, Any]) -> list[EmailAddress]:
         return [
-            EmailAddress(
-                email=found["email"],
-                primary=found["primary"] is True,
-                verified=found["verified"] is True,
-            )
+            EmailAddress(email=found["email"], primary=found["primary"] is True, verified=True)
             for found in data.get("emails", [])
+            if found["verified"] is True
         ]
 
     def extract_extra_data(self, data: dict[str, Any]) -> dict[str, Any]:
-        return told(data, ("id", "login", "name"))
+        return pick_fields(data, ("id", "login", "name"))
 
 
 provider_classes = [GitHubProvider]

@@ -1,1 +1,1 @@
-"""Google as django-allauth knows it, with a nonce in each request and asked for in each answer."""
+"""Google provider of django-allauth, with a nonce and verified ID tokens."""

@@ -1,8 +1,8 @@
-"""What staff search and filter accounts by, found by an index: see apikeys' 0005."""
+"""Indexes for the fields that staff search and filter accounts by (see migration 0005 of apikeys)."""
 
 from django.db import migrations, models
 
-from config.lookups import Caseless
+from core.db_lookups import Caseless
 
 
 class Migration(migrations.Migration):

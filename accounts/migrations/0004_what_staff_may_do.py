@@ -1,4 +1,4 @@
-"""Permissions for what staff do to accounts. Which role has which is in staff/roles.py."""
+"""Permissions for admin actions on accounts. staff/roles.py assigns them to roles."""
 
 from django.db import migrations
 

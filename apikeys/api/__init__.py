@@ -1,4 +1,5 @@
-"""The REST surface: the ComfyUI contract and the validation API.
+"""The REST API: ComfyUI's endpoints, validation and management of keys.
 
-Serializers describe the wire, endpoints ask the services; nothing is decided here.
+Serializers describe requests and responses, and views call `apikeys.services`, which have the
+rules.
 """

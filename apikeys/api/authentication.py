@@ -1,5 +1,6 @@
-"""Who asks: the holder of a key, or a person signed in to our pages."""
+"""Authentication of API requests: by key, by session, by the secret of a service."""
 
+import functools
 import hmac
 from collections.abc import Callable
 from typing import Any
@@ -12,85 +13,80 @@ from rest_framework.authentication import BaseAuthentication, SessionAuthenticat
 from rest_framework.request import Request
 
 from accounts.models import User
-from apikeys import limits, noticing, services, usage
-from apikeys.api.credentials import presented_key
-from apikeys.api.errors import Refused
+from apikeys import key_networks, limits, messages, services, usage
+from apikeys.api.errors import NotFound, Refused
+from apikeys.api.key_extraction import presented_key
+from apikeys.cache.responses import CACHE_DIRECTIVE, CacheDirective
 from apikeys.models import APIKey
-from apikeys.services import Code, Verdict
-from audit.trail import address
-from config.limits import TooOften, network_of
-from fastlane.wsgi import TICKET, Ticket
+from apikeys.service_secrets import Service, ServiceScope, parse_all
+from apikeys.services import Verdict, VerdictCode
+from apikeys.tokens import Token
+from core.client_ip import client_network
+from core.exceptions import RateLimited
+from core.requests import request_ip
 
 CHALLENGE = 'Bearer realm="ComfyUI keys"'
 
-# Read by people, in ComfyUI's own dialogs: each says what to do.
-WORDS = {
-    Code.VALID: _("This API key is good."),
-    Code.MALFORMED: _(
-        "This is not an API key of ours: it is mistyped or incomplete. "
-        "A key is comfyui- and 64 letters and digits; copy it whole."
-    ),
-    Code.NOT_FOUND: _("This API key is not known here. Generate a new one and use that."),
-    Code.REVOKED: _("This API key was deleted. Generate a new one and use that."),
-    Code.SUSPENDED: _("This API key is suspended. Ask whoever runs this site."),
-    Code.EXPIRED: _("This API key has expired. Generate a new one and use that."),
-    Code.ACCOUNT_DISABLED: _(
-        "The account of this API key is disabled. Ask whoever runs this site."
-    ),
-}
+# Verdicts that need no key.
+GUESSES = {VerdictCode.MALFORMED, VerdictCode.NOT_FOUND}
 
 
-# What anybody can present, who need never have held a key of ours.
-GUESSES = {Code.MALFORMED, Code.NOT_FOUND}
+def presented_token(request: HttpRequest, presented: str) -> str | Token:
+    """Return `presented`, or the token that the validation cache has parsed from the same text."""
+    directive: CacheDirective | None = request.META.get(CACHE_DIRECTIVE)
+    token = None if directive is None else directive.token
+    return presented if token is None or token.reveal() != presented else token
 
 
 def accept(request: Request, verdict: Verdict) -> APIKey:
-    """The key that is the caller's own credential, if it is good; whoever has to know is told.
+    """Return the valid key that authenticates the request; count guesses and record the use.
 
-    Raises KeyRefused, or TooOften for one guess too many from this address. A good key passes,
-    whatever else comes from there.
+    Raise KeyRefused, or RateLimited after too many guesses from the client's network. Valid keys
+    are never limited.
     """
     wait = 0
     if verdict.code in GUESSES:
-        wait = limits.guesses().count(network_of(request.META.get("REMOTE_ADDR", "")))
-    tell_the_lane(request, verdict, wait=wait)
-    tell_the_trail(request, verdict)
+        wait = limits.guesses().consume(client_network(request.META.get("REMOTE_ADDR", "")))
+    allow_caching(request, verdict, wait=wait)
+    record_use_by_network(request, verdict)
     if wait:
-        raise TooOften(wait)
-    if verdict.code is not Code.VALID or verdict.key is None:
+        raise RateLimited(wait)
+    if verdict.code is not VerdictCode.VALID or verdict.key is None:
         raise KeyRefused(verdict.code)
     return verdict.key
 
 
-def tell_the_lane(request: Request, verdict: Verdict, *, wait: int) -> None:
-    """Notes what the answer to this request rests on, should the fast lane want to repeat it."""
-    ticket: Ticket | None = request.META.get(TICKET)
-    if ticket is None:
+def allow_caching(request: Request, verdict: Verdict, *, wait: int) -> None:
+    """Allow the validation cache to store the response for this verdict."""
+    directive: CacheDirective | None = request.META.get(CACHE_DIRECTIVE)
+    if directive is None:
         return
-    ends = verdict.key.expires_at if verdict.key is not None else None
-    end = None if ends is None else ends.timestamp()
-    if verdict.code is Code.VALID and verdict.key is not None:
-        ticket.note(key_id=verdict.key.pk, expires_at=end)
-    elif verdict.code is Code.EXPIRED:
-        ticket.note(begins_at=end)
+    expires_at = verdict.key.expires_at if verdict.key is not None else None
+    expiry = None if expires_at is None else expires_at.timestamp()
+    # A response expires with the cached row that it was made from.
+    lifetime = verdict.lifetime
+    if verdict.code is VerdictCode.VALID and verdict.key is not None:
+        directive.allow(key_id=verdict.key.pk, expires_at=expiry, lifetime=lifetime)
+    elif verdict.code is VerdictCode.EXPIRED:
+        directive.allow(begins_at=expiry, lifetime=lifetime)
     else:
-        ticket.note(is_guess=verdict.code in GUESSES, wait=wait)
+        directive.allow(lifetime=lifetime, is_guess=verdict.code in GUESSES, wait=wait)
 
 
-def tell_the_trail(request: Request, verdict: Verdict) -> None:
-    """Has it noted from where a key came that was proved, and whether it was refused."""
-    came_from = address(request)
-    if verdict.key is None or came_from is None:
+def record_use_by_network(request: Request, verdict: Verdict) -> None:
+    """Record the network that a verified key was used from, and whether it was refused."""
+    client_ip = request_ip(request)
+    if verdict.key is None or client_ip is None:
         return
-    if verdict.code is Code.VALID:
-        noticing.used(verdict.key.pk, came_from)
+    if verdict.code is VerdictCode.VALID:
+        key_networks.used(verdict.key.pk, client_ip)
     else:
-        noticing.refused(verdict.key.pk, verdict.code, came_from)
+        key_networks.refused(verdict.key.pk, verdict.code, client_ip)
     usage.start()
 
 
 class Unauthorized(Refused):
-    """401, with the challenge that says how one authenticates (RFC 9110 §11.6.1)."""
+    """401 with a challenge (RFC 9110 §11.6.1)."""
 
     def __init__(self, code: str, message: Any, challenge: str = CHALLENGE) -> None:
         super().__init__(code, message, status.HTTP_401_UNAUTHORIZED)
@@ -98,14 +94,14 @@ class Unauthorized(Refused):
 
 
 class KeyRefused(Unauthorized):
-    """A key was presented, and it is not good."""
+    """401 for a key that is not valid."""
 
-    def __init__(self, code: Code) -> None:
-        super().__init__(code, WORDS[code], f'{CHALLENGE}, error="invalid_token"')
+    def __init__(self, code: VerdictCode) -> None:
+        super().__init__(code, messages.VERDICTS[code], f'{CHALLENGE}, error="invalid_token"')
 
 
 class ScopeMissing(Refused):
-    """403: the key is good, and not for this (RFC 6750 §3.1)."""
+    """403 for a valid key without the needed scope (RFC 6750 §3.1)."""
 
     def __init__(self, scope: str) -> None:
         super().__init__(
@@ -120,39 +116,84 @@ class ScopeMissing(Refused):
         self.auth_header = f'{CHALLENGE}, error="insufficient_scope", scope="{scope}"'
 
 
-def refuse_strangers(presented: str, *, where: str) -> None:
-    """Lets in services that present one of the operator's SERVICE_SECRETS, and nobody else.
+class ServiceScopeMissing(Refused):
+    """403 for a service without the needed scope."""
 
-    where: the header it was looked for in. Without any secrets there is nothing at this address.
+    def __init__(self, service: Service, scope: ServiceScope) -> None:
+        super().__init__(
+            "INSUFFICIENT_SCOPE",
+            _(
+                "The service “%(name)s” may not do this: it lacks the scope %(scope)s. The "
+                "operator of this site gives it in SERVICE_SECRETS."
+            )
+            % {"name": service.name, "scope": scope},
+            status.HTTP_403_FORBIDDEN,
+        )
+
+
+def require_service_secret(
+    request: Request, presented: str, *, header: str, scope: ServiceScope
+) -> Service:
+    """Return the service that presents one of the operator's SERVICE_SECRETS.
+
+    header: the name of the header, for the message. scope: what the request needs.
+    Raise Refused: 404 if no secrets are set, 401 for an unknown one, 403 without the scope.
     """
     if not settings.SERVICE_SECRETS:
-        raise Refused(
-            "NOT_FOUND", _("There is nothing here by that name."), status.HTTP_404_NOT_FOUND
-        )
-    # All of them are compared, whichever fits.
-    fits = [
-        hmac.compare_digest(presented.encode(), known.encode())
-        for known in settings.SERVICE_SECRETS
-    ]
-    if not any(fits):
+        raise NotFound
+    service = _find_service(presented)
+    if service is None:
         raise Unauthorized(
             "UNAUTHORIZED",
             _("The %(header)s header does not hold a secret of a service that is known here.")
-            % {"header": where},
+            % {"header": header},
+        )
+    is_allowed = scope in service.scopes
+    key_networks.service(service.name, scope, request_ip(request), refused=not is_allowed)
+    usage.start()
+    if not is_allowed:
+        raise ServiceScopeMissing(service, scope)
+    return service
+
+
+def _find_service(secret: str) -> Service | None:
+    # Compare all of them, so that the time does not reveal which one matches.
+    matching = [
+        service
+        for service in _services(*settings.SERVICE_SECRETS)
+        if hmac.compare_digest(secret.encode(), service.secret.encode())
+    ]
+    return matching[0] if matching else None
+
+
+@functools.lru_cache(maxsize=16)
+def _services(*entries: str) -> list[Service]:
+    return parse_all(entries)
+
+
+def require_authorization(authorization: str) -> None:
+    """Raise Unauthorized for an empty Authorization header, also if no secrets are set."""
+    if not authorization:
+        raise Unauthorized(
+            "UNAUTHORIZED",
+            _("Send the secret of a service in the Authorization header, after Bearer."),
         )
 
 
-def refuse_strange_bearers(authorization: str) -> None:
-    """As refuse_strangers, for a secret in `Authorization: Bearer`. authorization: that header."""
+def require_bearer_secret(request: Request, *, scope: ServiceScope) -> Service:
+    """Return the service with the secret in `Authorization: Bearer`."""
+    authorization = request.headers.get("Authorization", "")
+    require_authorization(authorization)
     scheme, _space, secret = authorization.partition(" ")
-    refuse_strangers(secret if scheme.lower() == "bearer" else "", where="Authorization")
+    presented = secret if scheme.lower() == "bearer" else ""
+    return require_service_secret(request, presented, header="Authorization", scope=scope)
 
 
 class KeyAuthentication(BaseAuthentication):
     """`X-API-Key: comfyui-…` or `Authorization: Bearer comfyui-…`.
 
-    patient: whether to wait long, for Argon2's line and for a store that does not answer.
-    read: finds the key in a request.
+    patient: whether to wait longer for an Argon2id slot and for the database.
+    read: returns the key in a request, or None.
     """
 
     def __init__(
@@ -168,14 +209,15 @@ class KeyAuthentication(BaseAuthentication):
         presented = self._read(request)
         if presented is None:
             return None
+        token = presented_token(request, presented)
         if self._patient:
             verdict = services.validate(
-                presented,
+                token,
                 hash_wait=settings.ARGON2_PATIENT_WAIT,
-                store_wait=settings.STORE_PATIENT_WAIT,
+                db_wait=settings.DB_RETRY_SECONDS,
             )
         else:
-            verdict = services.validate(presented)
+            verdict = services.validate(token)
         key = accept(request, verdict)
         return key.owner, key
 
@@ -183,9 +225,9 @@ class KeyAuthentication(BaseAuthentication):
         return CHALLENGE
 
 
-class PageSession(SessionAuthentication):
-    """A person signed in to our pages. Changes need the page's CSRF token."""
+class PageSessionAuthentication(SessionAuthentication):
+    """Authentication by the session of the pages. Changes need a CSRF token."""
 
     def authenticate(self, request: Request) -> tuple[Any, None] | None:
-        # A key in the request speaks for it, even where a cookie came along.
+        # A key takes precedence over a session cookie.
         return None if presented_key(request) is not None else super().authenticate(request)

@@ -1,4 +1,4 @@
-"""The OpenAPI document, and a page to read it with. Every asset is served by us."""
+"""The OpenAPI document, and a page that displays it with assets of this site."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
-from config.errors import safe_methods_only
+from core.error_views import safe_methods_only
 
-# Swagger UI makes markup of text.
+# Swagger UI renders descriptions as markup.
 _CSP = {name: kept for name, kept in settings.SECURE_CSP.items() if "trusted-types" not in name}
 
 
 class _AnyAccept(DefaultContentNegotiation):
-    """The first form we have, where the Accept header names none that we have."""
+    """Use the first renderer if the Accept header matches none."""
 
     def select_renderer(
         self, request: Request, renderers: Any, format_suffix: str | None = None

@@ -1,6 +1,6 @@
-"""Every error of the REST surface, in the one shape that ComfyUI reads.
+"""Errors of the REST API, in the format that ComfyUI reads.
 
-{"error": "<UPPER_SNAKE code>", "message": "<words for a person>"}
+{"error": "<UPPER_SNAKE code>", "message": "<message for users>"}
 """
 
 import math
@@ -10,21 +10,20 @@ from django.core.exceptions import BadRequest as DjangoBadRequest
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
 from django.core.exceptions import RequestDataTooBig
 from django.core.exceptions import ValidationError as DjangoValidationError
-from django.db import Error as StoreError
+from django.db import Error as DatabaseError
 from django.http import Http404
 from django.utils.translation import gettext_lazy as _
 from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from apikeys.hashing import Busy
-from config import bodies
-from config.errors import RETRY_AFTER
-from config.limits import TooOften
+from core.error_views import RETRY_AFTER
+from core.exceptions import BodiesBusy, HashingBusy, RateLimited
+from core.requests import BodyTooSlow
 
 
 class Refused(exceptions.APIException):
-    """An error with a code and words of its own."""
+    """An error with a code, a message and a status."""
 
     def __init__(self, code: str, message: Any, status_code: int) -> None:
         super().__init__(message, code)
@@ -36,8 +35,14 @@ class BadRequest(Refused):
         super().__init__(code, message, status.HTTP_400_BAD_REQUEST)
 
 
+class NotFound(Refused):
+    def __init__(self) -> None:
+        message = _("There is nothing here by that name.")
+        super().__init__("NOT_FOUND", message, status.HTTP_404_NOT_FOUND)
+
+
 class TooManyRequests(Refused):
-    """wait: seconds until it may be tried again."""
+    """429. wait: seconds of Retry-After."""
 
     def __init__(self, wait: int) -> None:
         message = _("That was tried too often. Try again in %(wait)d seconds.") % {"wait": wait}
@@ -46,19 +51,19 @@ class TooManyRequests(Refused):
 
 
 class Unavailable(Refused):
-    """We can't know just now: never "valid", never "invalid"."""
+    """503: the verdict is not known."""
 
     def __init__(self, message: Any) -> None:
         super().__init__("SERVICE_UNAVAILABLE", message, status.HTTP_503_SERVICE_UNAVAILABLE)
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
-    """DRF's hook: any exception of a view as an answer, or None for a bug (a plain 500)."""
+    """Return the response for an exception of a view, or None for a bug (500)."""
     problem = _as_problem(error)
     if problem is None:
         return None
     set_rollback()
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = {**getattr(problem, "headers", {})}
     if challenge := getattr(problem, "auth_header", None):
         headers["WWW-Authenticate"] = challenge
     if isinstance(problem, Unavailable):
@@ -66,34 +71,41 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     elif wait := getattr(problem, "wait", None):
         headers["Retry-After"] = str(math.ceil(wait))
     return Response(
-        {"error": _code(problem), "message": _words(problem.detail)},
+        {"error": _code(problem), "message": _as_text(problem.detail)},
         status=problem.status_code,
         headers=headers,
     )
 
 
 def _as_problem(error: Exception) -> exceptions.APIException | None:
+    """Return the error of the API for `error`. One table, of which the first case counts."""
     match error:
         case exceptions.NotAuthenticated():
-            # The same error, its challenge kept, in words that say what to do.
+            # Keep the challenge, with a message for users.
             error.detail = exceptions.ErrorDetail(
                 str(_("Send an API key in the X-API-Key header.")), error.default_code
             )
             return error
         case exceptions.APIException():
             return error
-        case TooOften():
-            return TooManyRequests(error.wait)
-        case Busy():
+        case RateLimited():
+            return TooManyRequests(error.retry_after)
+        case HashingBusy():
             return Unavailable(_("Too many keys are being checked at once. Try again shortly."))
-        case bodies.Busy():
+        case BodiesBusy():
             return Unavailable(_("Too many requests are on their way in. Try again shortly."))
-        case StoreError():
+        case DatabaseError():
             return Unavailable(_("Our records can't be read just now. Try again shortly."))
         case Http404():
-            return exceptions.NotFound(_("There is nothing here by that name."))
+            return NotFound()
         case DjangoPermissionDenied():
             return exceptions.PermissionDenied()
+        case BodyTooSlow():
+            return Refused(
+                "REQUEST_TIMEOUT",
+                _("The body did not arrive in time. Send the request again."),
+                status.HTTP_408_REQUEST_TIMEOUT,
+            )
         case DjangoBadRequest() | RequestDataTooBig():
             return BadRequest("INVALID_REQUEST", _("The body is too long, or ended too early."))
         case DjangoValidationError():
@@ -124,13 +136,13 @@ def _code(problem: exceptions.APIException) -> str:
             return str(problem.get_codes()).upper()
 
 
-def _words(detail: Any) -> str:
-    """DRF's nested details as one text: `name: This field is required.`"""
+def _as_text(detail: Any) -> str:
+    """Return DRF's nested details as one text: `name: This field is required.`"""
     if isinstance(detail, dict):
         return " ".join(
-            _words(inner) if field == "non_field_errors" else f"{field}: {_words(inner)}"
+            _as_text(inner) if field == "non_field_errors" else f"{field}: {_as_text(inner)}"
             for field, inner in detail.items()
         )
     if isinstance(detail, list):
-        return " ".join(_words(inner) for inner in detail)
+        return " ".join(_as_text(inner) for inner in detail)
     return str(detail)

@@ -1,7 +1,14 @@
-"""What a proxy asks before it lets a request through: nginx's auth_request, Traefik's ForwardAuth,
-Caddy's forward_auth.
+"""Forward authentication for proxies that have each request authorized before they forward it.
+
+nginx's auth_request, Traefik's ForwardAuth, Caddy's forward_auth, Envoy's ext_authz, HAProxy with
+deploy/haproxy/forward-auth.lua.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpRequest, HttpResponseBase
+from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import status
@@ -9,58 +16,76 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.requests import current_user
 from apikeys import scopes
 from apikeys.api import schema
 from apikeys.api.authentication import KeyAuthentication
-from apikeys.api.base import Endpoint
-from apikeys.api.credentials import handed_on_key
+from apikeys.api.base import BaseView
 from apikeys.api.errors import BadRequest
+from apikeys.api.key_extraction import forwarded_key
 from apikeys.models import APIKey
-from apikeys.requests import account
+
+# The status of an allowed request; the first one is the default.
+_GRANTED = ("204", "200")
 
 
-class ForwardAuthEndpoint(Endpoint):
-    """204 with whose key it is in headers, or a refusal. The body of the request is not looked at.
-
-    Proxies ask with GET or with the method of the request that they hold; any 2xx means yes.
-    """
-
-    authentication_classes = [KeyAuthentication]
-
-    def get_authenticators(self) -> list[BaseAuthentication]:
-        return [KeyAuthentication(read=handed_on_key)] if super().get_authenticators() else []
-
-    @extend_schema(
+def _documented[View: Callable[..., Response]](operation_id: str) -> Callable[[View], View]:
+    """Document a method. All are the same but for the id, which OpenAPI wants to be unique."""
+    return extend_schema(
         tags=["Validation"],
-        operation_id="forward_auth",
+        operation_id=operation_id,
         summary="May this request pass?",
         description=(
-            "For nginx's `auth_request`, Traefik's ForwardAuth, Caddy's `forward_auth`. The key is "
+            "For nginx's `auth_request`, Traefik's ForwardAuth, Caddy's `forward_auth`, HAProxy; "
+            "Envoy's `ext_authz` asks below this address, at `/api/v1/auth/…`, where the answer is "
+            "200 instead of 204. The key is "
             "read from the headers that the proxy hands on: `X-API-Key`, or `Authorization: "
             "Bearer`, or either with `X-Original-` before its name, for a proxy that needs the "
             "plain ones for itself. Whose it is comes back in `X-Auth-User` (the account's id), "
             "`X-Auth-Email` and `X-Auth-Key-Id`, what the key may do in `X-Auth-Scopes` (with "
-            "spaces between): have the proxy set these itself, so that no client can. HEAD and "
-            "POST answer the same."
+            "spaces between): have the proxy set these itself, so that no client can. All "
+            "methods ask the same."
         ),
         parameters=[
             OpenApiParameter(
                 "scope",
                 str,
                 description="What the key must be good for, such as `proxy:openai`; else 403.",
-            )
+            ),
+            OpenApiParameter(
+                "status",
+                str,
+                enum=list(_GRANTED),
+                description="The status that means yes, for a proxy that takes 200 alone.",
+            ),
         ],
         request=None,
         responses={
+            200: OpenApiResponse(description="It may, asked with `status=200`."),
             204: OpenApiResponse(description="It may: the key is good."),
             **schema.SCOPED,
         },
     )
+
+
+class ForwardAuthView(BaseView):
+    """204 with the owner of the key in headers, or an error. The body is ignored.
+
+    Proxies use GET or the method of the original request.
+    """
+
+    authentication_classes = [KeyAuthentication]
+    parameters: frozenset[str] | None = frozenset({"scope", "status"})
+
+    def get_authenticators(self) -> list[BaseAuthentication]:
+        return [KeyAuthentication(read=forwarded_key)] if super().get_authenticators() else []
+
+    @_documented("forward_auth")
     def get(self, request: Request) -> Response:
-        owner, key = account(request), request.auth
+        owner, key = current_user(request), request.auth
         assert isinstance(key, APIKey)  # noqa: S101 (KeyAuthentication gives no other)
         return Response(
-            status=status.HTTP_204_NO_CONTENT,
+            status=self.granted_status(request),
             headers={
                 "X-Auth-User": str(owner.pk),
                 "X-Auth-Email": owner.email,
@@ -71,13 +96,67 @@ class ForwardAuthEndpoint(Endpoint):
 
     def wanted_scope(self, request: Request) -> str | None:
         wanted = request.query_params.get("scope")
-        if wanted is None or scopes.is_one(wanted):
+        if wanted is None or scopes.is_scope(wanted):
             return wanted
         raise BadRequest(
             "INVALID_SCOPE",
             _("There is no scope of this name. One is named, such as proxy:openai."),
         )
 
-    @extend_schema(exclude=True)
+    def granted_status(self, request: Request) -> int:
+        wanted = request.query_params.get("status", _GRANTED[0])
+        if wanted not in _GRANTED:
+            raise BadRequest("INVALID_STATUS", _("The status that means yes is 200 or 204."))
+        return int(wanted)
+
+    # Proxies may keep the method of the original request.
+
+    @_documented("forward_auth_post")
     def post(self, request: Request) -> Response:
         return self.get(request)
+
+    @_documented("forward_auth_put")
+    def put(self, request: Request) -> Response:
+        return self.get(request)
+
+    @_documented("forward_auth_patch")
+    def patch(self, request: Request) -> Response:
+        return self.get(request)
+
+    @_documented("forward_auth_delete")
+    def delete(self, request: Request) -> Response:
+        return self.get(request)
+
+
+@extend_schema(exclude=True)
+class ForwardAuthBelowView(ForwardAuthView):
+    """For Envoy's ext_authz, which appends path and query of the original request.
+
+    It keeps the method, and accepts no status but 200. The query is the client's, so parameters
+    other than `scope` are ignored; a scope can only restrict access.
+    """
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        # Without an appended path the query is the proxy's, so its parameters are checked.
+        if request.path.rstrip("/") != reverse("api_forward_auth"):
+            self.parameters = None
+        if request.method == "OPTIONS":
+            # The method of the original request, which needs a key as well.
+            request.method = "GET"
+        return super().dispatch(request, *args, **kwargs)
+
+    def finalize_response(
+        self, request: Request, response: Response, *args: Any, **kwargs: Any
+    ) -> Response:
+        response = super().finalize_response(request, response, *args, **kwargs)
+        # Without this, django-cors-headers answers preflights, and the proxy lets them pass.
+        response["Access-Control-Allow-Origin"] = "*"
+        return response
+
+    def wanted_scope(self, request: Request) -> str | None:
+        if len(request.query_params.getlist("scope")) > 1:
+            raise BadRequest("REPEATED_PARAMETER", _("There is more than one scope. Send one."))
+        return super().wanted_scope(request)
+
+    def granted_status(self, request: Request) -> int:
+        return status.HTTP_200_OK

@@ -1,19 +1,94 @@
-"""Reading a request's body, within bounds."""
+"""Parsers with a maximum size of the body."""
 
-import io
+import json
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, Final
 
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
-from rest_framework.exceptions import ParseError
-from rest_framework.parsers import JSONParser
+from rest_framework import status
+from rest_framework.exceptions import APIException, ParseError
+from rest_framework.parsers import BaseParser, JSONParser
+from rest_framework.request import Request
 
-# Bytes. The largest body that means anything here is a name and a description.
-MAX_BODY = 64 * 1024
+from apikeys.api.naming import shown
+from core import content_encoding
+from core.private_names.rest_framework import django_request
+
+# In bytes. The largest valid body is a name with a description.
+MAX_BODY: Final = 64 * 1024
 
 
-class BoundedJSONParser(JSONParser):
-    """JSON of at most MAX_BODY bytes. All that can be wrong with it is a 400 with words."""
+class EncodedBody(APIException):
+    """The body is compressed."""
+
+    status_code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
+    default_detail = _(
+        "The body is compressed. Send it without a Content-Encoding header, as it is."
+    )
+    default_code = "unsupported_media_type"
+    headers = content_encoding.ACCEPTED
+
+
+def refuse_encoded(request: HttpRequest) -> None:
+    """Raise EncodedBody for a body with a Content-Encoding other than identity."""
+    if content_encoding.is_encoded(request):
+        raise EncodedBody
+
+
+def read_json(body: bytes) -> Any:
+    """Return the value of a JSON text in UTF-8, with or without a byte order mark.
+
+    Raise ParseError, also for an object with two members of one name: which one counts is
+    unspecified (RFC 8259 §4), and a proxy that checked the request may have read the other.
+    """
+    try:
+        # JSON is UTF-8 (RFC 8259 §8.1), whatever Content-Type says: some charsets, such as Python's
+        # punycode, take a second for 64 KiB.
+        text = body.decode("utf-8-sig")
+        return json.loads(text, object_pairs_hook=_members, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ParseError(_("The JSON is nested too deeply.")) from None
+    except ValueError as error:
+        raise ParseError(_("The body is not JSON: %(error)s") % {"error": error}) from None
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _value in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ParseError(
+            _("The JSON has the member “%(name)s” more than once. Send it once.")
+            % {"name": shown(twice)}
+        )
+    return members
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number.")
+
+
+class BoundedParser(BaseParser):
+    """Read a body of at most `most` bytes. Raise ParseError for a larger one."""
+
+    media_type = "application/json"
+    most = MAX_BODY
+
+    def read(self, stream: IO[Any], parser_context: Mapping[str, Any] | None) -> bytes:
+        request: Request = (parser_context or {})["request"]
+        refuse_encoded(django_request(request))
+        # A chunked body has no Content-Length.
+        body: bytes = stream.read(self.most + 1)
+        if len(body) > self.most:
+            raise ParseError(
+                _("The body is too large: send at most %(most)d KiB.") % {"most": self.most // 1024}
+            )
+        return body
+
+
+class BoundedJSONParser(BoundedParser, JSONParser):
+    """Parse a JSON object."""
 
     def parse(
         self,
@@ -21,17 +96,7 @@ class BoundedJSONParser(JSONParser):
         media_type: str | None = None,
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
-        # Not by Content-Length: a chunked body has none.
-        body = stream.read(MAX_BODY + 1)
-        if len(body) > MAX_BODY:
-            raise ParseError(_("The body is too large: send at most 64 KiB."))
-        # JSON is UTF-8 (RFC 8259 §8.1), whatever charset is named: Python knows some, such as
-        # punycode, that take a second for 64 KiB.
-        context = {**(parser_context or {}), "encoding": "utf-8"}
-        try:
-            data = super().parse(io.BytesIO(body), media_type, context)
-        except RecursionError:
-            raise ParseError(_("The JSON is nested too deeply.")) from None
+        data = read_json(self.read(stream, parser_context))
         if not isinstance(data, dict):
             raise ParseError(_('The body must be a JSON object, such as {"key": "comfyui-…"}.'))
         return data

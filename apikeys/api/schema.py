@@ -1,12 +1,18 @@
-"""How the OpenAPI document names our ways to authenticate, and what every endpoint may answer."""
+"""The OpenAPI document: authentication schemes and the responses that endpoints share."""
 
 from typing import Any
 
 from django.conf import settings
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from django.urls import reverse
+from drf_spectacular.extensions import (
+    OpenApiAuthenticationExtension,
+    OpenApiSerializerExtension,
+)
 from drf_spectacular.utils import OpenApiResponse
 
+from apikeys import scopes
 from apikeys.api.serializers import ErrorSerializer
+from core.private_names.rest_framework import map_serializer
 
 
 class KeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
@@ -24,8 +30,19 @@ class KeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call
         return [{"key": []}, {"bearer": []}]
 
 
+class StrictScheme(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """Describe StrictSerializer as an object without additional properties."""
+
+    target_class = "apikeys.api.serializers.StrictSerializer"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> Any:
+        mapped = map_serializer(auto_schema, self.target, direction)
+        return {**mapped, "additionalProperties": False}
+
+
 class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    target_class = "apikeys.api.authentication.PageSession"
+    target_class = "apikeys.api.authentication.PageSessionAuthentication"
     name = "session"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
@@ -35,6 +52,22 @@ class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-
             "name": settings.SESSION_COOKIE_NAME,
             "description": "Signed in to the pages; changes need the X-CSRFToken header.",
         }
+
+
+def finish(result: Any, **_rest: Any) -> Any:
+    """Add what extend_schema has no option for (a drf-spectacular hook)."""
+    paths = result["paths"]
+    # In the header form there is no body, or an empty object.
+    body = paths[reverse("api_validate")]["post"]["requestBody"]
+    body.pop("required", None)
+    for content in body["content"].values():
+        content["schema"] = {"anyOf": [content["schema"], {"type": "object", "maxProperties": 0}]}
+    # One scope, not a list.
+    for operation in paths[reverse("api_forward_auth")].values():
+        for parameter in operation["parameters"]:
+            if parameter["name"] == "scope":
+                parameter["schema"]["pattern"] = f"^({scopes.PATTERN})$"
+    return result
 
 
 BAD_REQUEST = OpenApiResponse(ErrorSerializer, "The request can't be understood, or says twice.")
@@ -48,16 +81,18 @@ NOT_KEPT = OpenApiResponse(ErrorSerializer, "None is kept here.")
 UNAVAILABLE = OpenApiResponse(
     ErrorSerializer, "We can't know just now. Try again after `Retry-After` seconds."
 )
-NOT_JSON = OpenApiResponse(ErrorSerializer, "The body is not said to be `application/json`.")
+NOT_JSON = OpenApiResponse(
+    ErrorSerializer, "The body is not said to be `application/json`, or is compressed."
+)
 TOO_MANY = OpenApiResponse(
     ErrorSerializer,
     "Too many keys that are none of ours from this address, or too many new ones of this account. "
     "Try again after `Retry-After` seconds. A good key is never refused so.",
 )
 
-# What any endpoint that takes a key may answer.
+# Responses of endpoints that take a key.
 REFUSALS = {400: BAD_REQUEST, 401: UNAUTHORIZED, 429: TOO_MANY, 503: UNAVAILABLE}
-# And any that reads a body.
+# Also of those that read a body.
 READS = {**REFUSALS, 415: NOT_JSON}
-# And any that a key must have a scope for.
+# Also of those that need a scope.
 SCOPED = {**REFUSALS, 403: FORBIDDEN}

@@ -1,23 +1,26 @@
-"""The wire: shapes and names as ComfyUI's contract has them. They decide nothing."""
+"""Serializers of the REST API, with the names of Comfy API. They contain no rules."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from django.utils.translation import gettext_lazy as _
+from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
 from accounts.models import User
 from accounts.services import display_name
-from apikeys import expiry, tokens
-from apikeys.models import APIKey
-from apikeys.services import Code
+from apikeys import expiry, scopes, tokens
+from apikeys.api.naming import shown, suggestion
+from apikeys.models import APIKey, validate_scopes
+from apikeys.services import VerdictCode
 
 
 class CustomerSerializer(serializers.ModelSerializer[User]):
     """An account, as Comfy API's `Customer`."""
 
     name = serializers.SerializerMethodField()
-    createdAt = serializers.DateTimeField(source="date_joined")  # noqa: N815 (the contract's name)
+    createdAt = serializers.DateTimeField(source="date_joined")  # noqa: N815 (Comfy API's name)
     updatedAt = serializers.DateTimeField(source="updated_at")  # noqa: N815
     is_admin = serializers.BooleanField(source="is_staff")
     has_fund = serializers.SerializerMethodField()
@@ -31,7 +34,7 @@ class CustomerSerializer(serializers.ModelSerializer[User]):
         return display_name(user)
 
     def get_has_fund(self, user: User) -> bool:
-        # This platform keeps no money: nothing is ever refused for want of it.
+        # There are no credits here, so no request is refused for lack of them.
         return True
 
 
@@ -63,7 +66,7 @@ class APIKeySerializer(serializers.ModelSerializer[APIKey]):
 
 
 class APIKeyWithPlaintextSerializer(APIKeySerializer):
-    """A key in the one answer that shows it."""
+    """A key with its plaintext, for the response to its creation."""
 
     plaintext_key = serializers.SerializerMethodField()
 
@@ -85,7 +88,7 @@ class IssuedAPIKeySerializer(serializers.Serializer[dict[str, APIKey]]):
 
 
 class StrictStringField(serializers.CharField):
-    """A JSON string. DRF's own field takes numbers for strings; a number is no name and no key."""
+    """A JSON string. DRF's field also accepts numbers."""
 
     def to_internal_value(self, data: object) -> str:
         if not isinstance(data, str):
@@ -93,23 +96,82 @@ class StrictStringField(serializers.CharField):
         return super().to_internal_value(data)
 
 
-class NewAPIKeySerializer(serializers.Serializer[dict[str, object]]):
-    """What one sends to make a key. Bounds and uniqueness are the service's to judge."""
+class StrictIntegerField(serializers.IntegerField):
+    """A JSON number without a fraction. DRF's field also accepts strings."""
 
-    name = StrictStringField(trim_whitespace=False)
+    def to_internal_value(self, data: Any) -> int:
+        is_whole = isinstance(data, int) or (isinstance(data, float) and data.is_integer())
+        if isinstance(data, bool) or not is_whole:
+            self.fail("invalid")
+        return super().to_internal_value(int(data))
+
+
+class StrictBooleanField(serializers.BooleanField):
+    """A JSON boolean. DRF's field also accepts "no", 0 and others."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=type(data).__name__)
+        return data
+
+
+@extend_schema_field({"type": "string", "pattern": f"^({scopes.PATTERN})$"})
+class ScopeField(StrictStringField):
+    """The name of a scope; `validate_scopes` checks that it exists."""
+
+
+# Maximum of unknown fields that an error names.
+_MOST_NAMED: Final = 5
+
+
+class StrictSerializer[T](serializers.Serializer[T]):
+    """An object without unknown members: to ignore a misspelt one could remove a restriction."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            unknown = [name for name in data if name not in self.fields]
+            if unknown:
+                raise serializers.ValidationError(
+                    {
+                        shown(name): _("There is no such field. %(suggestion)s")
+                        % {"suggestion": suggestion(name, self.fields)}
+                        for name in unknown[:_MOST_NAMED]
+                    }
+                )
+        return super().to_internal_value(data)
+
+
+@extend_schema_field(
+    {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]}
+)
+class ExpiryField(serializers.DateTimeField):
+    """The expiry of a key: a time, or a day (UTC), of which the last second counts."""
+
+    def to_internal_value(self, value: Any) -> datetime:
+        return expiry.validated(expiry.read_day(value) or super().to_internal_value(value))
+
+
+class NewAPIKeySerializer(StrictSerializer[dict[str, object]]):
+    """The fields of a new key. The service checks their lengths and the uniqueness of the name."""
+
+    name = StrictStringField(trim_whitespace=False, help_text="At most 80 characters.")
     description = StrictStringField(
         required=False, allow_blank=True, allow_null=True, trim_whitespace=False
     )
-    expires_at = serializers.DateTimeField(
+    expires_at = ExpiryField(
         required=False,
         allow_null=True,
-        help_text="When it ends (ISO 8601; UTC, unless an offset is given). Default: never.",
+        help_text=(
+            "When it ends (ISO 8601; UTC, unless an offset is given), at most 36,500 days from "
+            "now. A date without a time means the end of that day in UTC. Default: never, or when "
+            "the key ends that makes this one."
+        ),
     )
-    expires_in_days = serializers.IntegerField(
+    expires_in_days = StrictIntegerField(
         required=False, min_value=1, max_value=expiry.MAX_DAYS, help_text="Instead of expires_at."
     )
     scopes = serializers.ListField(
-        child=StrictStringField(),
+        child=ScopeField(),
         required=False,
         min_length=1,
         max_length=20,
@@ -119,8 +181,11 @@ class NewAPIKeySerializer(serializers.Serializer[dict[str, object]]):
         ),
     )
 
-    def validate_expires_at(self, moment: datetime | None) -> datetime | None:
-        return None if moment is None else expiry.must_be_ahead(moment)
+    def validate_scopes(self, wanted: list[str]) -> list[str]:
+        for scope in wanted:
+            # The stored list is separated by spaces.
+            validate_scopes(scope)
+        return [scope for words in wanted for scope in scopes.parse(words)]
 
     def validate(self, wanted: dict[str, Any]) -> dict[str, Any]:
         days = wanted.pop("expires_in_days", None)
@@ -131,19 +196,20 @@ class NewAPIKeySerializer(serializers.Serializer[dict[str, object]]):
         return {**wanted, "expires_at": expiry.in_days(days)}
 
 
-class RollSerializer(serializers.Serializer[dict[str, int]]):
-    overlap_seconds = serializers.IntegerField(
+@extend_schema_serializer(component_name="Roll")
+class RotateSerializer(StrictSerializer[dict[str, int]]):
+    overlap_seconds = StrictIntegerField(
         min_value=0,
         max_value=604_800,
         help_text="For how long the old key works on: 0, so that it ends at once, to seven days.",
     )
 
 
-class PresentedKeySerializer(serializers.Serializer[dict[str, str]]):
+class PresentedKeySerializer(StrictSerializer[dict[str, str]]):
     key = StrictStringField(help_text="The key to judge, `comfyui-…`.", trim_whitespace=False)
 
 
-class PresentedKeysSerializer(serializers.Serializer[dict[str, list[str]]]):
+class PresentedKeysSerializer(StrictSerializer[dict[str, list[str]]]):
     keys = serializers.ListField(
         child=StrictStringField(trim_whitespace=False, allow_blank=True),
         min_length=1,
@@ -152,16 +218,18 @@ class PresentedKeysSerializer(serializers.Serializer[dict[str, list[str]]]):
     )
 
 
-class JudgedKeySerializer(APIKeySerializer):
-    """What a service that asks may know of a key."""
+@extend_schema_serializer(component_name="JudgedKey")
+class ValidatedKeySerializer(APIKeySerializer):
+    """A valid key, for a service."""
 
     class Meta(APIKeySerializer.Meta):
         fields = ["id", "name", "key_prefix", "created_at", "expires_at", "scopes"]
         read_only_fields = fields
 
 
-class JudgedCustomerSerializer(CustomerSerializer):
-    """What a service that asks may know of a key's owner."""
+@extend_schema_serializer(component_name="JudgedCustomer")
+class ValidatedCustomerSerializer(CustomerSerializer):
+    """The owner of a valid key, for a service."""
 
     class Meta(CustomerSerializer.Meta):
         fields = ["id", "email", "name"]
@@ -169,15 +237,15 @@ class JudgedCustomerSerializer(CustomerSerializer):
 
 
 class VerdictSerializer(serializers.Serializer[dict[str, object]]):
-    """The answer to "is this key good, and whose is it?"."""
+    """The result of a validation, with the key and its owner if it is valid."""
 
     valid = serializers.BooleanField()
-    code = serializers.ChoiceField(choices=[(code.value, code.value) for code in Code])
+    code = serializers.ChoiceField(choices=[(code.value, code.value) for code in VerdictCode])
     message = serializers.CharField(
         required=False, help_text="What to tell the person; absent when the key is good."
     )
-    key = JudgedKeySerializer(required=False, help_text="Absent unless the key is good.")
-    customer = JudgedCustomerSerializer(
+    key = ValidatedKeySerializer(required=False, help_text="Absent unless the key is good.")
+    customer = ValidatedCustomerSerializer(
         required=False, help_text="Whose key it is; absent unless it is good."
     )
 
@@ -191,7 +259,7 @@ class ErrorSerializer(serializers.Serializer[dict[str, str]]):
     message = serializers.CharField(help_text="Words for a person: what to do about it.")
 
 
-# REST framework builds a serializer's fields anew for each instance, which takes longer than a
-# query. These two are asked for at every validation, keep nothing, and are made once.
+# Creating a serializer takes longer than a query, as its fields are copied. Every validation uses
+# these, which have no state, so they are created once.
 CUSTOMER: Final = CustomerSerializer()
 VERDICT: Final = VerdictSerializer()

@@ -1,43 +1,56 @@
-"""Addresses of the REST surface. None ends in a slash, and none redirects."""
+"""URLs of the REST API. None ends in a slash or redirects."""
 
-from django.urls import path, re_path
+from django.urls import path, re_path, register_converter
+from django.urls.converters import StringConverter
 
-from apikeys.api import contract, endpoints, forwardauth, leaks, validation, verify
+from apikeys.api import admin_verify, comfyui, forwardauth, validation
+from apikeys.api import views as api_views
 from apikeys.api.docs import Docs, Schema
 
+
+class HostedComfyUI(StringConverter):
+    """The paths of the hosted ComfyUI that comfy-cli 1.23.0 requests."""
+
+    regex = (
+        "(assets|experiment|free|history|history_v2|interrupt|jobs|models|object_info|prompt|queue|"
+        "settings|system_stats|upload|userdata|users|v2|view|workflows|ws)(/.*)?"
+    )
+
+
+register_converter(HostedComfyUI, "hosted_comfyui")
+
 urlpatterns = [
-    path("customers", endpoints.CustomerEndpoint.as_view(), name="api_customer"),
-    path("customers/me", endpoints.CurrentCustomerEndpoint.as_view(), name="api_current_customer"),
-    path("customers/api-keys", endpoints.APIKeysEndpoint.as_view(), name="api_keys"),
-    path("customers/api-keys/<key_id>", endpoints.APIKeyEndpoint.as_view(), name="api_key"),
-    path("customers/api-keys/<key_id>/roll", endpoints.RollEndpoint.as_view(), name="api_roll"),
-    path("api/v1/keys/validate", validation.ValidateEndpoint.as_view(), name="api_validate"),
-    path("api/v1/keys/validate/batch", validation.BatchEndpoint.as_view(), name="api_batch"),
-    path("api/v1/leaks", leaks.LeaksEndpoint.as_view(), name="api_leaks"),
-    path("api/v1/leaks/github", leaks.GitHubEndpoint.as_view(), name="api_leaks_github"),
-    path(".well-known/api-key-format", leaks.KeyFormatEndpoint.as_view(), name="api_key_format"),
-    path("api/v1/auth", forwardauth.ForwardAuthEndpoint.as_view(), name="api_forward_auth"),
-    # Ahead of the staff pages, which take all the rest below admin/, and redirect to their login.
-    re_path(r"^admin/verify-api-key/?$", verify.VerifyEndpoint.as_view(), name="api_verify"),
-    path("customers/balance", contract.NotKeptEndpoint.as_view(), name="api_balance"),
-    path("customers/events", contract.EventsEndpoint.as_view(), name="api_events"),
-    path("customers/credit", contract.NotSoldEndpoint.as_view(), name="api_credit"),
-    path("customers/billing", contract.NotSoldEndpoint.as_view(), name="api_billing"),
-    path("customers/storage", contract.ElsewhereEndpoint.as_view(), name="api_storage"),
-    re_path(r"^proxy/", contract.ElsewhereEndpoint.as_view(), name="api_provider"),
-    path("releases", contract.ReleasesEndpoint.as_view(), name="api_releases"),
-    path("api/workspaces/current", contract.WorkspaceEndpoint.as_view(), name="api_workspace"),
-    path("api/workspace/members", contract.MembersEndpoint.as_view(), name="api_members"),
-    path("api/billing/status", contract.BillingStatusEndpoint.as_view(), name="api_money"),
-    path("api/billing/balance", contract.NotKeptEndpoint.as_view(), name="api_money_kept"),
+    path("customers", api_views.CustomerView.as_view(), name="api_customer"),
+    path("customers/me", api_views.CurrentCustomerView.as_view(), name="api_current_customer"),
+    path("customers/api-keys", api_views.APIKeysView.as_view(), name="api_keys"),
+    path("customers/api-keys/<key_id>", api_views.APIKeyView.as_view(), name="api_key"),
+    path("customers/api-keys/<key_id>/roll", api_views.RotateView.as_view(), name="api_roll"),
+    path("api/v1/keys/validate", validation.ValidateView.as_view(), name="api_validate"),
+    path("api/v1/keys/validate/batch", validation.BatchView.as_view(), name="api_batch"),
+    path("api/v1/auth", forwardauth.ForwardAuthView.as_view(), name="api_forward_auth"),
+    re_path(r"^api/v1/auth/", forwardauth.ForwardAuthBelowView.as_view()),
+    # Before the admin site, which handles the other URLs below admin/ and redirects to its login.
+    re_path(r"^admin/verify-api-key/?$", admin_verify.VerifyView.as_view(), name="api_verify"),
+    path("customers/balance", comfyui.BalanceView.as_view(), name="api_balance"),
+    path("customers/events", comfyui.EventsView.as_view(), name="api_events"),
+    path("customers/credit", comfyui.CreditsPurchaseView.as_view(), name="api_credit"),
+    path("customers/billing", comfyui.CreditsPurchaseView.as_view(), name="api_billing"),
+    path("customers/storage", comfyui.StorageView.as_view(), name="api_storage"),
+    re_path(r"^proxy/", comfyui.UnconfiguredProxyView.as_view(), name="api_provider"),
+    path("releases", comfyui.ReleasesView.as_view(), name="api_releases"),
+    path("api/workspaces/current", comfyui.WorkspaceView.as_view(), name="api_workspace"),
+    path("api/workspace/members", comfyui.MembersView.as_view(), name="api_members"),
+    path("api/billing/status", comfyui.BillingStatusView.as_view(), name="api_money"),
+    path("api/billing/balance", comfyui.BalanceView.as_view(), name="api_money_kept"),
     path(
         "api/billing/capabilities",
-        contract.CapabilitiesEndpoint.as_view(),
+        comfyui.CapabilitiesView.as_view(),
         name="api_capabilities",
     ),
-    path("api/billing/plans", contract.PlansEndpoint.as_view(), name="api_plans"),
-    path("api/features", contract.FeaturesEndpoint.as_view(), name="api_features"),
-    # With or without the slash: a redirect would be the only other kind answer.
+    path("api/billing/plans", comfyui.PlansView.as_view(), name="api_plans"),
+    path("api/features", comfyui.FeaturesView.as_view(), name="api_features"),
+    path("api/<hosted_comfyui:path>", comfyui.WorkflowsView.as_view(), name="api_workflows"),
+    # With or without a slash at the end, since no URL of the API redirects.
     re_path(r"^api/schema/?$", Schema.as_view(), name="api_schema"),
     re_path(r"^api/docs/?$", Docs.as_view(url_name="api_schema"), name="api_docs"),
 ]

@@ -1,4 +1,4 @@
-"""What a service in front of ComfyUI asks: is this key good, and whose is it?"""
+"""Endpoints that validate keys for services, such as a proxy of ComfyUI."""
 
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import OpenApiExample, extend_schema
@@ -6,21 +6,22 @@ from rest_framework.exceptions import UnsupportedMediaType
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from apikeys import services
+from apikeys import messages, services
 from apikeys.api import schema, serializers
 from apikeys.api.authentication import (
-    WORDS,
     Unauthorized,
     accept,
-    refuse_strange_bearers,
+    presented_token,
+    require_bearer_secret,
 )
-from apikeys.api.base import Endpoint
-from apikeys.api.credentials import presented_key
+from apikeys.api.base import BaseView
 from apikeys.api.errors import BadRequest
-from apikeys.services import Code
+from apikeys.api.key_extraction import presented_key
+from apikeys.service_secrets import ServiceScope
+from apikeys.services import VerdictCode
 
 
-class ValidateEndpoint(Endpoint):
+class ValidateView(BaseView):
     authentication_classes = []
     permission_classes = []
 
@@ -48,39 +49,27 @@ class ValidateEndpoint(Endpoint):
         examples=[
             OpenApiExample(
                 "A key that was deleted, JSON form",
-                value={"valid": False, "code": "REVOKED", "message": str(WORDS[Code.REVOKED])},
+                value={
+                    "valid": False,
+                    "code": "REVOKED",
+                    "message": str(messages.VERDICTS[VerdictCode.REVOKED]),
+                },
                 response_only=True,
                 status_codes=["200"],
             ),
         ],
-        # Security requirement objects (OpenAPI 3 §4.8.30); the stubs know of names alone.
+        # Security requirement objects (OpenAPI 3 §4.8.30), which the stubs do not allow.
         auth=[{"key": []}, {"bearer": []}, {}],  # type: ignore[list-item]
     )
     def post(self, request: Request) -> Response:
-        in_header = presented_key(request)
-        if in_header is not None:
-            if _has_json(request):
-                raise BadRequest(
-                    "AMBIGUOUS_KEY", _("Send the key in a header or in the body, not in both.")
-                )
-            verdict = services.validate(in_header)
-            accept(request, verdict)
-        else:
-            if not request.data:
-                raise Unauthorized(
-                    "UNAUTHORIZED",
-                    _(
-                        "Send a key in the X-API-Key header, or ask with the body "
-                        '{"key": "comfyui-…"}.'
-                    ),
-                )
-            asked = serializers.PresentedKeySerializer(data=request.data)
-            asked.is_valid(raise_exception=True)
-            verdict = services.validate(asked.validated_data["key"])
-        return Response(serializers.VERDICT.to_representation(_answer(verdict)))
+        presented = presented_key(request)
+        verdict = (
+            _validate_body(request) if presented is None else _validate_header(request, presented)
+        )
+        return Response(serializers.VERDICT.to_representation(_as_object(verdict)))
 
 
-class BatchEndpoint(Endpoint):
+class BatchView(BaseView):
     authentication_classes = []
     permission_classes = []
 
@@ -90,30 +79,58 @@ class BatchEndpoint(Endpoint):
         summary="Are these keys good, and whose are they? (for services)",
         description=(
             "A service asks about up to 100 keys at once, with a secret of its own in "
-            "`Authorization: Bearer`. There once the operator has set `SERVICE_SECRETS`. Keys that "
+            "`Authorization: Bearer`, which has the scope `batch`. There once the operator has set "
+            "`SERVICE_SECRETS`. Keys that "
             "are asked about for the first time take some 25 ms each; if that can't be had now, "
             "the answer is 503 for all of them, and asking again gets further."
         ),
         request=serializers.PresentedKeysSerializer,
         responses={
             200: serializers.VerdictsSerializer,
+            403: schema.FORBIDDEN,
             404: schema.NOT_FOUND,
             **schema.READS,
         },
         auth=[{"bearer": []}],  # type: ignore[list-item]  # as above
     )
     def post(self, request: Request) -> Response:
-        refuse_strange_bearers(request.headers.get("Authorization", ""))
-        asked = serializers.PresentedKeysSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        verdicts = [services.validate(key) for key in asked.validated_data["keys"]]
-        say = serializers.VERDICT.to_representation
-        return Response({"verdicts": [say(_answer(verdict)) for verdict in verdicts]})
+        require_bearer_secret(request, scope=ServiceScope.BATCH)
+        serializer = serializers.PresentedKeysSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        verdicts = [services.validate(key) for key in serializer.validated_data["keys"]]
+        represent = serializers.VERDICT.to_representation
+        return Response({"verdicts": [represent(_as_object(verdict)) for verdict in verdicts]})
 
 
-def _answer(verdict: services.Verdict) -> dict[str, object]:
-    if verdict.code is not Code.VALID or verdict.key is None:
-        return {"valid": False, "code": verdict.code, "message": WORDS[verdict.code]}
+def _validate_header(request: Request, presented: str) -> services.Verdict:
+    """Validate the client's own key. Raise KeyRefused, RateLimited, and BadRequest for two keys."""
+    if _has_json(request):
+        raise BadRequest(
+            "AMBIGUOUS_KEY", _("Send the key in a header or in the body, not in both.")
+        )
+    verdict = services.validate(presented_token(request, presented))
+    accept(request, verdict)
+    return verdict
+
+
+def _validate_body(request: Request) -> services.Verdict:
+    """Validate the key in the body. Raise Unauthorized without a body."""
+    # As with a key in a header, a body that is not JSON is ignored.
+    is_header_form = {"X-API-Key", "Authorization"} & request.headers.keys()
+    if not (_has_json(request) if is_header_form else request.data):
+        raise Unauthorized(
+            "UNAUTHORIZED",
+            _('Send a key in the X-API-Key header, or ask with the body {"key": "comfyui-…"}.'),
+        )
+    serializer = serializers.PresentedKeySerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    return services.validate(serializer.validated_data["key"])
+
+
+def _as_object(verdict: services.Verdict) -> dict[str, object]:
+    """Return the verdict for VerdictSerializer."""
+    if verdict.code is not VerdictCode.VALID or verdict.key is None:
+        return {"valid": False, "code": verdict.code, "message": messages.VERDICTS[verdict.code]}
     return {
         "valid": True,
         "code": verdict.code,
@@ -123,7 +140,7 @@ def _answer(verdict: services.Verdict) -> dict[str, object]:
 
 
 def _has_json(request: Request) -> bool:
-    """Whether the body says something. One that is no JSON came along with a client's headers."""
+    """Return whether the body is non-empty JSON; another type of body is ignored."""
     try:
         return bool(request.data)
     except UnsupportedMediaType:

@@ -1,4 +1,4 @@
-"""PostgreSQL tells every machine of each change that a verdict depends on (fastlane/fleet.py).
+"""PostgreSQL tells every machine of each change that a verdict depends on (apikeys/cache/listener.py).
 
 By triggers, in the transaction that makes the change: whoever makes it, also by hand in SQL.
 """

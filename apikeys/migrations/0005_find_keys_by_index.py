@@ -1,7 +1,7 @@
 """What staff search and filter keys by, found by an index.
 
 Not concurrently. CREATE INDEX CONCURRENTLY waits for every statement that is under way, such as
-that of another machine waiting for its turn to migrate (config.serve), which waits for us: a
+that of another machine waiting for its turn to migrate (manage.py serve), which waits for us: a
 deadlock. What this costs instead: writes to the table wait, for about a second per million rows
 and index; reads, and so validations, go on.
 """

@@ -1,4 +1,4 @@
-"""The trail, found by the account it is about; and by what it may now tell of."""
+"""Indexes for the events of an account, and further actions."""
 
 import django.db.models.deletion
 import django.utils.timezone

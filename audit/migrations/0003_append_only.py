@@ -1,8 +1,7 @@
-"""PostgreSQL itself refuses to change or remove an event, whoever asks.
+"""A trigger in PostgreSQL that rejects updates and deletes of events.
 
-One thing is let through: taking out the address, when whoever came from there deletes their account.
-SQLite's tables are copied whenever one is altered, which would fire such a trigger: there the model
-stands alone.
+It allows to clear the client IP, for the deletion of an account. SQLite has no trigger: Django
+copies its tables to alter them, which would fire it; there only the model rejects changes.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The WSGI application of whichever project DJANGO_SETTINGS_MODULE names."""
+"""The WSGI application of the project that DJANGO_SETTINGS_MODULE names."""
 
 from django.core.wsgi import get_wsgi_application
 

@@ -1,4 +1,4 @@
-"""Makes a peer's tables, and keys as the peer itself makes them.
+"""Create a peer's tables, and keys by the peer's own code.
 
     DATABASE_URL=… DJANGO_SETTINGS_MODULE=bench.peers.knox.settings python -m bench.peers.seed 10000
 

@@ -1,7 +1,8 @@
-"""Serves a WSGI application as config.serve serves the platform: same server, same numbers.
+"""Serve a WSGI application with the server and the options of manage.py serve.
 
-PORT=8001 WORKERS=2 python -m bench.peers.serve module:application
-THREADS=1: with another number of them.
+    PORT=8001 WORKERS=2 python -m bench.peers.serve module:application
+
+THREADS: another number of threads.
 """
 
 import os
@@ -11,7 +12,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server.mp import MPServer as Granian
 
-from config.serve import THREADS
+from server.leader_follower import MAX_BUSY
 
 
 def main(target: str) -> None:
@@ -23,7 +24,7 @@ def main(target: str) -> None:
         http=HTTPModes.auto,
         websockets=False,
         workers=int(os.environ["WORKERS"]),
-        blocking_threads=int(os.environ.get("THREADS", THREADS)),
+        blocking_threads=int(os.environ.get("THREADS", MAX_BUSY)),
         respawn_failed_workers=True,
         workers_kill_timeout=5,
         log_level=LogLevels.error,

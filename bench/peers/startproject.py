@@ -1,7 +1,7 @@
-"""What `django-admin startproject` writes, in production, on PostgreSQL.
+"""The settings of `django-admin startproject`, for production, on PostgreSQL.
 
-Each peer adds to this what its own documentation says, and nothing else. The database is reached as
-ours reaches it: through psycopg's pool, so that nobody pays for a new connection at each request.
+Each peer adds the settings of its own documentation, and nothing else. Like this platform, all use
+psycopg's connection pool, so that no request opens a connection.
 """
 
 import os

@@ -1,1 +1,1 @@
-"""The Django project: settings, addresses, and how it is served."""
+"""The Django project: settings, URLs and the WSGI application."""

@@ -1,14 +1,15 @@
-"""Every address of the platform. The rooms list their own."""
+"""URLs of the platform. Each app has a urls module."""
 
 from django.contrib import admin
 from django.urls import include, path
 
-from config import errors, probes
+from core import error_views, health
 
 urlpatterns = [
-    path("health", probes.health, name="health"),
-    path("ready", probes.ready, name="ready"),
+    path("health", health.health, name="health"),
+    path("ready", health.ready, name="ready"),
     path("", include("apikeys.api.urls")),
+    path("", include("apikeys.leaks.urls")),
     path("", include("accounts.urls")),
     path("", include("apikeys.urls")),
     path("", include("audit.urls")),
@@ -16,8 +17,8 @@ urlpatterns = [
     path("admin/", admin.site.urls),
 ]
 
-handler400 = errors.bad_request
-handler403 = errors.forbidden
-handler404 = errors.not_found
-handler429 = errors.too_many_requests
-handler500 = errors.server_error
+handler400 = error_views.bad_request
+handler403 = error_views.forbidden
+handler404 = error_views.not_found
+handler429 = error_views.too_many_requests
+handler500 = error_views.server_error

@@ -1,4 +1,4 @@
-"""A mail server that is down."""
+"""A mail backend whose server is down."""
 
 from django.core.mail.backends.base import BaseEmailBackend
 

@@ -1,4 +1,4 @@
-"""What a password may be, and what it may not."""
+"""Passwords: length, characters, common passwords and words of this site."""
 
 import gzip
 import re
@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings as our_settings
-from django.contrib.auth import password_validation
+from django.contrib.auth import password_validation as django_validation
+from django.contrib.auth.password_validation import validate_password
 from django.contrib.auth.tokens import PasswordResetTokenGenerator
 from django.core.exceptions import ValidationError
 from django.test import Client
 
-from accounts import mailcodes, passwords
+from accounts import email_codes, password_validation
 from accounts.models import User
-from tests.accounts.test_asvs_lifetimes import later
-from tests.accounts.test_signing_in import change_password, is_in, log_in, sign_up
+from tests.accounts.test_signing_in import change_password
 from tests.conftest import PASSWORD
+from tests.factories import add_app, app_code, is_in, later, log_in, prove, sign_up
 
-# Each of them long and not common, and nothing else.
+# Long, not common, and of one kind of characters each.
 GOOD = [
     "rivervalleymountain",
     "RIVERVALLEYMOUNTAIN",
@@ -33,14 +34,14 @@ GOOD = [
 
 def refused(password: str) -> bool:
     try:
-        password_validation.validate_password(password)
+        validate_password(password)
     except ValidationError:
         return True
     return False
 
 
 @pytest.mark.parametrize("password", GOOD)
-def test_a_password_may_be_of_anything_and_is_kept_as_it_was_typed(client, db, password):
+def test_a_password_may_have_any_characters_and_is_stored_unchanged(client, db, password):
     assert sign_up(client, "nora@example.org", password).status_code == 302
     nora = User.objects.get()
     assert nora.check_password(password)
@@ -53,7 +54,7 @@ def test_a_password_may_be_of_anything_and_is_kept_as_it_was_typed(client, db, p
 
 
 @pytest.mark.parametrize("length", [64, 72, 73, 128, 1000])
-def test_no_letter_of_a_long_password_is_left_out(client, db, length):
+def test_every_character_of_a_long_password_counts(client, db, length):
     password = ("ab cd-ef_" * 200)[: length - 1] + "Z"
     sign_up(client, "nora@example.org", password)
     nora = User.objects.get()
@@ -61,14 +62,14 @@ def test_no_letter_of_a_long_password_is_left_out(client, db, length):
     assert not nora.check_password(password[:-1] + "Y")
 
 
-def test_nine_letters_are_too_few_and_ten_are_enough():
+def test_a_password_needs_ten_characters():
     assert refused("vqzjxkwmp")
     assert not refused("vqzjxkwmpt")
 
 
-def test_every_common_password_is_refused_in_more_dresses_than_three_thousand():
-    """Of ten letters and more: 1,780 as they are, and what is made of others."""
-    listed = Path(password_validation.__file__).parent / "common-passwords.txt.gz"
+def test_every_common_password_is_refused_with_thousands_of_decorations():
+    """Common passwords of ten characters and more: 1,780 unchanged, and decorated shorter ones."""
+    listed = Path(django_validation.__file__).parent / "common-passwords.txt.gz"
     common = gzip.decompress(listed.read_bytes()).decode().split()
     long_enough = [one for one in common if len(one) >= 10]
     assert len(long_enough) > 1_500
@@ -84,28 +85,30 @@ def test_every_common_password_is_refused_in_more_dresses_than_three_thousand():
     ["comfyui-keys", "ComfyUI2026!", "comfy comfy comfy", "API-Keys-API-Keys", "Admin@ComfyUI1",
      "Stable_Diffusion_1"],
 )  # fmt: skip
-def test_words_of_this_place_make_no_password(client, db, password):
+def test_words_of_this_site_are_refused(client, db, password):
     sign_up(client, "nora@example.org", password)
     assert not User.objects.exists()
 
 
-def test_the_name_of_the_platform_is_one_of_them(settings):
+def test_the_host_name_is_one_of_the_words(settings):
     settings.PUBLIC_HOST = "render.studio-owl.example"
     assert refused("studio-owl-2026")
-    assert {"render", "studioowl"} <= passwords.words()
+    assert {"render", "studioowl"} <= password_validation.site_words()
 
 
-def test_a_sentence_may_have_such_a_word():
+def test_a_passphrase_may_have_such_a_word():
     assert not refused("my comfyui paints owls at night")
 
 
 def test_the_words_are_documented():
     text = (Path(__file__).parents[2] / "docs" / "asvs.md").read_text()
     line = next(line for line in text.splitlines() if line.startswith("Words that alone make no"))
-    assert set(passwords.WORDS) == {word.strip("`.,") for word in line.split() if "`" in word}
+    assert set(password_validation.SITE_WORDS) == {
+        word.strip("`.,") for word in line.split() if "`" in word
+    }
 
 
-def test_a_password_does_not_wear_out(alice):
+def test_a_password_does_not_expire(alice):
     client = Client()
     for years in (1, 5):
         with later(timedelta(days=365 * years)):
@@ -113,7 +116,7 @@ def test_a_password_does_not_wear_out(alice):
             assert is_in(client)
 
 
-def test_changing_a_password_takes_the_one_so_far_and_a_good_one(alice):
+def test_changing_a_password_requires_the_current_one_and_a_valid_one(alice):
     client = Client()
     log_in(client)
     for former, new in (("a guess", "vqzjxkwmpt"), (PASSWORD, "ComfyUI2026!"), ("", "vqzjxkwmpt")):
@@ -122,12 +125,12 @@ def test_changing_a_password_takes_the_one_so_far_and_a_good_one(alice):
         assert alice.check_password(PASSWORD)
 
 
-@pytest.mark.parametrize("address", ["/login", "/signup", "/account/password/change"])
-def test_a_field_for_a_password_hides_it_and_takes_what_is_pasted_or_filled_in(address, alice):
+@pytest.mark.parametrize("url", ["/login", "/signup", "/account/password/change"])
+def test_a_password_field_is_masked_and_allows_paste_and_autofill(url, alice):
     client = Client()
-    if address.startswith("/account"):
+    if url.startswith("/account"):
         log_in(client)
-    page = client.get(address).text
+    page = client.get(url).text
     typed = [tag for tag in re.findall("<input[^>]*>", page) if re.search('name="[^"]*passw', tag)]
     assert typed
     for field in typed:
@@ -136,35 +139,35 @@ def test_a_field_for_a_password_hides_it_and_takes_what_is_pasted_or_filled_in(a
         assert not {"onpaste", "readonly", "maxlength"} & set(field.replace("=", " ").split())
 
 
-def test_no_script_of_ours_stops_pasting():
+def test_no_script_blocks_pasting():
     scripts = Path(our_settings.BASE_DIR, "static", "js").glob("*.js")
     assert not [script.name for script in scripts if '"paste"' in script.read_text()]
 
 
-def test_a_new_platform_has_no_accounts(db):
-    """All migrations ran, and nobody is there."""
+def test_a_new_site_has_no_accounts(db):
+    """The database is migrated and empty."""
     assert not User.objects.exists()
 
 
-def test_there_is_no_hint_and_no_secret_question():
+def test_there_is_no_hint_and_no_security_question():
     fields = {field.name for field in User._meta.get_fields()}
     assert not {name for name in fields if "hint" in name or "question" in name or "answer" in name}
 
 
-# --- What goes by mail -----------------------------------------------------------------------
+# --- Email codes and links -------------------------------------------------------------------
 
 
-def test_codes_by_mail_are_good_for_ten_minutes_at_most_and_a_link_for_an_hour():
+def test_email_codes_expire_within_ten_minutes_and_links_within_an_hour():
     from allauth.account import app_settings
 
     ten = timedelta(minutes=10)
-    assert ten >= mailcodes.GOOD_FOR
+    assert ten >= email_codes.LIFETIME
     assert timedelta(seconds=app_settings.EMAIL_VERIFICATION_BY_CODE_TIMEOUT) <= ten
     assert timedelta(seconds=app_settings.LOGIN_BY_CODE_TIMEOUT) <= ten
     assert timedelta(seconds=our_settings.PASSWORD_RESET_TIMEOUT) <= timedelta(hours=1)
 
 
-def test_a_link_to_reset_the_password_is_good_for_an_hour(client, alice, mailoutbox, monkeypatch):
+def test_a_reset_link_expires_after_an_hour(client, alice, mailoutbox, monkeypatch):
     client.post("/account/password/reset", {"email": alice.email})
     link = next(word for word in mailoutbox[-1].body.split() if "/password/reset/" in word)
     path = link.partition("8000")[2]
@@ -177,3 +180,21 @@ def test_a_link_to_reset_the_password_is_good_for_an_hour(client, alice, mailout
         )
         page = Client().get(path, follow=True)
         assert ('name="password1"' in page.text) == is_good
+
+
+def test_a_password_reset_does_not_skip_the_second_factor(alice, mailoutbox):
+    prove(alice)
+    secret = add_app(alice)
+    client = Client()
+    client.post("/account/password/reset", {"email": alice.email})
+    link = next(word for word in mailoutbox[-1].body.split() if "/password/reset/" in word)
+    form = client.get(link.partition("8000")[2], follow=True)
+    new = {"password1": "vqzjxkwmpt", "password2": "vqzjxkwmpt"}
+    client.post(form.request["PATH_INFO"], new)
+    alice.refresh_from_db()
+    assert alice.check_password("vqzjxkwmpt"), "the password was reset"
+    assert not is_in(client)
+    assert log_in(client, password="vqzjxkwmpt")["Location"] == "/login/factor"
+    assert not is_in(client)
+    client.post("/login/factor", {"code": app_code(secret)})
+    assert is_in(client)

@@ -1,4 +1,4 @@
-"""Passwords: how they are hashed, and never more at once than there is room for."""
+"""The password hasher: parameters, upgrade of hashes and the bound on concurrent passes."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,26 +22,26 @@ from tests.conftest import PASSWORD
 
 
 @pytest.fixture(autouse=True)
-def _the_real_ones(settings: Settings) -> None:
+def _real_hashers(settings: Settings) -> None:
     settings.PASSWORD_HASHERS = [
         "accounts.hashers.PasswordHasher",
         "django.contrib.auth.hashers.PBKDF2PasswordHasher",
     ]
 
 
-class Django(Argon2PasswordHasher):
-    """As it was before: Django's own, which the platform began with."""
+class DjangoHasher(Argon2PasswordHasher):
+    """Django's Argon2 hasher, which the first versions used."""
 
 
-def test_a_password_is_kept_at_rfc_9106s_cost() -> None:
+def test_a_password_is_hashed_with_the_parameters_of_rfc_9106() -> None:
     encoded = make_password(PASSWORD)
     assert encoded.startswith("argon2$argon2id$v=19$m=65536,t=3,p=4$")
     assert check_password(PASSWORD, encoded)
     assert not check_password(f"{PASSWORD}.", encoded)
 
 
-@pytest.mark.parametrize("before", [Django, PBKDF2PasswordHasher])
-def test_what_was_hashed_otherwise_is_good_and_hashed_anew(before: type[Any]) -> None:
+@pytest.mark.parametrize("before", [DjangoHasher, PBKDF2PasswordHasher])
+def test_a_hash_with_other_parameters_is_valid_and_upgraded(before: type[Any]) -> None:
     hasher = before()
     old = hasher.encode(PASSWORD, hasher.salt())
     renewed: list[str] = []
@@ -51,12 +51,12 @@ def test_what_was_hashed_otherwise_is_good_and_hashed_anew(before: type[Any]) ->
     assert renewed == [PASSWORD]
 
 
-def test_what_was_hashed_as_today_is_left_alone() -> None:
+def test_a_current_hash_is_not_upgraded() -> None:
     encoded = make_password(PASSWORD)
     assert not identify_hasher(encoded).must_update(encoded)
 
 
-def test_no_more_passes_run_at_once_than_there_is_room_for(
+def test_concurrent_passes_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lock, running, most = Lock(), 0, 0
@@ -77,16 +77,16 @@ def test_no_more_passes_run_at_once_than_there_is_room_for(
     assert most == hashers.CONCURRENCY
 
 
-def test_who_waits_too_long_is_told_to_come_back_in_words(
+def test_waiting_too_long_for_a_pass_responds_with_a_message(
     alice: User, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = BoundedSemaphore(1)
-    monkeypatch.setattr(hashers, "_line", line)
-    monkeypatch.setattr(hashers, "WAIT", 0.05)
+    monkeypatch.setattr(hashers, "_slots", line)
+    monkeypatch.setattr(hashers, "WAIT_SECONDS", 0.05)
     client.raise_request_exception = False
     with line:
-        answer = client.post("/login", {"login": alice.email, "password": PASSWORD})
-        assert answer.status_code == 503
-        assert int(answer["Retry-After"]) > 0
-        assert "Try again" in answer.text
+        response = client.post("/login", {"login": alice.email, "password": PASSWORD})
+        assert response.status_code == 503
+        assert int(response["Retry-After"]) > 0
+        assert "Try again" in response.text
     assert client.post("/login", {"login": alice.email, "password": PASSWORD}).status_code == 302

@@ -1,4 +1,4 @@
-"""Who has just shown who they are, and which ways of showing it are offered to whom."""
+"""Freshness of a session, and the reauthentication methods of each account."""
 
 import re
 from collections.abc import Callable
@@ -20,28 +20,23 @@ from allauth.socialaccount.providers.github.views import GitHubOAuth2Adapter
 from allauth.socialaccount.providers.oauth2.client import OAuth2Client
 from django.test import Client
 
+from accounts import email_codes
 from accounts.models import User
-from tests.accounts.test_signing_in import NOTICES, code_in, log_in, sign_up
-from tests.conftest import PASSWORD, show_who
+from tests.accounts.attacks import is_fresh
+from tests.accounts.test_signing_in import NOTICES
+from tests.conftest import PASSWORD, log_in_without_password, show_who
+from tests.factories import log_in, sign_up
+from tests.mail_server import code_in
 
-ASK = "/account/reauthenticate"
-BY_APP = f"{ASK}/factor"
-BY_MAIL = f"{ASK}/mail"
+REAUTHENTICATE_URL = "/account/reauthenticate"
+BY_APP = f"{REAUTHENTICATE_URL}/factor"
+BY_MAIL = f"{REAUTHENTICATE_URL}/mail"
 BY_GITHUB = "/account/logins/github/login/"
-# A page that asks whoever is not fresh.
-HURTS = "/account/data"
+# A page that requires a fresh session.
+SENSITIVE_URL = "/account/data"
 MINUTES = timedelta(minutes=1)
-# Cancel, what helps whoever forgot the password, and pictures: no ways of showing who one is.
+# Links that are no reauthentication methods: cancel, password reset, images.
 BESIDE = {"/account/", "/account/password/reset", "/static/icons.svg"}
-
-
-def is_fresh(client: Client) -> bool:
-    answer = client.get(HURTS)
-    if answer.status_code == 302:
-        assert answer["Location"] == f"{ASK}?next=%2Faccount%2Fdata"
-        return False
-    assert answer.status_code == 200
-    return True
 
 
 @pytest.fixture
@@ -52,34 +47,34 @@ def has_mail_server(settings):
 
 
 @pytest.fixture
-def was_here(alice, signed_in) -> Client:
-    """Alice's browser, some while after she logged in."""
+def stale_session(alice, signed_in) -> Client:
+    """Alice's browser, some time after she logged in."""
     client = signed_in(alice)
     show_who(client, alice, ago=11 * MINUTES)
     return client
 
 
-# --- Who is fresh ----------------------------------------------------------------------------
+# --- Freshness -------------------------------------------------------------------------------
 
 
-def test_whoever_has_just_logged_in_is_fresh(client, alice):
+def test_a_log_in_is_fresh(client, alice):
     log_in(client)
     assert is_fresh(client)
 
 
-def test_whoever_has_just_signed_up_is_fresh(client, db):
+def test_a_sign_up_is_fresh(client, db):
     sign_up(client)
     assert is_fresh(client)
 
 
 @pytest.mark.usefixtures("has_mail_server")
-def test_so_is_one_who_confirmed_the_address_on_the_way(client, db, mailoutbox):
+def test_a_sign_up_with_email_verification_is_fresh(client, db, mailoutbox):
     sign_up(client)
     client.post("/account/confirm-email", {"code": code_in(mailoutbox[-1].body)})
     assert is_fresh(client)
 
 
-def test_whoever_came_by_a_mailed_code_is_fresh(client, alice, mailoutbox):
+def test_a_log_in_by_email_code_is_fresh(client, alice, mailoutbox):
     client.post("/login/code", {"email": alice.email})
     client.post("/login/code/confirm", {"code": code_in(mailoutbox[-1].body)})
     assert is_fresh(client)
@@ -92,70 +87,63 @@ def test_whoever_came_by_a_mailed_code_is_fresh(client, alice, mailoutbox):
         (9 * MINUTES, True),
         (11 * MINUTES, False),
         (timedelta(days=30), False),
-        # From the future, by a clock that was set back since: that proves nothing.
+        # From the future, after the clock was set back.
         (-11 * MINUTES, False),
     ],
 )
-def test_it_lasts_ten_minutes(signed_in, alice, ago, fresh):
+def test_freshness_lasts_ten_minutes(signed_in, alice, ago, fresh):
     client = signed_in(alice)
     show_who(client, alice, ago=ago)
     assert is_fresh(client) == fresh
 
 
-def test_a_session_without_any_proof_is_not_fresh(client, alice):
+def test_a_session_without_proof_is_not_fresh(client, alice):
     client.force_login(alice)
     assert not is_fresh(client)
 
 
-def test_what_somebody_else_has_shown_in_this_browser_counts_for_nobody(client, alice, mallory):
+def test_a_proof_of_another_user_in_the_same_browser_does_not_count(client, alice, mallory):
     client.force_login(alice)
     show_who(client, mallory)
     assert not is_fresh(client)
 
 
-def test_what_does_not_hurt_asks_nobody(was_here):
-    for address in ("/account/", "/keys/", "/usage/", "/account/sessions", "/account/factors"):
-        assert was_here.get(address).status_code == 200, address
-    assert was_here.post("/account/", {"name": "A.", **NOTICES})["Location"] == "/account/"
+def test_harmless_actions_require_no_reauthentication(stale_session):
+    for url in ("/account/", "/keys/", "/usage/", "/account/sessions", "/account/factors"):
+        assert stale_session.get(url).status_code == 200, url
+    assert stale_session.post("/account/", {"name": "A.", **NOTICES})["Location"] == "/account/"
 
 
-def test_a_new_key_asks_only_after_twelve_hours(was_here, alice):
+def test_creating_a_key_requires_reauthentication_after_twelve_hours(stale_session, alice):
     body = {"name": "studio", "nonce": "7b4c1f0e-6f5d-4f0a-9b6e-2f5f0f6f8a11"}
-    show_who(was_here, alice, ago=timedelta(hours=12, minutes=1))
-    asked = was_here.post("/keys/generate", body)
-    assert asked["Location"] == f"{ASK}?next=%2Fkeys%2F%3Fnew%3D1"
-    back = was_here.post(asked["Location"], {"password": PASSWORD}, follow=True)
+    show_who(stale_session, alice, ago=timedelta(hours=12, minutes=1))
+    asked = stale_session.post("/keys/generate", body)
+    assert asked["Location"] == f"{REAUTHENTICATE_URL}?next=%2Fkeys%2F%3Fnew%3D1"
+    back = stale_session.post(asked["Location"], {"password": PASSWORD}, follow=True)
     assert 'value="studio"' in back.text, "what was typed is kept"
-    show_who(was_here, alice, ago=timedelta(hours=11, minutes=59))
-    assert was_here.post("/keys/generate", body).status_code == 200
+    show_who(stale_session, alice, ago=timedelta(hours=11, minutes=59))
+    assert stale_session.post("/keys/generate", body).status_code == 200
 
 
-# --- Which ways are offered ------------------------------------------------------------------
+# --- Offered methods -------------------------------------------------------------------------
 
 
 def asked(client: Client):
-    return client.get(HURTS, follow=True)
+    return client.get(SENSITIVE_URL, follow=True)
 
 
 def offered(page) -> set[str]:
-    """Where the page leads, to show who one is: its forms and its buttons."""
+    """Return the targets of the page's forms and buttons."""
     content = page.text.partition("<main")[2].partition("</main>")[0]
     found = re.findall(r'(?:action|href)="([^"]+)"', content)
     return {urlsplit(where).path for where in found} - BESIDE
 
 
-def is_asked_for_a_password(page) -> bool:
+def is_password_form(page) -> bool:
     return 'name="password"' in page.text
 
 
-def without_password(alice: User, client: Client) -> None:
-    alice.set_unusable_password()
-    alice.save()
-    client.force_login(alice)
-    show_who(client, alice, ago=11 * MINUTES)
-
-
-def prove_address(alice: User) -> None:
+def verify_email(alice: User) -> None:
     EmailAddress.objects.create(user=alice, email=alice.email, verified=True, primary=True)
 
 
@@ -164,64 +152,68 @@ def connect_github(alice: User) -> None:
     SocialAccount.objects.create(user=alice, provider="github", uid="1")
 
 
-def test_whoever_has_a_password_alone_is_asked_for_it(was_here):
-    page = asked(was_here)
-    assert is_asked_for_a_password(page)
-    assert offered(page) == {ASK}
+def test_an_account_with_only_a_password_is_asked_for_it(stale_session):
+    page = asked(stale_session)
+    assert is_password_form(page)
+    assert offered(page) == {REAUTHENTICATE_URL}
 
 
-def test_whoever_has_an_app_too_may_choose(was_here, alice):
+def test_an_account_with_an_app_can_choose(stale_session, alice):
     TOTP.activate(alice, generate_totp_secret())
-    page = asked(was_here)
-    assert is_asked_for_a_password(page)
-    assert offered(page) == {ASK, BY_APP}
-    by_app = was_here.get(f"{BY_APP}?next={HURTS}")
-    assert offered(by_app) == {ASK, BY_APP}, "and back"
+    page = asked(stale_session)
+    assert is_password_form(page)
+    assert offered(page) == {REAUTHENTICATE_URL, BY_APP}
+    by_app = stale_session.get(f"{BY_APP}?next={SENSITIVE_URL}")
+    assert offered(by_app) == {REAUTHENTICATE_URL, BY_APP}, "and back"
 
 
 @pytest.mark.usefixtures("has_mail_server")
-def test_whoever_has_no_password_and_proved_the_address_gets_a_code(was_here, alice):
-    prove_address(alice)
-    without_password(alice, was_here)
-    page = asked(was_here)
-    assert not is_asked_for_a_password(page)
+def test_an_account_without_a_password_and_with_a_verified_email_gets_a_code(stale_session, alice):
+    verify_email(alice)
+    log_in_without_password(stale_session, alice, ago=11 * MINUTES)
+    page = asked(stale_session)
+    assert not is_password_form(page)
     assert offered(page) == {BY_MAIL}
 
 
 @pytest.mark.usefixtures("has_mail_server")
-def test_with_a_mail_server_a_password_that_was_forgotten_is_no_dead_end(was_here, alice):
-    prove_address(alice)
-    page = asked(was_here)
-    assert is_asked_for_a_password(page)
-    assert offered(page) == {ASK, BY_MAIL}
+def test_with_a_mail_server_a_forgotten_password_does_not_prevent_reauthentication(
+    stale_session, alice
+):
+    verify_email(alice)
+    page = asked(stale_session)
+    assert is_password_form(page)
+    assert offered(page) == {REAUTHENTICATE_URL, BY_MAIL}
 
 
 @pytest.mark.usefixtures("has_mail_server")
-def test_an_address_that_nobody_proved_gets_no_code(was_here, alice, mailoutbox):
-    assert BY_MAIL not in offered(asked(was_here))
-    assert was_here.post(BY_MAIL, {"send": "1"})["Location"] == ASK
+def test_an_unverified_email_gets_no_code(stale_session, alice, mailoutbox):
+    assert BY_MAIL not in offered(asked(stale_session))
+    assert stale_session.post(BY_MAIL, {"send": "1"})["Location"] == REAUTHENTICATE_URL
     assert mailoutbox == []
 
 
-def test_whoever_has_github_alone_goes_there_where_there_is_no_mail_server(was_here, alice):
-    prove_address(alice)
+def test_without_a_mail_server_an_account_with_only_github_is_redirected_there(
+    stale_session, alice
+):
+    verify_email(alice)
     connect_github(alice)
-    without_password(alice, was_here)
-    page = asked(was_here)
-    assert not is_asked_for_a_password(page)
+    log_in_without_password(stale_session, alice, ago=11 * MINUTES)
+    page = asked(stale_session)
+    assert not is_password_form(page)
     assert offered(page) == {BY_GITHUB}
 
 
-def test_github_is_offered_to_nobody_who_has_a_password(was_here, alice):
+def test_github_is_not_offered_to_an_account_with_a_password(stale_session, alice):
     connect_github(alice)
-    assert BY_GITHUB not in offered(asked(was_here))
+    assert BY_GITHUB not in offered(asked(stale_session))
 
 
-# --- Each of them works ----------------------------------------------------------------------
+# --- Each method -----------------------------------------------------------------------------
 
 
 def by_password(client: Client, alice: User, mailoutbox: list) -> object:
-    return client.post(ASK, {"password": PASSWORD, "next": HURTS})
+    return client.post(REAUTHENTICATE_URL, {"password": PASSWORD, "next": SENSITIVE_URL})
 
 
 def by_app(client: Client, alice: User, mailoutbox: list) -> object:
@@ -229,21 +221,21 @@ def by_app(client: Client, alice: User, mailoutbox: list) -> object:
     TOTP.activate(alice, secret)
     counter = list(yield_hotp_counters_from_time())[1]
     code = format_hotp_value(hotp_value(secret, counter))
-    return client.post(BY_APP, {"code": code, "next": HURTS})
+    return client.post(BY_APP, {"code": code, "next": SENSITIVE_URL})
 
 
 def by_recovery_code(client: Client, alice: User, mailoutbox: list) -> object:
     TOTP.activate(alice, generate_totp_secret())
     code = RecoveryCodes.activate(alice).get_unused_codes()[0]
-    return client.post(BY_APP, {"code": code, "next": HURTS})
+    return client.post(BY_APP, {"code": code, "next": SENSITIVE_URL})
 
 
 def by_mail(client: Client, alice: User, mailoutbox: list) -> object:
-    page = client.post(BY_MAIL, {"send": "1", "next": HURTS})
-    assert f'name="next" value="{HURTS}"' in page.text
+    page = client.post(BY_MAIL, {"send": "1", "next": SENSITIVE_URL})
+    assert f'name="next" value="{SENSITIVE_URL}"' in page.text
     code = code_in(mailoutbox[-1].body)
     assert code not in page.text
-    return client.post(BY_MAIL, {"code": code.lower(), "next": HURTS})
+    return client.post(BY_MAIL, {"code": code.lower(), "next": SENSITIVE_URL})
 
 
 Way = Callable[[Client, User, list], object]
@@ -251,17 +243,19 @@ Way = Callable[[Client, User, list], object]
 
 @pytest.mark.usefixtures("has_mail_server")
 @pytest.mark.parametrize("way", [by_password, by_app, by_recovery_code, by_mail])
-def test_each_way_makes_fresh_and_leads_back(was_here, alice, mailoutbox, way: Way):
-    prove_address(alice)
-    assert not is_fresh(was_here)
-    answer = way(was_here, alice, mailoutbox)
-    assert (answer.status_code, answer["Location"]) == (302, HURTS)
-    assert is_fresh(was_here)
+def test_every_method_makes_the_session_fresh_and_redirects_back(
+    stale_session, alice, mailoutbox, way: Way
+):
+    verify_email(alice)
+    assert not is_fresh(stale_session)
+    response = way(stale_session, alice, mailoutbox)
+    assert (response.status_code, response["Location"]) == (302, SENSITIVE_URL)
+    assert is_fresh(stale_session)
 
 
-def test_github_makes_fresh_and_leads_back(was_here, alice, monkeypatch):
+def test_github_makes_the_session_fresh_and_redirects_back(stale_session, alice, monkeypatch):
     connect_github(alice)
-    without_password(alice, was_here)
+    log_in_without_password(stale_session, alice, ago=11 * MINUTES)
     monkeypatch.setattr(OAuth2Client, "get_access_token", lambda *_, **__: {"access_token": "t"})
     monkeypatch.setattr(
         GitHubOAuth2Adapter,
@@ -270,70 +264,105 @@ def test_github_makes_fresh_and_leads_back(was_here, alice, monkeypatch):
             request, {"id": 1, "login": "alice", "emails": []}
         ),
     )
-    page = asked(was_here)
+    page = asked(stale_session)
     (action,) = re.findall(rf'action="({BY_GITHUB}[^"]*)"', page.text)
-    began = was_here.post(action.replace("&amp;", "&"))
+    began = stale_session.post(action.replace("&amp;", "&"))
     (state,) = parse_qs(urlsplit(began["Location"]).query)["state"]
-    back = was_here.get(f"{BY_GITHUB}callback/", {"code": "c", "state": state})
-    assert back["Location"] == HURTS
-    assert is_fresh(was_here)
-    assert was_here.session["_auth_user_id"] == str(alice.pk)
+    back = stale_session.get(f"{BY_GITHUB}callback/", {"code": "c", "state": state})
+    assert back["Location"] == SENSITIVE_URL
+    assert is_fresh(stale_session)
+    assert stale_session.session["_auth_user_id"] == str(alice.pk)
 
 
 @pytest.mark.usefixtures("has_mail_server")
-def test_what_is_wrong_makes_nobody_fresh(was_here, alice, mailoutbox):
-    prove_address(alice)
+def test_a_wrong_proof_does_not_make_the_session_fresh(stale_session, alice, mailoutbox):
+    verify_email(alice)
     TOTP.activate(alice, generate_totp_secret())
-    was_here.post(BY_MAIL, {"send": "1"})
+    stale_session.post(BY_MAIL, {"send": "1"})
     for where, wrong in (
-        (ASK, {"password": "a guess"}),
+        (REAUTHENTICATE_URL, {"password": "a guess"}),
         (BY_APP, {"code": "000000"}),
         (BY_MAIL, {"code": "WRONG1"}),
         (BY_MAIL, {"code": ""}),
     ):
-        assert was_here.post(where, wrong).status_code == 200
-        assert not is_fresh(was_here)
+        assert stale_session.post(where, wrong).status_code == 200
+        assert not is_fresh(stale_session)
 
 
 @pytest.mark.usefixtures("has_mail_server")
-def test_a_mailed_code_is_not_guessed_for_long_and_is_good_once(was_here, alice, mailoutbox):
-    prove_address(alice)
-    was_here.post(BY_MAIL, {"send": "1"})
+def test_an_email_code_has_few_attempts_and_is_valid_once(stale_session, alice, mailoutbox):
+    verify_email(alice)
+    stale_session.post(BY_MAIL, {"send": "1"})
     for _ in range(3):
-        was_here.post(BY_MAIL, {"code": "WRONG1"})
-    was_here.post(BY_MAIL, {"code": code_in(mailoutbox[0].body)})
-    assert not is_fresh(was_here)
-    was_here.post(BY_MAIL, {"send": "1"})
+        stale_session.post(BY_MAIL, {"code": "WRONG1"})
+    stale_session.post(BY_MAIL, {"code": code_in(mailoutbox[0].body)})
+    assert not is_fresh(stale_session)
+    stale_session.post(BY_MAIL, {"send": "1"})
     code = code_in(mailoutbox[1].body)
-    was_here.post(BY_MAIL, {"code": code})
-    assert is_fresh(was_here)
-    show_who(was_here, alice, ago=11 * MINUTES)
-    was_here.post(BY_MAIL, {"code": code})
-    assert not is_fresh(was_here)
+    stale_session.post(BY_MAIL, {"code": code})
+    assert is_fresh(stale_session)
+    show_who(stale_session, alice, ago=11 * MINUTES)
+    stale_session.post(BY_MAIL, {"code": code})
+    assert not is_fresh(stale_session)
 
 
 @pytest.mark.usefixtures("has_mail_server")
-def test_a_code_for_one_question_answers_no_other(was_here, alice, mailoutbox):
-    """What lets the address be changed does not show who one is, nor the other way round."""
-    prove_address(alice)
-    show_who(was_here, alice)
-    was_here.post("/account/email", {"email": "new@example.org", "action_add": ""})
-    show_who(was_here, alice, ago=11 * MINUTES)
-    was_here.post(BY_MAIL, {"code": code_in(mailoutbox[0].body)})
-    assert not is_fresh(was_here)
-    was_here.post(BY_MAIL, {"send": "1"})
-    was_here.post("/account/email/approve", {"code": code_in(mailoutbox[1].body)})
-    assert {address for mail in mailoutbox for address in mail.to} == {alice.email}
+def test_an_email_code_for_another_purpose_is_refused(stale_session, alice, mailoutbox):
+    """A code to change the email does not reauthenticate, and the reverse."""
+    verify_email(alice)
+    show_who(stale_session, alice)
+    stale_session.post("/account/email", {"email": "new@example.org", "action_add": ""})
+    show_who(stale_session, alice, ago=11 * MINUTES)
+    stale_session.post(BY_MAIL, {"code": code_in(mailoutbox[0].body)})
+    assert not is_fresh(stale_session)
+    stale_session.post(BY_MAIL, {"send": "1"})
+    stale_session.post("/account/email/approve", {"code": code_in(mailoutbox[1].body)})
+    assert {recipient for mail in mailoutbox for recipient in mail.to} == {alice.email}
 
 
 @pytest.mark.usefixtures("has_mail_server")
-def test_no_more_than_six_codes_are_sent_in_an_hour(was_here, alice, mailoutbox):
-    prove_address(alice)
-    pages = [was_here.post(BY_MAIL, {"send": "1"}) for _ in range(7)]
+def test_at_most_six_codes_are_sent_in_an_hour(stale_session, alice, mailoutbox):
+    verify_email(alice)
+    pages = [stale_session.post(BY_MAIL, {"send": "1"}) for _ in range(7)]
     assert len(mailoutbox) == 6
     assert "enough codes" in pages[-1].text
 
 
-def test_whoever_is_not_logged_in_is_not_asked_but_led_to_log_in(client, db):
-    for address in (ASK, BY_APP, BY_MAIL, HURTS):
-        assert client.get(address)["Location"].startswith("/login?next="), address
+def test_an_anonymous_client_is_redirected_to_the_log_in(client, db):
+    for url in (REAUTHENTICATE_URL, BY_APP, BY_MAIL, SENSITIVE_URL):
+        assert client.get(url)["Location"].startswith("/login?next="), url
+
+
+def sent_code(client: Client, alice: User, mailoutbox: list) -> tuple[str, Callable]:
+    """Return a mailed code, and a function that tries codes in concurrent requests."""
+    verify_email(alice)
+    client.post(BY_MAIL, {"send": "1"})
+    purpose = client.session["mail_code"]["purpose"]
+
+    def try_concurrently(rf, codes: list[str]) -> list[bool]:
+        requests = []
+        for _ in codes:
+            request = rf.post(BY_MAIL)
+            request.user, request.session = alice, client.session
+            assert email_codes.is_pending(request, purpose)
+            requests.append(request)
+        return [
+            email_codes.accept(request, purpose, code)
+            for request, code in zip(requests, codes, strict=True)
+        ]
+
+    return code_in(mailoutbox[0].body), try_concurrently
+
+
+@pytest.mark.usefixtures("has_mail_server")
+def test_an_email_code_in_two_concurrent_requests_is_accepted_once(
+    stale_session, alice, mailoutbox, rf
+):
+    code, try_concurrently = sent_code(stale_session, alice, mailoutbox)
+    assert try_concurrently(rf, [code, code]) == [True, False]
+
+
+@pytest.mark.usefixtures("has_mail_server")
+def test_concurrent_attempts_at_an_email_code_are_counted(stale_session, alice, mailoutbox, rf):
+    code, try_concurrently = sent_code(stale_session, alice, mailoutbox)
+    assert not any(try_concurrently(rf, ["WRONG1", "WRONG2", "WRONG3", code]))

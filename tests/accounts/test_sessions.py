@@ -1,4 +1,4 @@
-"""Where one is signed in: what the page shows, who can end what, and how long a session lasts."""
+"""The session list: content, ending sessions, "last seen" and public devices."""
 
 import re
 from datetime import timedelta
@@ -18,47 +18,24 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from tests.accounts.test_signing_in import (
-    NEW_PASSWORD,
-    RESET,
-    change_password,
-    code_in,
-    is_in,
-    link_in,
-    log_in,
-)
+from accounts.sessions import stored_key
+from tests.accounts.test_signing_in import NEW_PASSWORD, RESET, change_password
 from tests.conftest import PASSWORD, show_who
+from tests.factories import FIREFOX, SAFARI, browser, is_in, log_in
+from tests.mail_server import code_in, link_in
 
 SESSIONS = "/account/sessions"
-
-WINDOWS = "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0"
-IPHONE = (
-    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 "
-    "(KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1"
-)
-
-
-def browser(agent: str = WINDOWS, address: str = "203.0.113.9") -> Client:
-    return Client(headers={"user-agent": agent}, REMOTE_ADDR=address)
-
-
-@pytest.fixture
-def here(alice) -> Client:
-    """Alice's own browser, in which she has just logged in."""
-    client = browser()
-    log_in(client)
-    return client
 
 
 @pytest.fixture
 def phone(alice, here) -> Client:
-    client = browser(IPHONE, "2001:db8::7")
+    client = browser(SAFARI, "2001:db8::7")
     log_in(client)
     return client
 
 
 def session_of(client: Client) -> UserSession:
-    return UserSession.objects.get(session_key=client.session.session_key)
+    return UserSession.objects.get(session_key=stored_key(client.session.session_key))
 
 
 def end_of(client: Client) -> str:
@@ -66,14 +43,14 @@ def end_of(client: Client) -> str:
 
 
 def panels(page) -> list[str]:
-    """What the page says of each session, in order."""
+    """Return the text of each listed session, in order."""
     return re.findall(r'<section class="panel">(.*?)</section>', page.text, re.DOTALL)
 
 
 # --- The list --------------------------------------------------------------------------------
 
 
-def test_each_device_is_listed_in_words_with_its_address_and_this_one_first(here, phone):
+def test_sessions_are_listed_with_device_and_ip_the_current_one_first(here, phone):
     own, other = panels(here.get(SESSIONS))
     assert "Firefox on Windows" in own
     assert "203.0.113.9" in own
@@ -83,16 +60,16 @@ def test_each_device_is_listed_in_words_with_its_address_and_this_one_first(here
     assert "This device" not in other
 
 
-def test_each_device_sees_itself_as_this_one(here, phone):
+def test_each_device_lists_its_own_session_as_current(here, phone):
     own, other = panels(phone.get(SESSIONS))
     assert "Mobile Safari on iOS" in own
     assert "This device" in own
     assert "This device" not in other
 
 
-def test_the_others_are_in_the_order_of_their_last_use(alice, here):
+def test_other_sessions_are_ordered_by_last_use(alice, here):
     for number in range(3):
-        log_in(browser(address=f"198.51.100.{number}"))
+        log_in(browser(ip=f"198.51.100.{number}"))
     ago = {0: 2, 1: 1, 2: 3}
     for number, hours in ago.items():
         UserSession.objects.filter(ip=f"198.51.100.{number}").update(
@@ -109,11 +86,11 @@ def test_the_others_are_in_the_order_of_their_last_use(alice, here):
         ("curl/8.5.0", "curl"),
         ("<script>alert(1)</script>", "Unknown device"),
         ("x" * 5000, "Unknown device"),
-        (WINDOWS + "; " + "x" * 5000, "Firefox on Windows"),
+        (FIREFOX + "; " + "x" * 5000, "Firefox on Windows"),
     ],
     ids=["none", "a-program", "markup", "too-long", "too-long-firefox"],
 )
-def test_a_browser_that_does_not_say_what_it_is_can_log_in_and_is_listed(alice, here, agent, words):
+def test_a_browser_without_a_user_agent_can_log_in_and_is_listed(alice, here, agent, words):
     odd = browser(agent, "198.51.100.1")
     log_in(odd)
     assert is_in(odd)
@@ -122,30 +99,30 @@ def test_a_browser_that_does_not_say_what_it_is_can_log_in_and_is_listed(alice, 
     assert "<script" not in other
 
 
-def test_one_that_has_ended_is_listed_no_more(here, phone):
+def test_an_ended_session_is_not_listed(here, phone):
     phone.post("/logout")
     (own,) = panels(here.get(SESSIONS))
     assert "This device" in own
 
 
-def test_the_page_says_nothing_that_opens_a_session(here, phone):
+def test_the_page_contains_no_session_ids_or_stored_keys(here, phone):
     page = here.get(SESSIONS)
     for client in (here, phone):
         assert client.session.session_key not in page.text
 
 
-def test_mallory_sees_her_own_alone(here, phone, mallory):
-    client = browser(address="198.51.100.66")
+def test_mallory_sees_only_her_own_sessions(here, phone, mallory):
+    client = browser(ip="198.51.100.66")
     log_in(client, mallory.email)
     (own,) = panels(client.get(SESSIONS))
     assert "198.51.100.66" in own
     assert len(panels(here.get(SESSIONS))) == 2
 
 
-def test_a_device_more_costs_three_queries_at_the_most(here, phone):
-    """allauth asks of each whether it is still good; people have few."""
+def test_one_more_session_costs_at_most_three_queries(here, phone):
+    """allauth checks each session; accounts have few."""
     few = _queries(here)
-    log_in(browser(address="198.51.100.1"))
+    log_in(browser(ip="198.51.100.1"))
     assert _queries(here) - few <= 3
 
 
@@ -155,7 +132,7 @@ def _queries(client: Client) -> int:
     return len(captured)
 
 
-# --- Ending them -----------------------------------------------------------------------------
+# --- Ending sessions -------------------------------------------------------------------------
 
 
 def test_alice_logs_out_another_device(here, phone):
@@ -168,7 +145,7 @@ def test_alice_logs_out_another_device(here, phone):
 
 
 def test_alice_logs_out_everywhere_else(alice, here, phone):
-    library = browser(address="198.51.100.1")
+    library = browser(ip="198.51.100.1")
     log_in(library)
     page = here.post(SESSIONS, follow=True)
     assert "You are logged out everywhere else." in page.text
@@ -180,7 +157,7 @@ def test_alice_logs_out_everywhere_else(alice, here, phone):
     assert "Log out everywhere else" not in page.text
 
 
-def test_ending_the_one_she_is_in_logs_her_out(here, phone):
+def test_ending_the_current_session_logs_out(here, phone):
     stolen = Client()
     stolen.cookies[our_settings.SESSION_COOKIE_NAME] = here.session.session_key
     response = here.post(end_of(here))
@@ -190,7 +167,7 @@ def test_ending_the_one_she_is_in_logs_her_out(here, phone):
     assert is_in(phone)
 
 
-def test_mallory_ends_none_of_alices(here, phone, mallory):
+def test_mallory_cannot_end_alices_sessions(here, phone, mallory):
     client = browser()
     log_in(client, mallory.email)
     for theirs in (here, phone):
@@ -201,7 +178,7 @@ def test_mallory_ends_none_of_alices(here, phone, mallory):
     assert is_in(phone)
 
 
-def test_mallorys_are_not_there_for_alice(here, mallory):
+def test_mallorys_sessions_are_404_for_alice(here, mallory):
     client = browser()
     log_in(client, mallory.email)
     theirs = here.post(end_of(client))
@@ -211,39 +188,39 @@ def test_mallorys_are_not_there_for_alice(here, mallory):
     assert is_in(client)
 
 
-def test_a_link_ends_nothing(here, phone):
+def test_a_get_request_ends_no_session(here, phone):
     assert here.get(end_of(phone)).status_code == 405
     assert is_in(phone)
 
 
-def test_another_site_ends_nothing(alice, here, phone):
+def test_a_cross_site_request_ends_no_session(alice, here, phone):
     strict = Client(enforce_csrf_checks=True)
     strict.cookies[our_settings.SESSION_COOKIE_NAME] = here.session.session_key
-    for address in (SESSIONS, end_of(phone), end_of(here)):
-        assert strict.post(address).status_code == 403
+    for url in (SESSIONS, end_of(phone), end_of(here)):
+        assert strict.post(url).status_code == 403
     assert is_in(here)
     assert is_in(phone)
 
 
-def test_nobody_ends_a_session_without_one(client, here):
-    for address in (SESSIONS, end_of(here)):
-        assert client.post(address)["Location"].startswith("/login?next=")
+def test_an_anonymous_client_ends_no_session(client, here):
+    for url in (SESSIONS, end_of(here)):
+        assert client.post(url)["Location"].startswith("/login?next=")
     assert is_in(here)
 
 
-def test_changing_the_password_ends_the_others_and_keeps_this_one(here, phone):
+def test_changing_the_password_ends_other_sessions(here, phone):
     stolen = Client()
     stolen.cookies[our_settings.SESSION_COOKIE_NAME] = here.session.session_key
     assert change_password(here, PASSWORD, NEW_PASSWORD).status_code == 302
     assert is_in(here)
     assert not is_in(phone)
-    # Whoever had copied this one's cookie is out with the others.
+    # The id of the current session is rotated, so a copied cookie is invalid.
     assert not is_in(stolen)
     (own,) = panels(here.get(SESSIONS))
     assert "This device" in own
 
 
-def test_setting_a_first_password_ends_the_others_and_keeps_this_one(alice, here, phone):
+def test_setting_a_first_password_ends_other_sessions(alice, here, phone):
     alice.set_unusable_password()
     alice.save()
     for client in (here, phone):
@@ -258,11 +235,11 @@ def test_setting_a_first_password_ends_the_others_and_keeps_this_one(alice, here
     assert not is_in(phone)
 
 
-def test_a_reset_ends_all(here, phone, mailoutbox):
-    """Also the one of a browser that was logged in when it followed the link."""
+def test_resetting_the_password_ends_all_sessions(here, phone, mailoutbox):
+    """Also the session of a logged-in browser that follows the link."""
     mailoutbox.clear()
     here.post(RESET, {"email": "alice@example.org"})
-    form = here.get(urlsplit(link_in(mailoutbox[-1])).path, follow=True)
+    form = here.get(link_in(mailoutbox[-1].body), follow=True)
     new = {"password1": NEW_PASSWORD, "password2": NEW_PASSWORD}
     assert here.post(form.request["PATH_INFO"], new).status_code == 302
     assert not is_in(here)
@@ -282,7 +259,7 @@ def seen(client: Client, *, ago: timedelta) -> UserSession:
     return session
 
 
-def test_last_seen_is_left_alone_for_five_minutes(here):
+def test_last_seen_is_not_written_within_five_minutes(here):
     before = seen(here, ago=timedelta(minutes=4, seconds=50))
     with CaptureQueriesContext(connection) as captured:
         here.get("/keys/")
@@ -292,7 +269,7 @@ def test_last_seen_is_left_alone_for_five_minutes(here):
     assert written == []
 
 
-def test_last_seen_is_written_after_five_minutes_with_the_address(here):
+def test_last_seen_is_written_after_five_minutes_with_the_ip(here):
     seen(here, ago=timedelta(minutes=5, seconds=1))
     here.get("/keys/")
     after = session_of(here)
@@ -303,19 +280,19 @@ def test_last_seen_is_written_after_five_minutes_with_the_address(here):
     assert not [query for query in captured if query["sql"].startswith("UPDATE")]
 
 
-def test_other_sessions_are_not_seen_by_it(here, phone):
+def test_last_seen_of_other_sessions_is_not_written(here, phone):
     before = seen(phone, ago=timedelta(hours=1))
     here.get("/keys/")
     assert session_of(phone).last_seen_at == before.last_seen_at
 
 
-def test_a_visitor_without_a_session_costs_no_query_for_it(client, db):
+def test_an_anonymous_request_costs_no_query_for_last_seen(client, db):
     with CaptureQueriesContext(connection) as captured:
         client.get("/login")
     assert not [query for query in captured if "usersession" in query["sql"]]
 
 
-# --- How long a session lasts ----------------------------------------------------------------
+# --- Public devices --------------------------------------------------------------------------
 
 
 def cookie(client: Client):
@@ -323,7 +300,7 @@ def cookie(client: Client):
 
 
 def ends_with_the_browser(client: Client) -> bool:
-    """Whether the cookie that the browser has been given last has no end of its own."""
+    """Return whether the last session cookie has no expiry."""
     morsel = cookie(client)
     assert bool(morsel["max-age"]) == bool(morsel["expires"])
     assert is_in(client)
@@ -348,7 +325,7 @@ def log_in_by_github(client: Client, tick: dict[str, str]) -> None:
 
 @pytest.fixture
 def by(request, alice, mailoutbox, monkeypatch):
-    """Logs in, in one of the ways that there are, and ticks "public device" or does not."""
+    """Log in with one of the methods, with or without "public device"."""
     EmailAddress.objects.create(user=alice, email=alice.email, verified=True, primary=True)
     if request.param == "password":
         return log_in_by_password
@@ -375,13 +352,13 @@ TICK = {"public_device": "on"}
 def test_a_session_on_a_public_device_ends_with_the_browser(client, by):
     by(client, TICK)
     assert ends_with_the_browser(client)
-    # And stays so, whatever is done in it.
+    # It stays a session cookie after later requests.
     client.get("/account/")
     assert ends_with_the_browser(client)
 
 
 @each_way
-def test_a_session_on_ones_own_device_lasts(client, by):
+def test_a_session_on_a_private_device_lasts(client, by):
     by(client, {})
     assert not ends_with_the_browser(client)
     assert cookie(client)["max-age"] == our_settings.SESSION_COOKIE_AGE
@@ -389,7 +366,7 @@ def test_a_session_on_ones_own_device_lasts(client, by):
 
 @each_way
 @pytest.mark.parametrize("tick", [TICK, {}], ids=["public", "own"])
-def test_the_second_factor_does_not_forget_what_was_ticked(client, alice, by, tick):
+def test_the_second_factor_keeps_the_public_device_choice(client, alice, by, tick):
     TOTP.activate(alice, generate_totp_secret())
     recovery = RecoveryCodes.activate(alice).get_unused_codes()
     by(client, tick)
@@ -399,14 +376,14 @@ def test_the_second_factor_does_not_forget_what_was_ticked(client, alice, by, ti
     assert ends_with_the_browser(client) == bool(tick)
 
 
-def test_a_password_that_is_changed_on_a_public_device_makes_it_no_other(client, alice):
+def test_changing_the_password_keeps_the_public_device_choice(client, alice):
     log_in_by_password(client, TICK)
     change_password(client, PASSWORD, NEW_PASSWORD)
     assert ends_with_the_browser(client)
 
 
-def test_the_forms_that_start_a_log_in_carry_the_tick(client, db):
-    """A script copies it into the others; without scripts the form of the code has its own."""
+def test_all_log_in_forms_have_the_public_device_checkbox(client, db):
+    """A script copies the checkbox into the other forms; the code form has its own."""
     SocialApp.objects.create(provider="github", name="GitHub", client_id="i", secret="s")
     SocialApp.objects.create(provider="google", name="Google", client_id="i", secret="s")
     page = client.get("/login").text

@@ -3,11 +3,17 @@
 from io import StringIO
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import (
+    BaseCommand,
+    CommandError,
+    call_command,
+    load_command_class,
+)
 
 from apikeys import services
+from apikeys.api.serializers import NewAPIKeySerializer
 from apikeys.models import APIKey
-from apikeys.services import Code
+from apikeys.services import VerdictCode
 from audit.models import Event
 
 
@@ -21,15 +27,39 @@ def test_issue_key_prints_the_token_alone(alice):
     printed = run("issue_key", "Alice@Example.org", "--name", "build box")
     assert printed == printed.strip() + "\n"
     verdict = services.validate(printed)
-    assert verdict.code is Code.VALID
+    assert verdict.code is VerdictCode.VALID
     assert verdict.key.name == "build box"
     assert Event.objects.get().via == "command"
 
 
 def test_issue_key_can_expire(alice):
-    run("issue_key", alice.email, "--name", "guest", "--expires-in", "7")
+    run("issue_key", alice.email, "--name", "guest", "--expires-in-days", "7")
     key = APIKey.objects.get()
     assert 6 < (key.expires_at - key.created_at).total_seconds() / 86400 < 8
+    run("issue_key", alice.email, "--name", "dated", "--expires-at", "2099-12-31")
+    assert APIKey.objects.get(name="dated").expires_at.isoformat() == "2099-12-31T23:59:59+00:00"
+
+
+def test_the_options_of_issue_key_are_named_as_the_fields_of_the_api():
+    parser = load_command_class("apikeys", "issue_key").create_parser("manage.py", "issue_key")
+    common = set(BaseCommand().create_parser("manage.py", "x").parse_args([]).__dict__)
+    options = set(parser.parse_args(["a@b.example", "--name", "x"]).__dict__) - common
+    assert options - {"email"} == set(NewAPIKeySerializer().fields)
+
+
+@pytest.mark.parametrize(
+    "moment", ["2000-01-01", "9999-12-31", "0001-01-01T00:00:00+14:00", "soon", "2200-01-01", ""]
+)
+def test_issue_key_refuses_a_time_that_no_key_lives_to(alice, moment):
+    with pytest.raises(CommandError, match="time"):
+        run("issue_key", alice.email, "--name", "x", f"--expires-at={moment}")
+    assert not APIKey.objects.exists()
+
+
+def test_issue_key_does_not_take_an_empty_scope_for_all_of_them(alice):
+    with pytest.raises(CommandError, match="A scope is empty"):
+        run("issue_key", alice.email, "--name", "x", "--scopes", "")
+    assert not APIKey.objects.exists()
 
 
 def test_issue_key_can_limit_what_the_key_may_do(alice):
@@ -42,7 +72,7 @@ def test_issue_key_can_limit_what_the_key_may_do(alice):
 @pytest.mark.parametrize("days", ["0", "-1", "99999999"])
 def test_issue_key_refuses_a_senseless_expiry(alice, days):
     with pytest.raises(CommandError, match="number of days"):
-        run("issue_key", alice.email, "--name", "x", f"--expires-in={days}")
+        run("issue_key", alice.email, "--name", "x", f"--expires-in-days={days}")
 
 
 def test_issue_key_says_what_is_wrong(alice, issue):
@@ -57,7 +87,7 @@ def test_issue_key_says_what_is_wrong(alice, issue):
 def test_revoke_key_takes_the_public_id_as_people_see_it(issue, form):
     key, token = issue()
     assert key.masked in run("revoke_key", form.format(key.public_id))
-    assert services.validate(token.reveal()).code is Code.REVOKED
+    assert services.validate(token.reveal()).code is VerdictCode.REVOKED
 
 
 def test_revoke_key_takes_a_whole_key_and_does_not_print_it(issue):

@@ -1,11 +1,14 @@
-"""How a token is kept."""
+"""Hashes of tokens."""
 
 import threading
 
+import argon2
 import pytest
+from argon2.exceptions import InvalidHashError
 
 from apikeys import tokens
-from apikeys.hashing import Busy, Cost, Hasher, UnknownPepper
+from apikeys.hashing import Cost, Hasher, UnknownPepper, keyid_in
+from core.exceptions import HashingBusy
 
 CHEAP = Cost(memory_kib=8, passes=1, lanes=1)
 
@@ -55,28 +58,58 @@ def test_another_cost_asks_for_a_rehash():
     assert hasher(cost=Cost(memory_kib=16, passes=1, lanes=1)).needs_rehash(encoded)
 
 
+def test_keys_and_hashes_of_earlier_versions_stay_good():
+    """What is derived from the pepper may never change: all keys that were made would end."""
+    one = hasher()
+    token = tokens.parse("comfyui-" + "0f" * 24 + "32d3cfb4cd9849fb", tag_keys=one.tag_keys)
+    assert isinstance(token, tokens.Token)
+    kept = (
+        "$argon2id$v=19$m=8,t=1,p=1,keyid=2tkDlROD"
+        "$qjuYjk3LV8aGMe7bfBrNQQ$NM1W9M5fKnZ8nIEi8R0lxLHnDNZzdZ0uzhw3GP4hk7E"
+    )
+    assert one.verify(token, kept, wait=1)
+    assert not one.needs_rehash(kept)
+    # Processes of two versions share what they have verified by this digest.
+    shared = "d4c1764b7a6f65d420446e77011ea41d319325478babe2f3d951727a56578dd1"
+    assert one.digest(token).hex() == shared
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    ["", "$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA", "$argon2id$v=19$m=8,t=1,p=1,keyid=2tkDlROD"],
+    ids=["nothing", "no pepper named", "cut after the pepper's name"],
+)
+def test_what_is_no_labelled_hash_is_an_error_and_not_a_wrong_key(encoded):
+    with pytest.raises(InvalidHashError):
+        hasher().verify(TOKEN, encoded, wait=1)
+    with pytest.raises(InvalidHashError):
+        keyid_in(encoded)
+
+
 def test_a_digest_depends_on_token_and_pepper():
     assert hasher().digest(TOKEN) == hasher().digest(TOKEN)
     assert hasher().digest(TOKEN) != hasher("q" * 32).digest(TOKEN)
     assert hasher().digest(TOKEN) != hasher().digest(tokens.make(tag_key=b"t" * 32))
 
 
-def test_the_line_is_bounded_and_says_when_it_does_not_move():
+def test_argon2_passes_are_bounded_and_a_caller_waits_no_longer_than_it_says(monkeypatch):
     one = hasher(concurrency=1)
-    inside, leave = threading.Event(), threading.Event()
+    has_begun, may_end = threading.Event(), threading.Event()
+    real = argon2.PasswordHasher.hash
 
-    def hold() -> None:
-        with one._turn(1):
-            inside.set()
-            leave.wait(10)
+    def slow(*args: object) -> str:
+        has_begun.set()
+        may_end.wait(10)
+        return real(*args)
 
-    holder = threading.Thread(target=hold)
-    holder.start()
+    monkeypatch.setattr(argon2.PasswordHasher, "hash", slow)
+    other = threading.Thread(target=one.hash, args=(TOKEN,), kwargs={"wait": 1})
+    other.start()
     try:
-        assert inside.wait(10)
-        with pytest.raises(Busy):
+        assert has_begun.wait(10)
+        with pytest.raises(HashingBusy):
             one.hash(TOKEN, wait=0.01)
     finally:
-        leave.set()
-        holder.join()
+        may_end.set()
+        other.join()
     assert one.hash(TOKEN, wait=1)

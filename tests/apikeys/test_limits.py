@@ -1,4 +1,4 @@
-"""Limits at the doors: of new keys for an account, and of guesses from an address."""
+"""Rate limits of new keys per account, and of guesses per client network."""
 
 import json
 import time
@@ -9,15 +9,17 @@ from django.conf import settings as platform
 from django.core.handlers.wsgi import WSGIHandler
 
 from apikeys import limits, services, tokens, usage
+from apikeys.cache.middleware import ValidationCache
+from apikeys.cache.setup import BODILESS, QUERIES, ROUTES
+from apikeys.key_hasher import key_hasher
 from apikeys.models import APIKey, Reason
 from audit.models import Via
-from audit.trail import Actor
-from config.lane import BODILESS, QUERIES, ROUTES
-from config.limits import TooOften
-from fastlane.wsgi import FastLane
-from tests.fastlane.test_lane import request, say, twin
+from audit.services import Actor
+from core.exceptions import RateLimited
+from tests.apikeys.cache.test_middleware import get_response, request, twin
+from tests.factories import generate_key
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("database_cache")]
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +37,6 @@ def few(settings):
     settings.NEW_KEYS_PER_HOUR = 2
 
 
-def generate(client, name):
-    return client.post("/keys/generate", {"name": name, "description": "", "nonce": uuid.uuid4()})
-
-
 def over_rest(client, name):
     token = client.get("/keys/") and client.cookies[platform.CSRF_COOKIE_NAME].value
     return client.post(
@@ -49,17 +47,17 @@ def over_rest(client, name):
     )
 
 
-def test_too_many_new_keys_are_refused_in_words_at_every_door(few, alice, signed_in, issue):
+def test_too_many_new_keys_are_refused_on_every_path(few, alice, signed_in, issue):
     client = signed_in(alice)
     key = issue()[0]
-    assert generate(client, "one").status_code == 200
+    assert generate_key(client, "one").status_code == 200
     assert over_rest(client, "two").status_code == 201
-    page = generate(client, "three")
+    page = generate_key(client, "three")
     rest = over_rest(client, "four")
     roll = client.post(f"/keys/{key.pk}/roll", {"overlap": "0", "nonce": uuid.uuid4()})
-    for answer in (page, rest, roll):
-        assert answer.status_code == 429
-        assert 0 < int(answer["Retry-After"]) <= 3600
+    for response in (page, rest, roll):
+        assert response.status_code == 429
+        assert 0 < int(response["Retry-After"]) <= 3600
     assert "tried too often" in page.text
     assert rest.json()["error"] == "TOO_MANY_REQUESTS"
     assert rest.json()["message"]
@@ -67,10 +65,10 @@ def test_too_many_new_keys_are_refused_in_words_at_every_door(few, alice, signed
 
 
 @pytest.mark.parametrize("via", [Via.PAGE, Via.API, Via.OAUTH])
-def test_all_doors_count_together(few, alice, issue, via):
-    for number, door in enumerate([Via.PAGE, Via.OAUTH]):
-        issue(f"key {number}", by=Actor(user=alice, via=door))
-    with pytest.raises(TooOften):
+def test_all_paths_share_one_limit(few, alice, issue, via):
+    for number, other in enumerate([Via.PAGE, Via.OAUTH]):
+        issue(f"key {number}", by=Actor(user=alice, via=other))
+    with pytest.raises(RateLimited):
         issue("one more", by=Actor(user=alice, via=via))
 
 
@@ -85,7 +83,7 @@ def test_the_operator_at_a_command_is_not_limited(few, issue):
         issue(f"key {number}")
 
 
-def test_a_form_that_comes_again_is_told_what_became_of_it(few, alice, issue):
+def test_a_form_that_is_submitted_again_is_reported_as_such(few, alice, issue):
     nonce = uuid.uuid4()
     by = Actor(user=alice, via=Via.PAGE)
     issue(nonce=nonce, by=by)
@@ -96,7 +94,7 @@ def test_a_form_that_comes_again_is_told_what_became_of_it(few, alice, issue):
 
 # --- Guesses ----------------------------------------------------------------------------------
 
-DOORS = [("POST", "/customers"), ("POST", "/api/v1/keys/validate"), ("GET", "/api/v1/auth")]
+ENDPOINTS = [("POST", "/customers"), ("POST", "/api/v1/keys/validate"), ("GET", "/api/v1/auth")]
 
 
 @pytest.fixture
@@ -109,19 +107,19 @@ def malformed():
     return token[:-1] + ("0" if token[-1] != "0" else "1")
 
 
-def ask(client, method, path, key, address="192.0.2.7"):
-    return client.generic(method, path, headers={"X-API-Key": key}, REMOTE_ADDR=address)
+def ask(client, method, path, key, client_ip="192.0.2.7"):
+    return client.generic(method, path, headers={"X-API-Key": key}, REMOTE_ADDR=client_ip)
 
 
 def flood(client, number=60):
     return [ask(client, "POST", "/customers", malformed()) for _ in range(number)]
 
 
-def test_too_many_guesses_are_told_to_wait_and_good_keys_pass(cautious, client, issue):
+def test_too_many_guesses_are_limited_and_valid_keys_are_not(cautious, client, issue):
     good = issue()[1].reveal()
-    told = [answer.status_code for answer in flood(client)]
-    assert told == [401] * 30 + [429] * 30
-    for method, path in DOORS:
+    result = [response.status_code for response in flood(client)]
+    assert result == [401] * 30 + [429] * 30
+    for method, path in ENDPOINTS:
         refused = ask(client, method, path, malformed())
         assert refused.status_code == 429
         assert 0 < int(refused["Retry-After"]) <= 60
@@ -130,111 +128,117 @@ def test_too_many_guesses_are_told_to_wait_and_good_keys_pass(cautious, client, 
         assert ask(client, method, path, good).status_code in {200, 204}
 
 
-def test_what_was_a_key_of_ours_is_no_guess(cautious, client, issue):
+def test_a_revoked_key_is_not_counted_as_a_guess(cautious, client, issue):
     key, token = issue()
     services.revoke(key, reason=Reason.DELETED_BY_OWNER)
     for _ in range(60):
         assert ask(client, "POST", "/customers", token.reveal()).status_code == 401
     flood(client)
-    answer = ask(client, "POST", "/customers", token.reveal())
-    assert (answer.status_code, answer.json()["error"]) == (401, "REVOKED")
+    response = ask(client, "POST", "/customers", token.reveal())
+    assert (response.status_code, response.json()["error"]) == (401, "REVOKED")
 
 
-def test_another_address_is_not_limited(cautious, client):
+def test_another_client_ip_is_not_limited(cautious, client):
     flood(client)
     assert ask(client, "POST", "/customers", malformed(), "192.0.2.8").status_code == 401
 
 
-def test_what_a_service_asks_about_is_not_limited(cautious, client):
+def test_validations_by_a_service_are_not_limited(cautious, client):
     flood(client)
     for _ in range(60):
-        answer = client.post(
+        response = client.post(
             "/api/v1/keys/validate", json.dumps({"key": malformed()}), "application/json",
             REMOTE_ADDR="192.0.2.7",
         )  # fmt: skip
-        assert answer.json()["code"] == "MALFORMED"
+        assert response.json()["code"] == "MALFORMED"
 
 
-def test_good_keys_are_counted_nowhere(cautious, client, issue):
+def test_valid_keys_are_not_counted(cautious, client, issue):
     good = issue()[1].reveal()
     for _ in range(60):
         assert ask(client, "POST", "/customers", good).status_code == 200
     assert ask(client, "POST", "/customers", malformed()).status_code == 401
 
 
-# --- In the lane ------------------------------------------------------------------------------
+# --- In the validation cache ------------------------------------------------------------------
 
 
 @pytest.fixture
-def lane(own_epochs, transactional_db):
-    return FastLane(
+def cached_app(own_version_table, transactional_db):
+    return ValidationCache(
         WSGIHandler(),
-        epochs=own_epochs,
-        tag_keys=services.tag_keys(),
+        versions=own_version_table,
+        tag_keys=key_hasher().tag_keys,
         routes=ROUTES,
         bodiless=BODILESS,
         queries=QUERIES,
         count=usage.count,
-        count_guess=limits.count_in_lane,
+        count_guess=limits.count_guess_locally,
         capacity=100,
     )
 
 
 @pytest.fixture
 def stopped_clock(monkeypatch):
-    from config import limits as counted
+    from core import ratelimit
 
     class Clock:
         now = time.time() // 60 * 60
 
-    monkeypatch.setattr(counted, "time", lambda: Clock.now)
+    monkeypatch.setattr(ratelimit, "time", lambda: Clock.now)
     return Clock
 
 
 def unknown():
     """With the right tag, of a key that is no more: only the database knows."""
-    return tokens.make(tag_key=services.tag_keys()[0]).reveal()
+    return tokens.make(tag_key=key_hasher().tag_keys[0]).reveal()
 
 
 @pytest.mark.parametrize("make", [malformed, unknown], ids=["malformed", "unknown"])
-@pytest.mark.parametrize(("method", "path"), DOORS)
-def test_the_lane_limits_and_says_so_as_django_does(
-    cautious, lane, stopped_clock, issue, make, method, path
+@pytest.mark.parametrize(("method", "path"), ENDPOINTS)
+def test_the_cache_limits_guesses_as_django_does(
+    cautious, cached_app, stopped_clock, issue, make, method, path
 ):
     guess = make()
-    asked = request(method, path, HTTP_X_API_KEY=guess)
-    told = [say(lane, twin(asked))[0][:3] for _ in range(60)]
-    # None is counted twice, by the lane and by Django, whom it asks how that is said.
-    assert told.count("401") == 30
-    assert told == sorted(told)
+    guess_request = request(method, path, HTTP_X_API_KEY=guess)
+    result = [get_response(cached_app, twin(guess_request))[0][:3] for _ in range(60)]
+    # No guess is counted twice, by the cache and by Django, which it calls for a response.
+    assert result.count("401") == 30
+    assert result == sorted(result)
     for _ in range(3):
-        assert say(lane, twin(asked)) == say(WSGIHandler(), twin(asked))
-    assert say(lane, twin(asked))[0].startswith("429")
+        assert get_response(cached_app, twin(guess_request)) == get_response(
+            WSGIHandler(), twin(guess_request)
+        )
+    assert get_response(cached_app, twin(guess_request))[0].startswith("429")
     good = request(method, path, HTTP_X_API_KEY=issue()[1].reveal())
     for _ in range(3):
-        assert say(lane, twin(good))[0][:1] == "2"
-        assert say(lane, twin(good)) == say(WSGIHandler(), twin(good))
+        assert get_response(cached_app, twin(good))[0][:1] == "2"
+        assert get_response(cached_app, twin(good)) == get_response(WSGIHandler(), twin(good))
     # A minute later the same is said as before.
     stopped_clock.now += 60
-    assert say(lane, twin(asked))[0].startswith("401")
-    assert say(lane, twin(asked)) == say(WSGIHandler(), twin(asked))
+    assert get_response(cached_app, twin(guess_request))[0].startswith("401")
+    assert get_response(cached_app, twin(guess_request)) == get_response(
+        WSGIHandler(), twin(guess_request)
+    )
 
 
-def test_a_limited_address_takes_nothing_from_others_in_the_lane(cautious, lane, stopped_clock):
-    asked = request("POST", "/customers", HTTP_X_API_KEY=malformed())
+def test_the_cache_does_not_limit_other_client_ips(cautious, cached_app, stopped_clock):
+    guess_request = request("POST", "/customers", HTTP_X_API_KEY=malformed())
     for _ in range(60):
-        say(lane, twin(asked))
-    other = twin(asked) | {"REMOTE_ADDR": "192.0.2.8"}
-    assert say(lane, twin(other))[0].startswith("401")
-    assert say(lane, twin(asked))[0].startswith("429")
+        get_response(cached_app, twin(guess_request))
+    other = twin(guess_request) | {"REMOTE_ADDR": "192.0.2.8"}
+    assert get_response(cached_app, twin(other))[0].startswith("401")
+    assert get_response(cached_app, twin(guess_request))[0].startswith("429")
 
 
-def test_a_flood_in_the_lane_costs_django_little(cautious, lane, stopped_clock):
-    asked = []
-    inner = lane._application
-    lane._application = lambda *given: asked.append(1) or inner(*given)
+def test_a_flood_of_guesses_is_mostly_cache_hits(cautious, cached_app, stopped_clock, monkeypatch):
+    calls = []
+    real = WSGIHandler.__call__
+    monkeypatch.setattr(
+        WSGIHandler, "__call__", lambda *arguments: calls.append(1) or real(*arguments)
+    )
     guess = request("POST", "/customers", HTTP_X_API_KEY=malformed())
     for _ in range(500):
-        say(lane, twin(guess))
-    # How it is said, once for each answer; and when it is time to tell the others.
-    assert len(asked) <= 5
+        get_response(cached_app, twin(guess))
+    # A response of each kind, and each batch that is added to the shared counter.
+    assert len(calls) <= 5

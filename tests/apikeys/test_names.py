@@ -1,10 +1,10 @@
-"""What may be a name, in any script."""
+"""Valid names, in any script."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from apikeys import names
-from config.text import has_controls, is_visible, tidy
+from apikeys.models import MAX_FOLDED, MAX_NAME
+from core.text import fold, has_controls, is_visible, tidy
 
 
 @given(st.text())
@@ -12,17 +12,17 @@ def test_tidying_twice_is_tidying_once(text):
     assert tidy(tidy(text)) == tidy(text)
 
 
-@given(st.text(max_size=names.MAX_NAME))
-@example("\ufb03" * names.MAX_NAME)
-@example("\u0390" * names.MAX_NAME)
-@example("\U0001d160" * names.MAX_NAME)
+@given(st.text(max_size=MAX_NAME))
+@example("\ufb03" * MAX_NAME)
+@example("\u0390" * MAX_NAME)
+@example("\U0001d160" * MAX_NAME)
 def test_a_folded_name_fits_its_column(text):
-    assert len(names.fold(text)) <= names.MAX_FOLDED
+    assert len(fold(text)) <= MAX_FOLDED
 
 
 @given(st.text())
 def test_names_that_differ_in_case_alone_fold_the_same(text):
-    assert names.fold(text) == names.fold(text.casefold())
+    assert fold(text) == fold(text.casefold())
 
 
 def test_an_emoji_made_of_several_characters_is_a_name():

@@ -1,4 +1,4 @@
-"""The dashboard, as a browser without scripts meets it."""
+"""The pages of keys, without scripts."""
 
 import re
 from datetime import timedelta
@@ -9,23 +9,20 @@ from django.utils import timezone
 
 from apikeys import services
 from apikeys.models import APIKey, Reason
-from apikeys.services import Code
+from apikeys.services import VerdictCode
+from tests.factories import generate_key
 
 TOKEN = re.compile(r"comfyui-[0-9a-f]{64}")
 
 
-def generate(client, name="studio", **fields):
-    return client.post("/keys/generate", {"name": name, "nonce": uuid4(), **fields})
-
-
 def test_alice_generates_a_key_and_sees_it_once(alice, signed_in):
     client = signed_in(alice)
-    answer = generate(client, description="the render box")
-    assert answer.status_code == 200
-    (plaintext,) = TOKEN.findall(answer.text)
+    response = generate_key(client, description="the render box")
+    assert response.status_code == 200
+    (plaintext,) = TOKEN.findall(response.text)
     assert services.validate(plaintext).key.name == "studio"
-    assert "will only be shown once" in answer.text
-    assert "no-store" in answer["Cache-Control"]
+    assert "will only be shown once" in response.text
+    assert "no-store" in response["Cache-Control"]
     page = client.get("/keys/")
     assert plaintext not in page.text
     assert f"{plaintext[:20]}…" in page.text
@@ -41,28 +38,28 @@ def test_the_page_has_the_words_that_comfyuis_documentation_teaches(alice, signe
 
 def test_the_plaintext_is_not_in_the_session_nor_in_a_message(alice, signed_in):
     client = signed_in(alice)
-    (plaintext,) = TOKEN.findall(generate(client).text)
+    (plaintext,) = TOKEN.findall(generate_key(client).text)
     assert plaintext[20:] not in str(dict(client.session.items()))
 
 
 def test_the_same_form_again_makes_no_second_key_and_shows_no_secret(alice, signed_in):
     client = signed_in(alice)
     nonce = uuid4()
-    (plaintext,) = TOKEN.findall(generate(client, nonce=nonce).text)
-    again = generate(client, nonce=nonce)
+    (plaintext,) = TOKEN.findall(generate_key(client, nonce=nonce).text)
+    again = generate_key(client, nonce=nonce)
     assert again.status_code == 409
     assert not TOKEN.search(again.text)
     assert "made its key already" in again.text
     assert APIKey.objects.count() == 1
-    assert services.validate(plaintext).code is Code.VALID
+    assert services.validate(plaintext).code is VerdictCode.VALID
 
 
 def test_the_same_form_after_the_key_was_deleted_makes_none_either(alice, signed_in):
     client = signed_in(alice)
     nonce = uuid4()
-    generate(client, nonce=nonce)
+    generate_key(client, nonce=nonce)
     services.revoke(APIKey.objects.get(), reason=Reason.DELETED_BY_OWNER)
-    again = generate(client, nonce=nonce)
+    again = generate_key(client, nonce=nonce)
     assert again.status_code == 409
     assert "has been deleted since" in again.text
     assert APIKey.objects.count() == 1
@@ -70,30 +67,30 @@ def test_the_same_form_after_the_key_was_deleted_makes_none_either(alice, signed
 
 def test_a_refused_form_keeps_what_was_written_and_says_what_to_do(alice, signed_in, issue):
     issue("studio")
-    answer = generate(signed_in(alice), "STUDIO", description="keep me")
-    assert answer.status_code == 400
-    assert "Choose another name" in answer.text
-    assert 'value="STUDIO"' in answer.text
-    assert 'value="keep me"' in answer.text
-    assert re.search(r'<dialog id="new-key"[^>]* open', answer.text)
+    response = generate_key(signed_in(alice), "STUDIO", description="keep me")
+    assert response.status_code == 400
+    assert "Choose another name" in response.text
+    assert 'value="STUDIO"' in response.text
+    assert 'value="keep me"' in response.text
+    assert re.search(r'<dialog id="new-key"[^>]* open', response.text)
 
 
 def test_a_refused_form_can_be_sent_again_as_it_stands(alice, signed_in):
     client = signed_in(alice)
-    refused = generate(client, "")
+    refused = generate_key(client, "")
     (nonce,) = re.findall(r'name="nonce" value="([^"]+)"', refused.text)
-    assert TOKEN.search(generate(client, "better", nonce=nonce).text)
+    assert TOKEN.search(generate_key(client, "better", nonce=nonce).text)
 
 
 @pytest.mark.parametrize("nonce", ["", "not-a-uuid"])
 def test_a_form_without_its_nonce_gets_a_new_one_and_makes_nothing(alice, signed_in, nonce):
     client = signed_in(alice)
-    answer = generate(client, "studio", nonce=nonce)
-    assert answer.status_code == 400
-    assert "Press the button once more" in answer.text
+    response = generate_key(client, "studio", nonce=nonce)
+    assert response.status_code == 400
+    assert "Press the button once more" in response.text
     assert not APIKey.objects.exists()
-    (fresh,) = re.findall(r'name="nonce" value="([^"]+)"', answer.text)
-    assert TOKEN.search(generate(client, "studio", nonce=fresh).text)
+    (fresh,) = re.findall(r'name="nonce" value="([^"]+)"', response.text)
+    assert TOKEN.search(generate_key(client, "studio", nonce=fresh).text)
 
 
 def test_a_name_shows_as_text_never_as_markup(alice, signed_in, issue):
@@ -106,11 +103,11 @@ def test_a_name_shows_as_text_never_as_markup(alice, signed_in, issue):
 def test_delete_asks_naming_the_key_and_then_ends_it(alice, signed_in, issue):
     key, token = issue("studio")
     client = signed_in(alice)
-    asked = client.get(f"/keys/{key.pk}/delete")
-    assert "Delete “studio”?" in asked.text
-    assert services.validate(token.reveal()).code is Code.VALID
+    confirmation = client.get(f"/keys/{key.pk}/delete")
+    assert "Delete “studio”?" in confirmation.text
+    assert services.validate(token.reveal()).code is VerdictCode.VALID
     done = client.post(f"/keys/{key.pk}/delete", follow=True)
-    assert services.validate(token.reveal()).code is Code.REVOKED
+    assert services.validate(token.reveal()).code is VerdictCode.REVOKED
     assert "“studio” was deleted" in done.text
     assert key.masked not in done.text
 
@@ -130,11 +127,11 @@ def test_mallory_cannot_delete_alices_key(mallory, signed_in, issue):
     client = signed_in(mallory)
     assert client.get(f"/keys/{key.pk}/delete").status_code == 404
     assert client.post(f"/keys/{key.pk}/delete").status_code == 404
-    assert services.validate(token.reveal()).code is Code.VALID
+    assert services.validate(token.reveal()).code is VerdictCode.VALID
 
 
 def test_an_owner_named_in_the_form_is_ignored(alice, mallory, signed_in):
-    generate(signed_in(mallory), owner=str(alice.pk), owner_id=str(alice.pk))
+    generate_key(signed_in(mallory), owner=str(alice.pk), owner_id=str(alice.pk))
     assert APIKey.objects.get().owner == mallory
 
 
@@ -144,7 +141,7 @@ def test_without_a_csrf_token_nothing_is_made_and_the_page_says_why(alice, issue
     key, _token = issue()
     client = Client(enforce_csrf_checks=True)
     client.force_login(alice)
-    refused = generate(client)
+    refused = generate_key(client)
     assert refused.status_code == 403
     assert "reload the page" in refused.text
     assert client.post(f"/keys/{key.pk}/delete").status_code == 403
@@ -208,13 +205,13 @@ def test_an_expired_key_is_marked(alice, signed_in, issue):
     assert "Expired" in signed_in(alice).get("/keys/").text
 
 
-def test_an_unproved_address_makes_no_key_where_there_is_a_mail_server(alice, signed_in, settings):
+def test_an_unverified_email_creates_no_key_with_a_mail_server(alice, signed_in, settings):
     settings.ACCOUNT_EMAIL_VERIFICATION = "mandatory"
-    answer = generate(signed_in(alice))
-    assert (answer.status_code, answer.url) == (302, "/account/email")
+    response = generate_key(signed_in(alice))
+    assert (response.status_code, response.url) == (302, "/account/email")
     assert not APIKey.objects.exists()
 
 
-def test_whoever_had_to_sign_in_on_the_way_finds_the_form(alice, signed_in, client):
+def test_a_redirect_after_login_leads_to_the_form(alice, signed_in, client):
     assert client.post("/keys/generate").url == "/login?next=/keys/generate"
     assert signed_in(alice).get("/keys/generate").url == "/keys/?new=1"

@@ -1,4 +1,4 @@
-"""The shape of a key."""
+"""The format of keys."""
 
 import secrets
 import string
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apikeys import tokens
-from apikeys.tokens import Refusal, Token
+from apikeys.tokens import ParseError, Token
+from tests.factories import with_checksum
 
 KEY = b"k" * 32
 OTHER = b"o" * 32
@@ -40,12 +41,12 @@ def test_space_around_a_pasted_token_is_forgiven():
 def test_a_token_tagged_with_a_retired_key_is_honoured_while_it_is_a_fallback():
     text = tokens.make(tag_key=OTHER).reveal()
     assert isinstance(tokens.parse(text, tag_keys=[KEY, OTHER]), Token)
-    assert tokens.parse(text, tag_keys=[KEY]) is Refusal.FORGED
+    assert tokens.parse(text, tag_keys=[KEY]) is ParseError.FORGED
 
 
 def test_a_token_made_up_with_a_good_checksum_is_forged():
     body = "comfyui-" + secrets.token_hex(28)
-    assert tokens.parse(body + tokens._crc(body), tag_keys=[KEY]) is Refusal.FORGED
+    assert tokens.parse(with_checksum(body), tag_keys=[KEY]) is ParseError.FORGED
 
 
 @given(position=st.integers(0, 71), replacement=st.sampled_from(string.printable + "é０٣"))
@@ -55,17 +56,17 @@ def test_any_one_character_change_is_refused(position, replacement):
     if changed == text:
         assert isinstance(tokens.parse(changed, tag_keys=[KEY]), Token)
     else:
-        assert tokens.parse(changed, tag_keys=[KEY]) is Refusal.MALFORMED
+        assert tokens.parse(changed, tag_keys=[KEY]) is ParseError.MALFORMED
 
 
 @given(st.text() | st.text(alphabet="comfyui-0123456789abcdef", min_size=60, max_size=80))
 def test_any_text_is_refused_without_an_exception(text):
-    assert tokens.parse(text, tag_keys=[KEY]) in Refusal
+    assert tokens.parse(text, tag_keys=[KEY]) in ParseError
 
 
 @given(st.text(alphabet="0123456789abcdef", min_size=64, max_size=64))
 def test_any_digits_in_the_right_shape_are_refused_without_an_exception(digits):
-    assert tokens.parse(f"comfyui-{digits}", tag_keys=[KEY]) in Refusal
+    assert tokens.parse(f"comfyui-{digits}", tag_keys=[KEY]) in ParseError
 
 
 @pytest.mark.parametrize(
@@ -97,8 +98,8 @@ def test_redaction_catches_a_key_cut_short():
 def test_redaction_catches_keys_without_anything_between():
     first, second = fresh(), fresh()
     shown = tokens.redact(first + second + second.upper())
-    is_there = first[20:] in shown or second[20:] in shown or second[20:].upper() in shown
-    assert not is_there
+    is_current = first[20:] in shown or second[20:] in shown or second[20:].upper() in shown
+    assert not is_current
 
 
 def test_redaction_leaves_other_text_alone():

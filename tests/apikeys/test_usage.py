@@ -1,15 +1,15 @@
-"""Counting uses without a write per call."""
+"""The counts of uses, without a write per request."""
 
 import logging
 from datetime import datetime, timedelta
 from threading import Event, Thread
 
 import pytest
-from django.db import OperationalError
 from django.utils import timezone
 
-from apikeys import services, usage
+from apikeys import key_networks, services, usage
 from apikeys.models import DailyUse, HourlyUse, Reason
+from tests.factories import failing_statements
 
 
 def use(token, times: int = 1) -> None:
@@ -52,7 +52,9 @@ def test_each_hour_and_each_day_has_its_own_count(issue, monkeypatch):
     assert key.last_used_at == now
 
 
-def test_counts_of_a_key_that_is_gone_cost_the_others_nothing(issue, alice):
+def test_counts_of_a_deleted_key_are_dropped_and_others_are_written(
+    issue, django_assert_num_queries
+):
     gone, gone_token = issue("gone")
     _key, token = issue("there")
     use(gone_token)
@@ -60,7 +62,8 @@ def test_counts_of_a_key_that_is_gone_cost_the_others_nothing(issue, alice):
     gone.delete()
     usage.flush()
     assert list(DailyUse.objects.values_list("key__name", "calls")) == [("there", 2)]
-    assert not usage._counted
+    with django_assert_num_queries(0):
+        usage.flush()
 
 
 def test_a_refused_key_is_not_counted(issue):
@@ -87,24 +90,20 @@ def test_many_keys_are_written_in_few_queries(issue, django_assert_max_num_queri
     assert sum(DailyUse.objects.values_list("calls", flat=True)) == 60
 
 
-def test_more_keys_than_a_batch_are_all_counted(issue, monkeypatch):
-    monkeypatch.setattr(usage, "_BATCH", 4)
+def test_more_keys_than_a_batch_are_all_counted(issue):
+    counter = usage.UsageCounter(batch=4)
     for number in range(11):
-        _key, token = issue(f"key {number}")
-        use(token, 2)
-    usage.flush()
+        key, _token = issue(f"key {number}")
+        counter.count(key.pk)
+        counter.count(key.pk)
+    counter.flush()
     assert list(DailyUse.objects.values_list("calls", flat=True)) == [2] * 11
 
 
-def test_what_cannot_be_written_is_kept_for_the_next_time(issue, monkeypatch, caplog):
+def test_counts_that_cannot_be_written_are_kept_for_the_next_flush(issue, caplog):
     _key, token = issue()
     use(token, 2)
-
-    def broken(*taken):
-        raise OperationalError("database is locked")
-
-    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
-        patched.setattr(usage, "_write", broken)
+    with failing_statements("apikeys_hourlyuse"), caplog.at_level(logging.WARNING):
         usage.flush()
     assert "kept for the next try" in caplog.text
     use(token)
@@ -112,23 +111,60 @@ def test_what_cannot_be_written_is_kept_for_the_next_time(issue, monkeypatch, ca
     assert DailyUse.objects.get().calls == 3
 
 
-def test_the_writer_goes_on_whatever_went_wrong(settings, monkeypatch, caplog):
+def test_the_writer_continues_after_any_exception(settings, caplog):
     settings.USAGE_FLUSH_INTERVAL = 0.01
     stop, tries = Event(), []
 
-    def flush():
-        tries.append("tried")
-        if len(tries) == 3:
-            stop.set()
-        raise ValueError("what nobody thought of")
+    class Failing(usage.UsageCounter):
+        def flush(self):
+            tries.append("tried")
+            if len(tries) == 3:
+                stop.set()
+            raise ValueError("unexpected")
 
-    monkeypatch.setattr(usage, "_stop", stop)
-    monkeypatch.setattr(usage, "flush", flush)
-    writer = Thread(target=usage._write_now_and_then)
+    writer = Thread(target=Failing().run, args=(stop,))
     writer.start()
     writer.join(30)
     assert len(tries) == 3
     assert "Uses could not be written" in caplog.text
+
+
+def test_a_use_that_the_system_refuses_a_thread_for_is_counted(issue, settings, monkeypatch):
+    settings.USAGE_FLUSH_INTERVAL = 3600
+    key, _token = issue()
+    counter = usage.UsageCounter()
+    started = []
+
+    def start(thread):
+        started.append(thread)
+        if len(started) == 1:
+            raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", start)
+        for _ in range(3):
+            counter.count(key.pk)
+    assert len(started) == 2
+    counter.flush()
+    assert DailyUse.objects.get().calls == 3
+
+
+def test_a_forked_child_does_not_wait_for_the_flush_of_its_parent(monkeypatch):
+    counter = usage.UsageCounter()
+    has_begun, may_end = Event(), Event()
+    # The child has a copy of the lock that this thread holds, and not the thread.
+    parent = Thread(target=counter.flush)
+    child = Thread(target=counter.flush, daemon=True)
+    monkeypatch.setattr(key_networks, "flush", lambda: has_begun.set() or may_end.wait(30))
+    parent.start()
+    assert has_begun.wait(30)
+    monkeypatch.setattr(key_networks, "flush", lambda: None)
+    counter.reset()
+    child.start()
+    child.join(30)
+    assert not child.is_alive()
+    may_end.set()
+    parent.join(30)
 
 
 @pytest.mark.parametrize("times", [1, 7])

@@ -1,15 +1,15 @@
-"""What people see of the trail: their own, and in words."""
+"""The activity page: the events of one's own account, with translated details."""
 
 from apikeys import services
 from apikeys.models import Reason
 from audit.models import Action, Event, Via
-from audit.trail import Actor, record
+from audit.services import Actor, record
 from audit.views import PER_PAGE
 
 ACTIVITY = "/account/activity"
 
 
-def test_people_see_what_happened_in_words(signed_in, alice, issue):
+def test_users_see_their_events_with_translated_details(signed_in, alice, issue):
     key, _token = issue("studio")
     services.revoke(key, reason=Reason.DELETED_BY_OWNER, by=Actor(alice, Via.PAGE, "192.0.2.7"))
     detail = {"how": "password + totp", "device": "Firefox on Windows"}
@@ -25,13 +25,13 @@ def test_people_see_what_happened_in_words(signed_in, alice, issue):
         assert words in page
 
 
-def test_nobody_sees_what_happened_to_somebody_else(signed_in, alice, mallory, issue):
+def test_users_do_not_see_events_of_other_accounts(signed_in, alice, mallory, issue):
     key, _token = issue("studio")
     assert key.public_id not in signed_in(mallory).get(ACTIVITY).text
     assert Event.objects.filter(account=alice).exists()
 
 
-def test_staff_are_not_named_to_people(signed_in, alice, sam):
+def test_users_do_not_see_names_of_staff(signed_in, alice, sam):
     detail = {"page": "accounts.user"}
     record(Action.STAFF_VIEWED, account_id=alice.pk, by=Actor(sam, Via.ADMIN), detail=detail)
     page = signed_in(alice).get(ACTIVITY).text
@@ -40,7 +40,7 @@ def test_staff_are_not_named_to_people(signed_in, alice, sam):
     assert "accounts.user" not in page
 
 
-def test_a_long_trail_comes_in_pages_by_few_queries(
+def test_many_events_are_paginated_with_few_queries(
     signed_in, alice, django_assert_max_num_queries
 ):
     for _ in range(PER_PAGE + 1):
@@ -52,7 +52,7 @@ def test_a_long_trail_comes_in_pages_by_few_queries(
     assert client.get(f"{ACTIVITY}?page=2").text.count("Signed out") == 1
 
 
-def test_what_was_written_into_a_detail_is_text(signed_in, alice):
+def test_details_are_escaped(signed_in, alice):
     detail = {"url": "<script>alert(1)</script>"}
     record(Action.KEY_LEAKED, account_id=alice.pk, by=Actor(via=Via.LEAK_REPORT), detail=detail)
     page = signed_in(alice).get(ACTIVITY).text

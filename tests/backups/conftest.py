@@ -1,11 +1,11 @@
-"""A file of tombstones of each test's own."""
+"""A tombstone file for each test."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backups.tombstones import Known, read
+from backups.tombstones import TombstoneLog, read
 
 
 @pytest.fixture
@@ -15,9 +15,9 @@ def file(settings: Any, tmp_path: Path) -> Path:
     return path
 
 
-def what(known: Known) -> list[tuple[str, tuple[str, ...], bool | None]]:
-    return [(mark.state, mark.ids, known.outcomes.get(mark.number)) for mark in known.marks]
+def entries(log: TombstoneLog) -> list[tuple[str, tuple[str, ...], bool | None]]:
+    return [(each.state, each.ids, log.outcomes.get(each.number)) for each in log.tombstones]
 
 
-def told(file: Path) -> list[tuple[str, tuple[str, ...], bool | None]]:
-    return what(read([file]))
+def read_entries(file: Path) -> list[tuple[str, tuple[str, ...], bool | None]]:
+    return entries(read([file]))

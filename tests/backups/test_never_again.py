@@ -1,5 +1,5 @@
-"""Whatever comes in whatever order, machines that stop in the middle included: no key that was
-deleted is ever good again, and none dies that nobody wanted dead.
+"""A state machine: in any order of operations, with machines that stop in the middle, no deleted
+key is ever valid again, and no other key is revoked.
 """
 
 import json
@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django
-from django.db import connection, transaction
+from django.core.management import call_command
+from django.db import transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -26,23 +27,23 @@ from accounts.models import User
 from accounts.services import delete_account
 from apikeys import services
 from apikeys.models import APIKey, Reason
-from apikeys.services import Code
+from apikeys.services import VerdictCode
 from audit.models import Event
-from audit.trail import Actor
-from backups import marking
-from backups.replay import replay
+from audit.services import Actor
+from backups import tombstone_recorder
+from backups.replay_tombstones import replay
 from backups.tombstones import as_text, read
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def _nobody_elses_file(settings: Any) -> None:
-    """Whatever the machine says of it is undone after the test."""
+def _no_tombstone_file(settings: Any) -> None:
+    """The state machine sets TOMBSTONES_FILE; the fixture restores it."""
     settings.TOMBSTONES_FILE = None
 
 
-# With what a backup would bring back: each table's rows as they are.
+# The tables that backups of the state machine contain.
 _TABLES = [User, APIKey, Event]
 _number = st.integers(min_value=0, max_value=99)
 
@@ -52,36 +53,28 @@ def _rows() -> dict[Any, list[dict[str, Any]]]:
 
 
 def _clear() -> None:
-    with connection.cursor() as cursor:
-        for model in reversed(_TABLES):
-            table = connection.ops.quote_name(model._meta.db_table)
-            if connection.vendor == "postgresql":
-                cursor.execute(f"TRUNCATE {table} CASCADE")
-            else:
-                cursor.execute(f"DELETE FROM {table}")  # noqa: S608 (our own tables)
+    call_command("flush", verbosity=0, interactive=False)
 
 
-class Life(RuleBasedStateMachine):
-    """Keys of one platform, on a database that is lost now and then. A second machine has a file
-    of tombstones of its own.
-    """
+class Platform(RuleBasedStateMachine):
+    """A platform on two machines with a tombstone file each. Its database may be lost."""
 
     def __init__(self) -> None:
         super().__init__()
         _clear()
         self.folder = Path(tempfile.mkdtemp())
         self.files = [self.folder / "here", self.folder / "there"]
-        self.at(0)
+        self.use(0)
         self.tokens: dict[str, str] = {}
-        self.dead: set[str] = set()
-        self.wanted_dead: set[str] = set()
+        self.revoked: set[str] = set()
+        self.rolled_back: set[str] = set()
         self.backups: list[tuple[datetime, dict[Any, list[dict[str, Any]]]]] = []
-        # Something to be deleted, in something to be restored.
+        # A first key to delete, and a first backup to restore.
         self.issue(0)
         self.issue(1)
         self.back_up()
 
-    def at(self, machine: int) -> None:
+    def use(self, machine: int) -> None:
         django.TOMBSTONES_FILE = self.files[machine % 2]
 
     def pick(self, number: int) -> APIKey | None:
@@ -96,39 +89,39 @@ class Life(RuleBasedStateMachine):
 
     @rule(number=_number, machine=_number, stops=st.booleans())
     def revoke(self, number: int, machine: int, stops: bool) -> None:
-        self.at(machine)
+        self.use(machine)
         if key := self.pick(number):
             assert services.revoke(key, reason=Reason.DELETED_BY_OWNER)
-            self.dead.add(key.public_id)
+            self.revoked.add(key.public_id)
             if stops:
-                self.stop_before_the_last_line(machine)
+                self.drop_last_outcome(machine)
 
     @rule(number=_number, machine=_number)
     def revoke_and_roll_back(self, number: int, machine: int) -> None:
-        self.at(machine)
+        self.use(machine)
         if key := self.pick(number):
             with transaction.atomic():
                 services.revoke(key, reason=Reason.DELETED_BY_OWNER)
                 transaction.set_rollback(True)
-            self.wanted_dead.add(key.public_id)
+            self.rolled_back.add(key.public_id)
 
     @rule(number=_number, machine=_number)
-    def suspend_and_give_back(self, number: int, machine: int) -> None:
-        self.at(machine)
+    def suspend_and_restore(self, number: int, machine: int) -> None:
+        self.use(machine)
         if key := self.pick(number):
             services.suspend(key, by=Actor())
             services.restore(key, by=Actor())
 
     @rule(number=_number, machine=_number)
-    def leave(self, number: int, machine: int) -> None:
-        self.at(machine)
+    def delete_account(self, number: int, machine: int) -> None:
+        self.use(machine)
         if key := self.pick(number):
             theirs = APIKey.objects.filter(owner=key.owner)
-            self.dead |= set(theirs.values_list("public_id", flat=True))
+            self.revoked |= set(theirs.values_list("public_id", flat=True))
             delete_account(key.owner)
 
-    def stop_before_the_last_line(self, machine: int) -> None:
-        """What a machine leaves that stopped after a commit: nobody said that it happened."""
+    def drop_last_outcome(self, machine: int) -> None:
+        """Remove the last outcome, as if the machine had stopped after the commit."""
         file = self.files[machine % 2]
         lines = file.read_text().splitlines(keepends=True)
         assert "of" in json.loads(lines[-1])
@@ -141,40 +134,39 @@ class Life(RuleBasedStateMachine):
     @rule(number=_number, lost=st.booleans())
     def restore(self, number: int, lost: bool) -> None:
         made_at, rows = self.backups[number % len(self.backups)]
-        there = [file for file in self.files if file.exists()]
-        known = read(there)
-        assert known.torn == 0
+        existing = [file for file in self.files if file.exists()]
+        log = read(existing)
+        assert log.torn == 0
         if not lost:
-            doubts = [mark for mark in known.marks if mark.number not in known.outcomes]
-            survey = self.folder / "survey"
-            told = marking.of_database(doubts)
-            survey.write_text("".join(as_text(mark, happened=true) for mark, true in told))
-            known = read([*there, survey])
+            current = self.folder / "current"
+            state = tombstone_recorder.from_database(log.unresolved)
+            current.write_text("".join(as_text(each, happened=done) for each, done in state))
+            log = read([*existing, current])
         file, django.TOMBSTONES_FILE = django.TOMBSTONES_FILE, None
         _clear()
         for model in _TABLES:
             model._base_manager.bulk_create(model(**row) for row in rows[model])
-        replay(known, made_at=made_at)
+        replay(log, made_at=made_at)
         django.TOMBSTONES_FILE = file
 
     @invariant()
-    def the_dead_stay_dead(self) -> None:
-        alive = {id_ for id_, token in self.tokens.items() if self.is_good(token)}
-        assert not alive & self.dead
-        here = set(APIKey.objects.values_list("public_id", flat=True))
-        assert here - alive <= self.dead | self.wanted_dead
+    def revoked_keys_stay_revoked(self) -> None:
+        valid = {id_ for id_, token in self.tokens.items() if self.is_valid(token)}
+        assert not valid & self.revoked
+        existing = set(APIKey.objects.values_list("public_id", flat=True))
+        assert existing - valid <= self.revoked | self.rolled_back
 
-    def is_good(self, token: str) -> bool:
-        return services.validate(token).code is Code.VALID
+    def is_valid(self, token: str) -> bool:
+        return services.validate(token).code is VerdictCode.VALID
 
     def teardown(self) -> None:
         _clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def test_no_deleted_key_is_ever_good_again() -> None:
+def test_no_deleted_key_is_ever_valid_again() -> None:
     run_state_machine_as_test(
-        Life,
+        Platform,
         settings=settings(
             max_examples=25,
             stateful_step_count=20,

@@ -1,31 +1,32 @@
-"""A real Chromium against a real platform, and the people who sit in front of it.
+"""Fixtures for Chromium against a real platform: accounts, log-in and common steps.
 
-Knows how people get in and where the pages are; what they may expect there, the tests say.
+What the pages must do is in the tests.
 """
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.servers import ROOT, Platform, platform
+from tests.factories import PASSWORD
+from tests.platforms import ROOT, Platform, Pool
 
-PASSWORD = "correct horse battery staple"
 SCREENSHOTS = ROOT / "var" / "screenshots"
-# Not a loopback address, so plain http on it is an insecure context: a LAN, to the browser.
+# Not a loopback address: to the browser, plain http on it is an insecure context, as on a LAN.
 LAN_HOST = "keys.test"
 
-# The sign-in form lets 30 through a minute: most tests bring a session with them instead.
+# The login form allows 30 attempts a minute, so most tests start with a session.
 _POOL = 200
 _MAKE_PEOPLE = """
 import json, time, uuid
@@ -70,9 +71,16 @@ print(json.dumps([settings.SESSION_COOKIE_NAME, made]))
 """
 
 
+def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
+    """Fill in and submit the login form that is open on `page`."""
+    page.get_by_label(re.compile("e-?mail", re.IGNORECASE)).fill(email)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Log in").click()
+
+
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody with an account, a confirmed address and no keys yet."""
+    """An account with a confirmed e-mail and no keys."""
 
     email: str
     name: str
@@ -84,25 +92,23 @@ Generate = Callable[..., str]
 Shoot = Callable[[Page, str], None]
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Playwright keeps an event loop in this thread until the session ends, and Django refuses
-    # its database to a thread that has one.
-    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+def chromium() -> str:
+    """Return the path of Chromium."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not path or not shutil.which(path):
+        pytest.exit(
+            f"The browser tests need Chromium, and {path or 'chromium on PATH'} is not there: "
+            "install it, or set CHROMIUM to its path.",
+            returncode=1,
+        )
+    return path
 
 
 @pytest.fixture(scope="session")
 def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not chromium or not shutil.which(chromium):
-        pytest.exit(
-            f"The browser tests need Chromium, and {chromium or 'chromium on PATH'} is not there: "
-            "install it, or set CHROMIUM to its path.",
-            returncode=1,
-        )
     return {
         **browser_type_launch_args,
-        "executable_path": chromium,
+        "executable_path": os.environ.get("HEADLESS_SHELL") or chromium(),
         "args": [
             "--no-sandbox",
             "--disable-gpu",
@@ -113,16 +119,35 @@ def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[s
             "--disable-sync",
             f"--host-resolver-rules=MAP {LAN_HOST} 127.0.0.1",
         ],
-        # Playwright turns this cache off. People have it, and it keeps whole pages.
+        # Playwright disables the back/forward cache, which keeps whole pages in real browsers.
         "ignore_default_args": ["--disable-back-forward-cache"],
     }
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """The platform, as `make run` starts it."""
-    with platform(tmp_path_factory.mktemp("browser")) as running:
-        yield running
+def _browsers(launch_browser: Callable[..., Browser]) -> Iterator[Callable[[str | None], Browser]]:
+    """Yield a function that returns the running browser of an executable, started once."""
+    with ExitStack() as stack:
+
+        @cache
+        def launched(path: str | None) -> Browser:
+            started = launch_browser(**({"executable_path": path} if path else {}))
+            stack.callback(started.close)
+            return started
+
+        yield launched
+
+
+@pytest.fixture
+def browser(request: pytest.FixtureRequest, _browsers: Callable[[str | None], Browser]) -> Browser:
+    """Return HEADLESS_SHELL if it is set, or Chromium for tests that are marked with `chromium`."""
+    return _browsers(chromium() if request.node.get_closest_marker("chromium") else None)
+
+
+@pytest.fixture(scope="session")
+def site(pool: Pool) -> Platform:
+    """Return the platform as `make run` starts it."""
+    return pool()
 
 
 @pytest.fixture(scope="session")
@@ -131,22 +156,17 @@ def base_url(site: Platform) -> str:
 
 
 @pytest.fixture(scope="session")
-def lan(site: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a second platform, known by a name that no browser calls secure."""
-    folder = tmp_path_factory.mktemp("lan")
-    # Hashing and compressing static files takes seconds, and they are the same ones.
-    collected = Path(site.environment["VAR_DIR"])
-    shutil.copytree(collected / "static", folder / "static", copy_function=os.link)
-    shutil.copy2(collected / ".static-stamp", folder)
+def lan(pool: Pool) -> str:
+    """Return the URL of a second platform, with a host name that is no secure context."""
     # TLS is off: naming it makes `platform` wait for the port instead of /ready, which answers
     # at PUBLIC_URL's host only.
-    with platform(folder, PUBLIC_URL=f"http://{LAN_HOST}", TLS="off") as running:
-        yield f"http://{LAN_HOST}:{urlsplit(running.url).port}"
+    running = pool(PUBLIC_URL=f"http://{LAN_HOST}", TLS="off")
+    return f"http://{LAN_HOST}:{urlsplit(running.url).port}"
 
 
 @pytest.fixture(scope="session")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a page on another origin, where ComfyUI could be."""
+    """Yield the URL of a page on another origin, such as ComfyUI's."""
     folder = tmp_path_factory.mktemp("comfyui")
     (folder / "index.html").write_text(
         '<!doctype html><html lang="en"><title>ComfyUI</title><link rel="icon" href="data:,">'
@@ -161,7 +181,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def clipboard(elsewhere: str) -> Callable[[Page], str]:
-    """What is in a page's clipboard. Our own pages may not look: another one does."""
+    """Return a function that reads the clipboard, on a page of another origin: ours may not."""
 
     def read(page: Page) -> str:
         assert page.evaluate("navigator.clipboard.readText().catch(error => error.name)") == (
@@ -183,8 +203,8 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="session")
-def people(site: Platform) -> list[Person]:
-    """Accounts enough for every test. The first one is staff."""
+def accounts(site: Platform) -> list[Person]:
+    """Return enough accounts for all tests. The first one is staff."""
     printed = site.manage(
         "shell", "--no-imports", "-c", _MAKE_PEOPLE.format(password=PASSWORD, pool=_POOL)
     )
@@ -196,24 +216,24 @@ def people(site: Platform) -> list[Person]:
 
 
 @pytest.fixture(scope="session")
-def sam(people: list[Person]) -> Person:
-    return people[0]
+def sam(accounts: list[Person]) -> Person:
+    return accounts[0]
 
 
 @pytest.fixture(scope="session")
-def _strangers(people: list[Person]) -> Iterator[Person]:
-    return iter(people[1:])
+def _accounts(accounts: list[Person]) -> Iterator[Person]:
+    return iter(accounts[1:])
 
 
 @pytest.fixture
-def alice(_strangers: Iterator[Person]) -> Person:
-    """An alice of this test's own."""
-    return next(_strangers)
+def alice(_accounts: Iterator[Person]) -> Person:
+    """Return an account that no other test uses."""
+    return next(_accounts)
 
 
 @pytest.fixture
 def enter(new_context: Callable[..., BrowserContext], alice: Person) -> Enter:
-    """Opens the keys page in a new browser profile where alice, or `person`, is signed in."""
+    """Return a function that opens the keys page in a new browser profile, logged in."""
 
     def open_keys(person: Person = alice, **options: Any) -> Page:
         context = new_context(**options)
@@ -227,14 +247,14 @@ def enter(new_context: Callable[..., BrowserContext], alice: Person) -> Enter:
 
 @pytest.fixture(scope="session")
 def generate() -> Generate:
-    """Generates a key as a person does, and returns what the page then shows."""
+    """Return a function that creates a key on the page, and returns the key shown."""
 
     def press(page: Page, name: str = "studio", description: str = "") -> str:
         page.get_by_role("button", name="+ New").click()
         page.get_by_label("API Key name").fill(name)
         page.get_by_label("Description").fill(description)
         page.get_by_role("button", name="Generate").click()
-        # The field is there before the page's scripts are.
+        # The field exists before the page's scripts run.
         expect(page.get_by_role("button", name="Copy")).to_be_focused()
         return page.locator("#plaintext").input_value()
 
@@ -243,12 +263,12 @@ def generate() -> Generate:
 
 @pytest.fixture(scope="session")
 def keep(generate: Generate) -> Generate:
-    """Generates a key, copies it and comes back to the list."""
+    """Return a function that creates a key, copies it and returns to the list."""
 
     def press(page: Page, name: str = "studio", description: str = "") -> str:
         key = generate(page, name, description)
         page.get_by_role("button", name="Copy").click()
-        # Until then the page asks whether one really means to leave.
+        # Until the key is copied, the page asks before one leaves.
         expect(page.get_by_role("status")).to_have_text("Copied")
         page.get_by_role("link", name="Close").click()
         expect(page.get_by_role("dialog")).to_have_count(0)
@@ -259,11 +279,11 @@ def keep(generate: Generate) -> Generate:
 
 @pytest.fixture(scope="session")
 def shoot() -> Shoot:
-    """Takes a picture of the page into var/screenshots/, with no key in it."""
+    """Return a function that saves a screenshot to var/screenshots/, with the key masked."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
 
     def press(page: Page, name: str) -> None:
-        # Artefacts outlive the test: what they show must open nothing.
+        # Screenshots are kept, so they must not show a valid key.
         page.locator("#plaintext").evaluate_all(
             "fields => fields.forEach(field => { field.value = 'comfyui-' + '0'.repeat(64) })"
         )
@@ -274,7 +294,7 @@ def shoot() -> Shoot:
 
 @pytest.fixture(scope="session")
 def remains() -> Callable[[Page], str]:
-    """All that the page holds: its source, what its fields say, and what it put aside."""
+    """Return a function that returns all a page holds: source, field values and storage."""
 
     def read(page: Page) -> str:
         return page.content() + page.evaluate(

@@ -1,4 +1,4 @@
-"""A machine and a site are given keys, by somebody at a real Chromium."""
+"""A device and a site get keys, approved by a user in Chromium."""
 
 import re
 import ssl
@@ -14,51 +14,49 @@ import trustme
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser.conftest import LAN_HOST, Shoot
-from tests.browser.test_accessibility import objections
+from tests.browser.test_accessibility import violations
 from tests.browser.test_keyboard import tab_to
-from tests.servers import Platform
-
-pytestmark = pytest.mark.browser
+from tests.platforms import Platform, clear_limits, shell
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 HOSTILE = "W" * 60 + "\u202e<b>x</b>"
 
 
 class Machine:
-    """Something without a browser that wants a key."""
+    """A device without a browser that asks for a key."""
 
     def __init__(self, url: str, name: str = "render box") -> None:
         self._http = requests.Session()
         self._http.trust_env = False
         self._url = url
-        self.told = self._post("/oauth/device/code", client_id="comfy-key", device_name=name)
-        self.code = self.told["user_code"]
+        self.device = self._post("/oauth/device/code", client_id="comfy-key", device_name=name)
+        self.code = self.device["user_code"]
 
     def _post(self, path: str, **fields: str) -> dict[str, Any]:
-        told: dict[str, Any] = self._http.post(self._url + path, data=fields, timeout=30).json()
-        return told
+        answer: dict[str, Any] = self._http.post(self._url + path, data=fields, timeout=30).json()
+        return answer
 
     def fetch(self) -> dict[str, Any]:
         return self._post(
             "/oauth/token",
             grant_type=DEVICE_GRANT,
             client_id="comfy-key",
-            device_code=self.told["device_code"],
+            device_code=self.device["device_code"],
         )
 
-    def whose(self, key: str) -> str:
+    def owner_of(self, key: str) -> str:
         answer = self._http.post(f"{self._url}/customers", headers={"X-API-Key": key}, timeout=30)
         email: str = answer.json()["email"]
         return email
 
 
 @pytest.fixture(autouse=True)
-def _from_nowhere_in_particular(site: Platform) -> None:
-    """All tests come from one address, and that may start only so many machines an hour."""
-    site.manage("shell", "--no-imports", "-c", "from django.core.cache import cache; cache.clear()")
+def _no_limits(site: Platform) -> None:
+    """Clear the limit on device requests: all tests have one client IP."""
+    clear_limits(site)
 
 
-# --- Machines ---------------------------------------------------------------------------------
+# --- Devices ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -73,7 +71,7 @@ def _from_nowhere_in_particular(site: Platform) -> None:
         ("no-scripts", {"java_script_enabled": False}),
     ],
 )
-def test_alice_gives_her_machine_a_key(
+def test_alice_gives_her_device_a_key(
     enter: Callable[..., Page],
     base_url: str,
     alice: Any,
@@ -83,7 +81,7 @@ def test_alice_gives_her_machine_a_key(
 ) -> None:
     machine = Machine(base_url)
     page = enter(**options)
-    page.goto(machine.told["verification_uri_complete"])
+    page.goto(machine.device["verification_uri_complete"])
     expect(page.get_by_label("Code")).to_have_value(machine.code)
     shoot(page, f"device-code-{look}")
     page.get_by_role("button", name="Go on").click()
@@ -96,7 +94,7 @@ def test_alice_gives_her_machine_a_key(
     expect(page.get_by_role("heading", name="Confirmed")).to_be_visible()
 
     token = machine.fetch()["access_token"]
-    assert machine.whose(token) == alice.email
+    assert machine.owner_of(token) == alice.email
     page.reload()
     expect(page.get_by_role("heading", name="The machine has its key")).to_be_visible()
     page.get_by_role("link", name="To your keys").click()
@@ -104,9 +102,7 @@ def test_alice_gives_her_machine_a_key(
     assert token not in page.content()
 
 
-def test_alice_types_and_confirms_with_the_keyboard_alone(
-    enter: Callable[..., Page], base_url: str
-) -> None:
+def test_a_device_is_confirmed_by_keyboard_alone(enter: Callable[..., Page], base_url: str) -> None:
     machine = Machine(base_url)
     page = enter()
     page.goto("/device")
@@ -124,7 +120,7 @@ def test_alice_types_and_confirms_with_the_keyboard_alone(
     assert machine.fetch()["key_name"] == "typed"
 
 
-def test_alice_denies_a_machine_that_is_not_hers(enter: Callable[..., Page], base_url: str) -> None:
+def test_a_device_is_denied(enter: Callable[..., Page], base_url: str) -> None:
     machine = Machine(base_url)
     page = enter()
     page.goto(f"/device?user_code={machine.code}")
@@ -137,9 +133,7 @@ def test_alice_denies_a_machine_that_is_not_hers(enter: Callable[..., Page], bas
     expect(page.get_by_text("No machine waits with this code.")).to_be_visible()
 
 
-def test_a_day_of_alices_choice_is_when_the_key_ends(
-    enter: Callable[..., Page], base_url: str
-) -> None:
+def test_the_key_expires_on_the_chosen_day(enter: Callable[..., Page], base_url: str) -> None:
     machine = Machine(base_url)
     page = enter()
     page.goto(f"/device?user_code={machine.code}")
@@ -151,27 +145,27 @@ def test_a_day_of_alices_choice_is_when_the_key_ends(
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
-def test_what_a_machine_says_of_itself_stays_text_and_within_the_page(
+def test_a_devices_name_is_escaped_and_fits_the_page(
     enter: Callable[..., Page], base_url: str, width: int
 ) -> None:
     machine = Machine(base_url, HOSTILE)
     page = enter(viewport={"width": width, "height": 844}, bypass_csp=True)
     page.goto(f"/device?user_code={machine.code}")
-    found = {"code": objections(page)}
+    found = {"code": violations(page)}
     page.get_by_role("button", name="Go on").click()
     expect(page.get_by_text("<b>x</b>")).to_be_visible()
     assert page.locator("main b").count() == 0
     beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(beyond) <= 0
-    found["confirm"] = objections(page)
+    found["confirm"] = violations(page)
     page.get_by_role("button", name="Confirm").click()
-    found["done"] = objections(page)
+    found["done"] = violations(page)
     assert {place: said for place, said in found.items() if said} == {}
 
 
 # --- Sites ------------------------------------------------------------------------------------
 
-# What a site does that signs people in: PKCE with the browser's own means, and no cookie of ours.
+# A site that logs users in: PKCE with the browser's Web Crypto, and no cookie of the platform.
 _PAGE = """<!doctype html><html lang="en"><title>ComfyUI</title><link rel="icon" href="data:,">
 <h1>Waiting</h1><button>Sign in</button><script type="module">
 const platform = "%s", here = location.origin, back = here + "/callback";
@@ -207,7 +201,7 @@ if (location.pathname === "/callback") {
 
 @contextmanager
 def comfyui(platform: str, *, host: str, tls: bool = False) -> Iterator[str]:
-    """A site of its own at `host`; its origin."""
+    """Run a site at `host`, and yield its origin."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -228,7 +222,7 @@ def comfyui(platform: str, *, host: str, tls: bool = False) -> Iterator[str]:
             server.socket = context.wrap_socket(
                 server.socket,
                 server_side=True,
-                # In the thread of each connection: Chromium opens some that it never uses.
+                # In a thread for each connection: Chromium opens some that it never uses.
                 do_handshake_on_connect=False,
             )
         thread = Thread(target=server.serve_forever)
@@ -241,17 +235,16 @@ def comfyui(platform: str, *, host: str, tls: bool = False) -> Iterator[str]:
 
 
 def list_site(site: Platform, origin: str) -> None:
-    # Not by the form, which knows that the name is one for tests: here it stands for a public one.
-    site.manage(
-        "shell",
-        "--no-imports",
-        "-c",
-        f"from oauth.models import Site; Site.objects.create(origin={origin!r})",
+    # Not through the form, which refuses names reserved for tests: this one counts as public.
+    shell(
+        site,
+        "from oauth.models import Site; Site.objects.create(origin=given['origin'])",
+        origin=origin,
     )
 
 
 @pytest.mark.parametrize("where", ["loopback", "listed"])
-def test_a_site_signs_alice_in_with_a_key_of_its_own(
+def test_a_site_gets_a_key_for_alice(
     enter: Callable[..., Page],
     site: Platform,
     base_url: str,
@@ -273,13 +266,13 @@ def test_a_site_signs_alice_in_with_a_key_of_its_own(
         expect(page.get_by_label("Expires")).to_have_value("90")
         shoot(page, f"authorize-{where}")
         page.get_by_role("button", name="Allow").click()
-        # The policy of the page lets the form lead here, which Chromium would else refuse.
+        # The page's content security policy permits this form target, or Chromium would block it.
         expect(page.get_by_role("heading", name=f"Hello {alice.email}")).to_be_visible()
         assert page.url.startswith(f"{origin}/callback?")
     assert complaints == []
 
 
-def test_alice_cancels_and_the_site_hears_of_it(enter: Callable[..., Page], base_url: str) -> None:
+def test_the_site_is_informed_of_a_cancellation(enter: Callable[..., Page], base_url: str) -> None:
     page = enter()
     with comfyui(base_url, host="127.0.0.1") as origin:
         page.goto(origin)
@@ -288,7 +281,7 @@ def test_alice_cancels_and_the_site_hears_of_it(enter: Callable[..., Page], base
         expect(page.get_by_role("heading", name="access_denied")).to_be_visible()
 
 
-def test_who_is_not_signed_in_does_so_on_the_way(
+def test_login_leads_back_to_the_question(
     new_context: Callable[..., BrowserContext], base_url: str, alice: Any
 ) -> None:
     page = new_context().new_page()
@@ -315,11 +308,11 @@ def test_a_program_on_an_ipv6_loopback_gets_its_code(
     )
     with page.expect_event("requestfailed"):
         page.get_by_role("button", name="Allow").click()
-    # Nobody listens there; but it was asked.
+    # No program listens there, but the request was sent.
     assert any(url.startswith(f"{back}?code=") for url in seen)
 
 
-def test_a_site_that_nobody_listed_is_refused_and_shown_the_other_way(
+def test_an_unlisted_site_is_refused_with_an_alternative(
     enter: Callable[..., Page], base_url: str
 ) -> None:
     page = enter(ignore_https_errors=True)
@@ -331,7 +324,7 @@ def test_a_site_that_nobody_listed_is_refused_and_shown_the_other_way(
         page.get_by_role("link", name="+ New").click()
         expect(page.get_by_label("API Key name")).to_be_focused()
 
-        # Nor can its page read what the endpoints answer.
+        # The endpoints' responses are not readable by its page.
         page.goto(origin)
         read = f"""fetch("{base_url}/oauth/device/code", {{ method: "POST",
             body: new URLSearchParams({{ client_id: "comfy-key" }}) }})
@@ -339,7 +332,7 @@ def test_a_site_that_nobody_listed_is_refused_and_shown_the_other_way(
         assert page.evaluate(read) == "TypeError"
 
 
-def test_a_site_on_plain_http_is_told_to_use_a_key(
+def test_a_site_on_plain_http_is_refused_with_an_alternative(
     enter: Callable[..., Page], base_url: str
 ) -> None:
     page = enter()

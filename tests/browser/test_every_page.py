@@ -1,15 +1,12 @@
-"""A walk over all pages: nothing in the console, nothing against the policy, nothing from afar."""
+"""A visit to every page: no console message, no CSP violation, no request to another origin."""
 
 import re
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-pytestmark = pytest.mark.browser
-
-# What comfy-cli asks for.
+# The path that comfy-cli opens.
 AUTHORIZE = (
     "/oauth/authorize?response_type=code&client_id=comfy-cli&code_challenge_method=S256"
     f"&redirect_uri=http://127.0.0.1:50123/callback&code_challenge={'x' * 43}"
@@ -59,12 +56,12 @@ FOR_SAM = [
 
 
 class Walk:
-    """What the browser complains of, and what it asks of others, on the way."""
+    """The console messages, failed responses and requests to other origins during visits."""
 
     def __init__(self, page: Page, origin: str) -> None:
         self.page = page
         self.complaints: list[str] = []
-        self.strangers: list[str] = []
+        self.foreign_urls: list[str] = []
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.complaints.append(f"{page.url}: {error}"))
         page.on("response", self._response)
@@ -73,7 +70,7 @@ class Walk:
     def visit(self, path: str) -> None:
         self.page.goto(path)
         if path.startswith("/api/docs"):
-            # It draws itself from a document that it fetches.
+            # The page renders a document that it fetches.
             expect(self.page.get_by_text("/customers/api-keys").first).to_be_visible()
 
     def _console(self, message: Any) -> None:
@@ -87,20 +84,18 @@ class Walk:
 
     def _request(self, url: str, origin: str) -> None:
         if not url.startswith((f"{origin}/", "data:")):
-            self.strangers.append(url)
+            self.foreign_urls.append(url)
 
 
-def test_pages_for_anybody_are_clean(
-    new_context: Callable[..., BrowserContext], base_url: str
-) -> None:
+def test_public_pages_are_clean(new_context: Callable[..., BrowserContext], base_url: str) -> None:
     walk = Walk(new_context().new_page(), base_url)
     for path in FOR_ANYBODY:
         walk.visit(path)
     assert walk.complaints == []
-    assert walk.strangers == []
+    assert walk.foreign_urls == []
 
 
-def test_alices_pages_are_clean(
+def test_account_pages_are_clean(
     enter: Callable[..., Page], base_url: str, generate: Callable[..., str]
 ) -> None:
     page = enter()
@@ -117,10 +112,10 @@ def test_alices_pages_are_clean(
     for path in (*FOR_ALICE, asks):
         walk.visit(path)
     assert walk.complaints == []
-    assert walk.strangers == []
+    assert walk.foreign_urls == []
 
 
-def test_sams_pages_are_clean(
+def test_staff_pages_are_clean(
     enter: Callable[..., Page], sam: Any, base_url: str, generate: Callable[..., str]
 ) -> None:
     page = enter(sam)
@@ -133,18 +128,18 @@ def test_sams_pages_are_clean(
     page.locator("#result_list tbody a").first.click()
     expect(page.locator("#content h1, #content h2").first).to_be_visible()
     assert walk.complaints == []
-    assert walk.strangers == []
+    assert walk.foreign_urls == []
 
 
-def test_the_api_docs_draw_themselves_with_all_that_is_ours(page: Page, base_url: str) -> None:
+def test_the_api_docs_load_from_our_origin_only(page: Page, base_url: str) -> None:
     walk = Walk(page, base_url)
     walk.visit("/api/docs/")
     expect(page.get_by_role("heading", name=re.compile("ComfyUI key platform"))).to_be_visible()
-    assert walk.strangers == []
+    assert walk.foreign_urls == []
     assert walk.complaints == []
 
 
-def test_a_page_that_is_not_there_says_so_in_our_words(page: Page, base_url: str) -> None:
+def test_a_missing_page_shows_our_error_page(page: Page, base_url: str) -> None:
     response = page.goto("/nowhere")
     assert response is not None
     assert response.status == 404

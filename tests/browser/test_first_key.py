@@ -1,4 +1,4 @@
-"""The main job, from signing up to logging out, and the key at work in between."""
+"""From sign-up to log-out with one key, and the key in use."""
 
 import json
 import re
@@ -8,8 +8,6 @@ from uuid import uuid4
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
-
-pytestmark = pytest.mark.browser
 
 LOOKS = {
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}},
@@ -23,7 +21,7 @@ LOOKS = {
     },
 }
 
-# As the ComfyUI frontend does it at sign-in and at every page load.
+# The requests of the ComfyUI frontend at sign-in and at each page load.
 SIGN_IN = """async ([platform, key]) => {
     const answer = await fetch(platform + "/customers", {
         method: "POST",
@@ -43,7 +41,7 @@ class ComfyUI:
         self.page = context.new_page()
         self.page.goto(address)
         self.preflights: list[str] = []
-        # Page events leave preflights out; the browser's own protocol has them.
+        # Page events omit preflights; the Chrome DevTools Protocol has them.
         protocol = context.new_cdp_session(self.page)
         protocol.on("Network.requestWillBeSent", self._note)
         protocol.send("Network.enable")
@@ -58,7 +56,7 @@ class ComfyUI:
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_alice_signs_up_makes_a_key_uses_it_in_comfyui_deletes_it_and_leaves(
+def test_alice_signs_up_creates_uses_and_deletes_a_key_and_logs_out(
     look: str,
     new_context: Callable[..., BrowserContext],
     base_url: str,
@@ -120,7 +118,7 @@ def test_alice_signs_up_makes_a_key_uses_it_in_comfyui_deletes_it_and_leaves(
     expect(page.get_by_role("row", name="studio-pc")).to_be_visible()
     assert key not in remains(page)
 
-    # Uses are counted in memory and written now and then.
+    # Uses are counted in memory and written at intervals.
     page.wait_for_function(
         "async () => (await (await fetch('/usage/')).text()).includes('1 call in all')"
     )
@@ -155,7 +153,7 @@ def test_alice_signs_up_makes_a_key_uses_it_in_comfyui_deletes_it_and_leaves(
 
 
 @pytest.mark.parametrize("path", ["/keys/", "/usage/", "/account/", "/account/email"])
-def test_after_log_out_back_shows_nothing_of_alices(
+def test_back_after_log_out_shows_no_account_page(
     path: str,
     enter: Callable[..., Page],
     alice: Any,

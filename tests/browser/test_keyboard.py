@@ -1,15 +1,13 @@
-"""The main job with the keyboard alone. The focus always is somewhere one would look for it."""
+"""Creating, copying and deleting a key by keyboard alone; the focus is where users expect it."""
 
 from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-pytestmark = pytest.mark.browser
-
 
 def tab_to(page: Page, target: Locator, *, at_most: int = 40) -> None:
-    """Presses Tab until `target` has the focus."""
+    """Press Tab until `target` has the focus."""
     for _press in range(at_most):
         page.keyboard.press("Tab")
         if target.evaluate("element => element === document.activeElement"):
@@ -40,7 +38,7 @@ def test_alice_makes_copies_and_deletes_a_key(
     expect(page.get_by_role("status")).to_have_text("Copied")
     is_copied = clipboard(page) == page.locator("#plaintext").input_value()
     assert is_copied
-    # Copying may leave the focus on the button or on the key, selected. Close is near both.
+    # After copying, the focus may be on the button or the selected key: Close is next to both.
     tab_to(page, page.get_by_role("link", name="Close"), at_most=2)
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_have_count(0)
@@ -49,7 +47,7 @@ def test_alice_makes_copies_and_deletes_a_key(
     tab_to(page, delete)
     page.keyboard.press("Enter")
     ask = page.get_by_role("dialog", name="Delete “studio”?")
-    # The harmless answer is the one that a hasty Enter gives.
+    # The default answer changes nothing, for a hasty Enter.
     expect(ask.get_by_role("button", name="Keep it")).to_be_focused()
     page.keyboard.press("Enter")
     expect(ask).to_be_hidden()
@@ -72,7 +70,9 @@ def test_enter_in_the_name_field_generates(enter: Callable[..., Page]) -> None:
 
 
 @pytest.mark.parametrize("way_out", ["Escape", "Close"])
-def test_leaving_the_dialog_leads_back_to_new(way_out: str, enter: Callable[..., Page]) -> None:
+def test_closing_the_dialog_returns_the_focus_to_new(
+    way_out: str, enter: Callable[..., Page]
+) -> None:
     page = enter()
     new = page.get_by_role("button", name="+ New")
     tab_to(page, new)
@@ -85,12 +85,12 @@ def test_leaving_the_dialog_leads_back_to_new(way_out: str, enter: Callable[...,
         page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
     expect(new).to_be_focused()
-    # And once more: what was opened and left can be opened again.
+    # And again: the dialog can be opened a second time.
     page.keyboard.press("Enter")
     expect(page.get_by_label("API Key name")).to_be_focused()
 
 
-def test_escape_from_delete_leads_back_to_it(
+def test_escape_from_delete_returns_the_focus_to_it(
     enter: Callable[..., Page], keep: Callable[..., str]
 ) -> None:
     page = enter()
@@ -104,7 +104,7 @@ def test_escape_from_delete_leads_back_to_it(
     expect(delete).to_be_focused()
 
 
-def test_after_a_refused_name_the_field_has_the_focus_and_escape_leads_to_new(
+def test_after_a_refused_name_the_field_has_the_focus(
     enter: Callable[..., Page], keep: Callable[..., str]
 ) -> None:
     page = enter()
@@ -120,7 +120,7 @@ def test_after_a_refused_name_the_field_has_the_focus_and_escape_leads_to_new(
     expect(page.get_by_role("button", name="+ New")).to_be_focused()
 
 
-def test_the_focus_stays_in_the_reveal(
+def test_the_focus_stays_in_the_dialog_with_the_key(
     enter: Callable[..., Page], generate: Callable[..., str]
 ) -> None:
     page = enter()

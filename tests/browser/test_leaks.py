@@ -1,14 +1,12 @@
-"""Somebody finds a key and reports it: on any screen, by keyboard, without scripts."""
+"""Reporting a leaked key: on any screen, by keyboard, without scripts."""
 
 from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.test_accessibility import objections
+from tests.browser.test_accessibility import violations
 from tests.browser.test_every_page import Walk
-
-pytestmark = pytest.mark.browser
 
 PHONE = {"viewport": {"width": 360, "height": 740}}
 WHERE = "https://video.example/watch?v=1"
@@ -19,7 +17,7 @@ Keep = Callable[..., str]
 
 @pytest.fixture
 def leaked(enter: Callable[..., Page], keep: Keep) -> str:
-    """A key that alice shows in a video."""
+    """Return a key of alice's that was leaked."""
     page = enter()
     return keep(page, "studio")
 
@@ -29,7 +27,7 @@ def is_held(page: Page, key: str, remains: Callable[[Page], str]) -> bool:
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "without"])
-def test_bob_reports_a_key_without_an_account(
+def test_a_key_is_reported_without_an_account(
     new_context: Callable[..., BrowserContext],
     leaked: str,
     scripts: bool,
@@ -63,18 +61,20 @@ def test_the_key_is_gone_from_its_owners_list(
     hers = enter()
     expect(hers.locator("table.keys tbody tr")).to_have_count(0)
     hers.goto("/connect")
-    hers.get_by_label("Your key").fill(leaked)
+    hers.get_by_label("Your key", exact=True).fill(leaked)
     hers.get_by_role("button", name="Test").click()
     expect(hers.locator("#test [role=status]")).to_contain_text("This key was deleted.")
 
 
-def test_by_keyboard_alone(new_context: Callable[..., BrowserContext], leaked: str) -> None:
+def test_a_key_is_reported_by_keyboard_alone(
+    new_context: Callable[..., BrowserContext], leaked: str
+) -> None:
     page = new_context().new_page()
     page.goto("/leaks")
     page.get_by_label("The key").focus()
     page.keyboard.insert_text(leaked)
     page.keyboard.press("Tab")
-    # The button that shows what is typed, where there are scripts.
+    # The button that shows what is typed, if scripts run.
     for _stop in range(3):
         if page.evaluate("document.activeElement.name") == "url":
             break
@@ -85,7 +85,7 @@ def test_by_keyboard_alone(new_context: Callable[..., BrowserContext], leaked: s
     expect(page.get_by_role("status")).to_contain_text(THANKS)
 
 
-def test_what_is_no_key_is_said_beside_the_field(
+def test_an_invalid_key_is_reported_at_the_field(
     new_context: Callable[..., BrowserContext], leaked: str
 ) -> None:
     page = new_context().new_page()
@@ -98,7 +98,7 @@ def test_what_is_no_key_is_said_beside_the_field(
     expect(page.get_by_label("Address of the page")).to_have_value(WHERE)
 
 
-def test_back_brings_no_key_up(
+def test_back_does_not_show_the_key(
     new_context: Callable[..., BrowserContext], leaked: str, remains: Callable[[Page], str]
 ) -> None:
     page = new_context().new_page()
@@ -126,30 +126,32 @@ def test_the_page_is_accessible_and_fits(
     else:
         page = new_context(bypass_csp=True, **options).new_page()
     page.goto("/leaks")
-    found = {"blank": objections(page)}
+    found = {"blank": violations(page)}
     page.get_by_label("The key").fill("comfyui-nonsense")
     page.get_by_role("button", name="Report").click()
     expect(page.locator(".errorlist")).to_be_visible()
-    found["refused"] = objections(page)
+    found["refused"] = violations(page)
     too_wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     assert too_wide <= 0
     assert {place: said for place, said in found.items() if said} == {}
 
 
-def test_thanks_are_accessible(new_context: Callable[..., BrowserContext], leaked: str) -> None:
+def test_the_confirmation_is_accessible(
+    new_context: Callable[..., BrowserContext], leaked: str
+) -> None:
     page = new_context(bypass_csp=True, **PHONE).new_page()
     page.goto("/leaks")
     page.get_by_label("The key").fill(leaked)
     page.get_by_role("button", name="Report").click()
     expect(page.get_by_role("status")).to_contain_text(THANKS)
-    assert objections(page) == []
+    assert violations(page) == []
 
 
-def test_the_browser_has_nothing_to_complain_of(
+def test_the_page_is_clean(
     new_context: Callable[..., BrowserContext], base_url: str, shoot: Callable[[Page, str], None]
 ) -> None:
     walk = Walk(new_context().new_page(), base_url)
     walk.visit("/leaks")
     shoot(walk.page, "leaks")
     assert walk.complaints == []
-    assert walk.strangers == []
+    assert walk.foreign_urls == []

@@ -1,4 +1,4 @@
-"""Names in any script, with anything in them, on any width."""
+"""Key names in any script, with any content, at any width."""
 
 import re
 from collections.abc import Callable
@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Dialog, Page, expect
-
-pytestmark = pytest.mark.browser
 
 NAMES = [
     "工作室的电脑",
@@ -21,9 +19,7 @@ NAMES = [
 PAGES = ["/keys/", "/usage/", "/account/", "/account/email"]
 
 
-def test_names_show_as_the_text_they_are(
-    enter: Callable[..., Page], generate: Callable[..., str]
-) -> None:
+def test_names_are_escaped(enter: Callable[..., Page], generate: Callable[..., str]) -> None:
     page = enter()
     alerts: list[str] = []
 
@@ -52,7 +48,7 @@ def test_names_show_as_the_text_they_are(
 
 
 @pytest.mark.parametrize(("letter", "width"), [("W", 390), ("W", 320), ("界", 320)])
-def test_long_names_do_not_make_a_phone_scroll_sideways(
+def test_long_names_fit_on_a_phone(
     letter: str,
     width: int,
     enter: Callable[..., Page],
@@ -70,20 +66,20 @@ def test_long_names_do_not_make_a_phone_scroll_sideways(
     generate(page, letter * 80, letter * 100)
     reveal = page.get_by_role("dialog")
     too_wide = {
-        "reveal": sideways(page),
+        "reveal": overflow_px(page),
         "in the reveal": reveal.evaluate("dialog => dialog.scrollWidth - dialog.clientWidth"),
     }
     shoot(page, f"{picture}-reveal")
     page.reload()
     for path in PAGES:
         page.goto(path)
-        too_wide[path] = sideways(page)
+        too_wide[path] = overflow_px(page)
         shoot(page, picture + path.replace("/", "-").rstrip("-"))
     assert {place: pixels for place, pixels in too_wide.items() if pixels > 0} == {}
     page.goto("/keys/")
     page.get_by_role("button", name="Delete").click()
     expect(page.get_by_role("dialog")).to_be_visible()
-    assert sideways(page) <= 0
+    assert overflow_px(page) <= 0
 
 
 @pytest.mark.parametrize("width", [320, 390])
@@ -91,9 +87,9 @@ def test_an_ordinary_key_fits_on_a_phone(
     width: int, enter: Callable[..., Page], keep: Callable[..., str]
 ) -> None:
     page = enter(viewport={"width": width, "height": 844}, is_mobile=True, has_touch=True)
-    empty = sideways(page)
+    empty = overflow_px(page)
     keep(page, "studio-pc", "The render box under the stairs")
-    assert (empty, sideways(page)) == (0, 0)
+    assert (empty, overflow_px(page)) == (0, 0)
 
 
 def test_all_columns_of_the_usage_table_fit_on_a_desktop(
@@ -107,19 +103,17 @@ def test_all_columns_of_the_usage_table_fit_on_a_desktop(
 
 
 @pytest.mark.parametrize("width", [320, 390])
-def test_the_pages_of_signing_in_fit_on_a_phone(
-    width: int, new_context: Callable[..., Any]
-) -> None:
+def test_login_pages_fit_on_a_phone(width: int, new_context: Callable[..., Any]) -> None:
     size = {"width": width, "height": 844}
     page = new_context(viewport=size, is_mobile=True, has_touch=True).new_page()
     too_wide = {}
     for path in ("/login", "/signup", "/account/password/reset", "/nowhere"):
         page.goto(path)
-        too_wide[path] = sideways(page)
+        too_wide[path] = overflow_px(page)
     assert {place: pixels for place, pixels in too_wide.items() if pixels > 0} == {}
 
 
-def test_a_key_that_is_pasted_whole_is_found_by_what_may_be_shown_of_it(
+def test_a_search_for_a_whole_key_uses_its_prefix_only(
     enter: Callable[..., Page], keep: Callable[..., str]
 ) -> None:
     page = enter()
@@ -131,9 +125,9 @@ def test_a_key_that_is_pasted_whole_is_found_by_what_may_be_shown_of_it(
     expect(page.get_by_role("row").filter(has_text="studio-pc")).to_be_visible()
 
 
-def sideways(page: Page) -> int:
-    """By how many CSS pixels the page is wider than the screen."""
-    # innerWidth would grow with the page: a phone zooms out to show all of it.
+def overflow_px(page: Page) -> int:
+    """Return by how many CSS pixels the page is wider than the screen."""
+    # innerWidth grows with the page: a phone zooms out to show all of it.
     width = page.viewport_size
     assert width is not None
     scroll: int = page.evaluate("document.scrollingElement.scrollWidth")

@@ -1,13 +1,10 @@
-"""More than a name: an expiry, scopes, a successor; and the page that points ComfyUI here."""
+"""Options of a key: expiry, scopes and rotation; and the page that connects ComfyUI."""
 
 import re
 from collections.abc import Callable
 from urllib.request import Request, urlopen
 
-import pytest
 from playwright.sync_api import Page, expect
-
-pytestmark = pytest.mark.browser
 
 
 def scopes_of(base_url: str, key: str) -> str:
@@ -16,7 +13,7 @@ def scopes_of(base_url: str, key: str) -> str:
         return str(answer.headers["X-Auth-Scopes"])
 
 
-def test_alice_limits_a_key_and_gives_it_a_last_day(
+def test_a_key_is_created_with_scopes_and_expiry(
     enter: Callable[..., Page], base_url: str, shoot: Callable[[Page, str], None]
 ) -> None:
     page = enter()
@@ -30,10 +27,10 @@ def test_alice_limits_a_key_and_gives_it_a_last_day(
     page.get_by_label("API Key name").fill("studio")
     shoot(page, "options")
     page.get_by_role("button", name="Generate").click()
-    # What is wrong is said, and what was chosen is there still.
+    # The error is shown, and the choices are kept.
     expect(page.get_by_text("can't expire in the past")).to_be_visible()
     expect(page.get_by_label("list and delete your keys")).not_to_be_checked()
-    page.get_by_label("Last day").fill("2999-12-31")
+    page.get_by_label("Last day").fill("2099-12-31")
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_role("button", name="Copy")).to_be_focused()
     key = page.locator("#plaintext").input_value()
@@ -45,7 +42,7 @@ def test_alice_limits_a_key_and_gives_it_a_last_day(
     expect(page.get_by_text("Limited", exact=True)).to_be_visible()
 
 
-def test_alice_rolls_a_key_by_keyboard_and_sees_its_successor_once(
+def test_a_key_is_rotated_by_keyboard_and_shown_once(
     enter: Callable[..., Page], keep: Callable[..., str], base_url: str
 ) -> None:
     page = enter()
@@ -59,32 +56,32 @@ def test_alice_rolls_a_key_by_keyboard_and_sees_its_successor_once(
     assert new != old
     assert scopes_of(base_url, old) == scopes_of(base_url, new)
     page.get_by_role("button", name="Copy").press("Enter")
-    # Until then the page asks whether one really means to leave.
+    # Until the key is copied, the page asks before one leaves.
     expect(page.get_by_role("status")).to_have_text("Copied")
     page.get_by_role("link", name="Close").press("Enter")
-    # The list is there behind the dialog already.
+    # The list is already there, under the dialog.
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(page.get_by_text("Replaced", exact=True)).to_be_visible()
-    is_there = new in page.content()
-    assert not is_there
+    is_current = new in page.content()
+    assert not is_current
 
 
-def test_a_key_that_was_tested_is_not_there_when_one_comes_back(
+def test_a_tested_key_is_not_in_the_page_after_back(
     enter: Callable[..., Page], keep: Callable[..., str], remains: Callable[[Page], str]
 ) -> None:
     page = enter()
     key = keep(page, "studio")
     page.goto("/connect")
-    page.get_by_label("Your key").fill(key)
+    page.get_by_label("Your key", exact=True).fill(key)
     page.get_by_role("button", name="Test", exact=True).click()
     expect(page.get_by_role("status")).to_contain_text("This key is good: it is “studio”")
     assert key not in remains(page)
     page.go_back()
-    expect(page.get_by_label("Your key")).to_have_value("")
+    expect(page.get_by_label("Your key", exact=True)).to_have_value("")
     assert key not in remains(page)
 
 
-def test_a_command_is_copied_whole(
+def test_a_command_is_copied_completely(
     enter: Callable[..., Page], base_url: str, clipboard: Callable[[Page], str]
 ) -> None:
     page = enter(permissions=["clipboard-read", "clipboard-write"])

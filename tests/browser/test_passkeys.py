@@ -1,38 +1,33 @@
-"""Passkeys: made, used and removed with a device that keeps them, as Chromium simulates one.
+"""Passkeys: created, used and removed with Chromium's virtual authenticator.
 
-A passkey belongs to a name, so these pages are called by `localhost`, not by 127.0.0.1.
+A passkey belongs to a host name, so the pages are opened at `localhost`, not at 127.0.0.1.
 """
 
 import json
 import re
-import shutil
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from itertools import islice
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from tests import servers
-from tests.accounts.test_signing_in import code_in, mail_server
-from tests.servers import Platform, platform
+from tests.browser.conftest import log_in
+from tests.factories import PASSWORD
+from tests.mail_server import code_in, mail_server
+from tests.platforms import Folder, Platform, clear_limits, free_port, platform, shell
 
-pytestmark = pytest.mark.browser
-
-PASSWORD = "correct horse battery staple"
 FACTORS = "/account/factors"
 ADD = f"{FACTORS}/passkeys/add"
 LIST = f"{FACTORS}/passkeys"
 CODES = f"{FACTORS}/recovery-codes"
 NOT_USED = "No passkey was used: it was cancelled, or this device has none for this site."
 
-# People with sessions of their own, as old as they are wanted.
+# Makes accounts with sessions of a given age.
 _MAKE_PEOPLE = """
 import json, time, uuid
 from importlib import import_module
@@ -83,7 +78,7 @@ session.modified = True
 session.save()
 """
 
-# A ceremony by hand, with whatever passkey there is, up to what would be sent.
+# A WebAuthn call with any passkey, up to the request that would be sent.
 _ASSERTION = """async () => {
     const asked = document.getElementById("passkey-options");
     const answer = asked
@@ -103,7 +98,7 @@ _SEND = """([selector, credential]) => {
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody with an account and a session; with an authenticator app, if one was asked for."""
+    """An account with a session, and with an authenticator app if asked for."""
 
     email: str
     cookie: dict[str, str] = field(repr=False)
@@ -112,7 +107,7 @@ class Person:
 
 
 class Device:
-    """What keeps passkeys and asks for a finger, plugged into one page (CTAP 2)."""
+    """A virtual authenticator of one page (CTAP 2)."""
 
     def __init__(self, page: Page) -> None:
         self._protocol = page.context.new_cdp_session(page)
@@ -128,8 +123,8 @@ class Device:
         added = self._protocol.send("WebAuthn.addVirtualAuthenticator", {"options": options})
         self._id = added["authenticatorId"]
 
-    def knows_its_owner(self, knows: bool) -> None:
-        """Whether the finger is the owner's."""
+    def verifies_user(self, knows: bool) -> None:
+        """Set whether user verification succeeds."""
         self._send("setUserVerified", isUserVerified=knows)
 
     def passkeys(self) -> list[dict[str, Any]]:
@@ -137,7 +132,7 @@ class Device:
         return kept
 
     def take(self, passkeys: list[dict[str, Any]]) -> None:
-        """Gets the passkeys that another device keeps, as a password manager does it."""
+        """Import the passkeys of another device, as a password manager does."""
         for passkey in passkeys:
             self._send("addCredential", credential=passkey)
 
@@ -152,15 +147,15 @@ class Device:
 
 
 def by_name(running: Platform) -> str:
-    """The platform's address by a name that passkeys can belong to."""
+    """Return the platform's URL with a host name, which passkeys need."""
     return running.url.replace("127.0.0.1", "localhost")
 
 
-def make_people(running: Platform, *parts: tuple[int, dict[str, Any]]) -> list[Iterator[Person]]:
-    """The people of each part of the cast: how many, and what they are.
+def make_accounts(running: Platform, *parts: tuple[int, dict[str, Any]]) -> list[Iterator[Person]]:
+    """Make the accounts of each part: how many, and their options.
 
-    staff: whether they are. app: whether they have an authenticator app. ago: since when they are
-    signed in, in seconds.
+    staff: whether they are staff. app: whether they have an authenticator app. ago: seconds since
+    they logged in.
     """
     usual = {"staff": False, "app": False, "ago": 0}
     people = [{**usual, **what} for count, what in parts for _person in range(count)]
@@ -174,36 +169,14 @@ def make_people(running: Platform, *parts: tuple[int, dict[str, Any]]) -> list[I
     return [iter(list(islice(everybody, count))) for count, _what in parts]
 
 
-def grow_old(running: Platform, page: Page) -> None:
-    """Makes it an hour since the person before `page` has shown who they are."""
+def age_session(running: Platform, page: Page) -> None:
+    """Make the last authentication of the session on `page` an hour old."""
     (key,) = (
         cookie["value"]
         for cookie in page.context.cookies(page.url)
         if cookie["name"].startswith("session")
     )
-    running.manage("shell", "--no-imports", "-c", f"{key = }\n{_GROW_OLD}")
-
-
-def forget_limits(running: Platform) -> None:
-    """Lets the next test begin as if nobody had tried anything in the last minutes."""
-    database = Path(running.environment["VAR_DIR"]) / "platform.sqlite3"
-    with sqlite3.connect(database, timeout=10) as connection:
-        connection.execute("DELETE FROM cache")
-    connection.close()
-
-
-def folder_with_static(site: Platform, folder: Path) -> Path:
-    """A folder for another platform. It needs no seconds for static files: they are the same."""
-    collected = Path(site.environment["VAR_DIR"])
-    shutil.copytree(collected / "static", folder / "static")
-    shutil.copy2(collected / ".static-stamp", folder)
-    return folder
-
-
-def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
-    field_for_address(page).fill(email)
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("button", name="Log in").click()
+    shell(running, f"{key = }\n{_GROW_OLD}")
 
 
 def log_out(page: Page) -> None:
@@ -218,7 +191,7 @@ def try_to_add(page: Page, name: str) -> None:
 
 
 def add_passkey(page: Page, name: str = "Laptop") -> list[str]:
-    """Adds the first passkey of an account, and returns the recovery codes that come with it."""
+    """Add the first passkey of an account; return the recovery codes that come with it."""
     try_to_add(page, name)
     return shown_codes(page)
 
@@ -228,12 +201,12 @@ def use_passkey(page: Page) -> None:
 
 
 def shown_codes(page: Page) -> list[str]:
-    """The recovery codes that the page shows."""
+    """Return the recovery codes that the page shows."""
     expect(page.locator("#recovery-codes li")).to_have_count(10)
     return page.locator("#recovery-codes li").all_inner_texts()
 
 
-def field_for_address(page: Page) -> Locator:
+def email_field(page: Page) -> Locator:
     return page.get_by_label(re.compile("e-?mail", re.IGNORECASE))
 
 
@@ -242,12 +215,12 @@ def expect_signed_in(page: Page, person: Person, path: str = "/keys/") -> None:
     expect(page.locator(".who-name")).to_have_attribute("title", person.email)
 
 
-def expect_nobody(page: Page) -> None:
+def expect_logged_out(page: Page) -> None:
     page.goto("/keys/")
     expect(page).to_have_url(re.compile(r"/login\?next=/keys/$"))
 
 
-# --- The cast --------------------------------------------------------------------------------
+# --- Accounts --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -262,13 +235,13 @@ def browser_context_args(browser_context_args: dict[str, Any], home: str) -> dic
 
 @pytest.fixture(scope="module")
 def _cast(site: Platform) -> Iterator[Person]:
-    (people,) = make_people(site, (40, {}))
+    (people,) = make_accounts(site, (40, {}))
     return people
 
 
 @pytest.fixture(autouse=True)
 def _no_limits_left(site: Platform) -> None:
-    forget_limits(site)
+    clear_limits(site)
 
 
 @pytest.fixture
@@ -286,7 +259,7 @@ Enter = Callable[..., Page]
 
 @pytest.fixture
 def enter(new_context: Callable[..., BrowserContext]) -> Enter:
-    """Opens a new browser, in which `person` is signed in already."""
+    """Return a function that opens a new browser, logged in as `person`."""
 
     def open_browser(person: Person | None = None, **options: Any) -> Page:
         context = new_context(**options)
@@ -297,10 +270,10 @@ def enter(new_context: Callable[..., BrowserContext]) -> Enter:
     return open_browser
 
 
-# --- Making one, and logging in with it ------------------------------------------------------
+# --- Adding a passkey, and login with it -----------------------------------------------------
 
 
-def test_alice_adds_a_passkey_and_logs_in_with_it_alone(enter: Enter, alice: Person) -> None:
+def test_a_passkey_is_added_and_logs_in_alone(enter: Enter, alice: Person) -> None:
     page = enter(alice)
     device = Device(page)
     page.goto("/account/")
@@ -327,7 +300,7 @@ def test_alice_adds_a_passkey_and_logs_in_with_it_alone(enter: Enter, alice: Per
     expect(page.get_by_text("Last used")).to_be_visible()
 
 
-def test_a_passkey_never_leads_to_another_site(enter: Enter, alice: Person) -> None:
+def test_login_by_passkey_never_redirects_to_another_site(enter: Enter, alice: Person) -> None:
     page = enter(alice)
     Device(page)
     add_passkey(page)
@@ -337,7 +310,7 @@ def test_a_passkey_never_leads_to_another_site(enter: Enter, alice: Person) -> N
     expect_signed_in(page, alice)
 
 
-def test_a_passkey_serves_as_the_factor_after_a_password(enter: Enter, alice: Person) -> None:
+def test_a_passkey_is_a_second_factor(enter: Enter, alice: Person) -> None:
     page = enter(alice)
     Device(page)
     add_passkey(page)
@@ -349,11 +322,11 @@ def test_a_passkey_serves_as_the_factor_after_a_password(enter: Enter, alice: Pe
     expect_signed_in(page, alice, "/usage/")
 
 
-def test_a_passkey_shows_once_more_who_one_is(enter: Enter, alice: Person, site: Platform) -> None:
+def test_a_passkey_reauthenticates(enter: Enter, alice: Person, site: Platform) -> None:
     page = enter(alice)
     Device(page)
     add_passkey(page)
-    grow_old(site, page)
+    age_session(site, page)
     page.goto("/account/delete")
     expect(page.get_by_role("heading", name="Is it still you?")).to_be_visible()
     way = page.get_by_role("link", name="passkey")
@@ -363,7 +336,7 @@ def test_a_passkey_shows_once_more_who_one_is(enter: Enter, alice: Person, site:
     expect(page.get_by_role("heading", name="Delete your account")).to_be_visible()
 
 
-def test_a_device_makes_one_passkey_for_an_account_and_says_so(enter: Enter, alice: Person) -> None:
+def test_a_device_has_one_passkey_per_account(enter: Enter, alice: Person) -> None:
     page = enter(alice)
     device = Device(page)
     add_passkey(page)
@@ -375,9 +348,7 @@ def test_a_device_makes_one_passkey_for_an_account_and_says_so(enter: Enter, ali
     expect(page.get_by_role("heading", name="Laptop again")).to_have_count(0)
 
 
-def test_whoever_ticks_public_device_is_logged_out_with_the_browser(
-    enter: Enter, alice: Person
-) -> None:
+def test_public_device_makes_a_session_cookie(enter: Enter, alice: Person) -> None:
     page = enter(alice)
     Device(page)
     add_passkey(page)
@@ -424,7 +395,7 @@ def panel(page: Page, name: str) -> Locator:
     return page.locator("section.panel").filter(has=heading)
 
 
-def test_alice_gives_a_passkey_another_name(enter: Enter, alice: Person) -> None:
+def test_a_passkey_is_renamed(enter: Enter, alice: Person) -> None:
     page = enter(alice)
     Device(page)
     add_passkey(page)
@@ -439,9 +410,7 @@ def test_alice_gives_a_passkey_another_name(enter: Enter, alice: Person) -> None
     expect(page.get_by_role("heading", name="Laptop", exact=True)).to_have_count(0)
 
 
-def test_alice_is_asked_before_a_passkey_goes_and_it_opens_nothing_after(
-    enter: Enter, alice: Person
-) -> None:
+def test_a_passkey_is_removed_after_a_question(enter: Enter, alice: Person) -> None:
     page = enter(alice)
     device = Device(page)
     add_passkey(page)
@@ -458,29 +427,29 @@ def test_alice_is_asked_before_a_passkey_goes_and_it_opens_nothing_after(
     page.goto(FACTORS)
     expect(page.get_by_role("heading", name="Recovery codes")).to_have_count(0)
     log_out(page)
-    # The device does not know, and goes on offering it.
+    # The device still has it, and offers it.
     assert len(device.passkeys()) == 1
     use_passkey(page)
     expect(page.locator(".message.error")).to_have_text(re.compile("passkey", re.IGNORECASE))
-    expect_nobody(page)
+    expect_logged_out(page)
     page.goto("/login")
     log_in(page, alice.email)
     expect_signed_in(page, alice)
 
 
-# --- Whose account ---------------------------------------------------------------------------
+# --- Passkeys of other accounts --------------------------------------------------------------
 
 
 @pytest.fixture
 def at_mallorys(enter: Enter, mallory: Person) -> tuple[Page, Device]:
-    """Mallory's browser, where she is signed in, and the device with her passkey."""
+    """Return mallory's browser, logged in, and the device with her passkey."""
     page = enter(mallory)
     device = Device(page)
     add_passkey(page, "Mallory's")
     return page, device
 
 
-def test_mallorys_passkey_opens_no_account_but_her_own(
+def test_a_passkey_logs_in_to_its_own_account_only(
     at_mallorys: tuple[Page, Device], enter: Enter, alice: Person, mallory: Person
 ) -> None:
     _page, mallorys = at_mallorys
@@ -488,13 +457,13 @@ def test_mallorys_passkey_opens_no_account_but_her_own(
     device = Device(page)
     device.take(mallorys.passkeys())
     page.goto("/login")
-    # Whatever address is typed beside it.
-    field_for_address(page).fill(alice.email)
+    # Whatever e-mail is entered beside it.
+    email_field(page).fill(alice.email)
     use_passkey(page)
     expect_signed_in(page, mallory)
 
 
-def test_mallory_cannot_say_that_her_passkey_is_alices(
+def test_a_forged_user_handle_is_refused(
     at_mallorys: tuple[Page, Device], enter: Enter, alice: Person
 ) -> None:
     hers = enter(alice)
@@ -511,8 +480,8 @@ def test_mallory_cannot_say_that_her_passkey_is_alices(
     }
     page.evaluate(_SEND, ["form[data-passkey]", forged])
     expect(page.locator(".message.error")).to_be_visible()
-    expect_nobody(page)
-    # Nor with the number of alice's passkey on it: the signature is another's.
+    expect_logged_out(page)
+    # Nor with the id of alice's passkey: the signature does not match.
     page.goto("/login")
     forged["id"] = forged["rawId"] = _url_safe(alices["credentialId"])
     forged["response"] = {
@@ -521,11 +490,11 @@ def test_mallory_cannot_say_that_her_passkey_is_alices(
     }
     page.evaluate(_SEND, ["form[data-passkey]", forged])
     expect(page.locator(".message.error")).to_be_visible()
-    expect_nobody(page)
+    expect_logged_out(page)
 
 
 def _url_safe(encoded: str) -> str:
-    """base64, as the browser's own protocol has it, in WebAuthn's alphabet."""
+    """Convert base64 of the DevTools protocol to WebAuthn's URL-safe alphabet."""
     return encoded.replace("+", "-").replace("/", "_").rstrip("=")
 
 
@@ -540,39 +509,39 @@ def test_an_answer_works_once(enter: Enter, alice: Person) -> None:
     log_out(page)
     page.evaluate(_SEND, ["form[data-passkey]", assertion])
     expect(page.locator(".message.error")).to_be_visible()
-    expect_nobody(page)
+    expect_logged_out(page)
 
 
-def test_mallory_at_alices_open_browser_cannot_show_that_she_is_alice(
+def test_another_accounts_passkey_does_not_reauthenticate(
     at_mallorys: tuple[Page, Device], enter: Enter, alice: Person, site: Platform
 ) -> None:
     _page, mallorys = at_mallorys
     page = enter(alice)
     device = Device(page)
     add_passkey(page)
-    grow_old(site, page)
-    # She takes alice's device away and brings her own.
+    age_session(site, page)
+    # Alice's device is removed and mallory's is connected.
     device.forget()
     device.take(mallorys.passkeys())
     page.goto("/account/reauthenticate/passkey?next=/account/delete")
     use_passkey(page)
     expect(page.get_by_role("alert")).to_contain_text(NOT_USED)
-    # The page asked for alice's only; the server does not rely on what browsers mind.
+    # The page asks for alice's passkey; the server does not rely on the browser.
     page.evaluate(_SEND, ["form[data-passkey]", page.evaluate(_ASSERTION)])
     expect(page.locator(".message.error, .errorlist:visible")).to_be_visible()
     page.goto("/account/delete")
     expect(page.get_by_role("heading", name="Is it still you?")).to_be_visible()
 
 
-def test_a_refused_passkey_leaves_one_at_the_question(
+def test_after_a_refused_passkey_the_question_is_shown_again(
     at_mallorys: tuple[Page, Device], mallory: Person, site: Platform
 ) -> None:
     page, _device = at_mallorys
-    grow_old(site, page)
+    age_session(site, page)
     asks = "/account/reauthenticate/passkey?next=/account/delete"
     page.goto(asks)
     late = page.evaluate(_ASSERTION)
-    # The page asks for an answer to another challenge each time that it is opened.
+    # The page has another challenge each time that it is opened.
     page.goto(asks)
     page.evaluate(_SEND, ["form[data-passkey]", late])
     expect(page.locator(".message.error, .errorlist:visible")).to_be_visible()
@@ -591,40 +560,38 @@ def test_a_refused_passkey_leaves_one_at_the_question(
     ],
     ids=["no-raw-id", "no-response", "list", "word"],
 )
-def test_what_no_device_would_say_is_refused_in_words(answer: Any, page: Page) -> None:
+def test_an_invalid_answer_is_refused_with_a_message(answer: Any, page: Page) -> None:
     page.goto("/login")
     page.evaluate(_SEND, ["form[data-passkey]", answer])
     expect(page.get_by_role("heading", name="Log in to your account")).to_be_visible()
     expect(page.locator(".message.error")).to_be_visible()
 
 
-# --- When it does not work -------------------------------------------------------------------
+# --- Errors ----------------------------------------------------------------------------------
 
 
-def test_a_finger_that_is_not_the_owners_makes_nothing_and_opens_nothing(
-    enter: Enter, alice: Person
-) -> None:
+def test_without_user_verification_nothing_is_added_or_opened(enter: Enter, alice: Person) -> None:
     page = enter(alice)
     device = Device(page)
-    device.knows_its_owner(False)
+    device.verifies_user(False)
     try_to_add(page, "Laptop")
     expect(page.get_by_role("alert")).to_contain_text(NOT_USED)
-    # What was typed is still there, and the right finger needs no new page.
+    # The input is kept, and the right finger works without a reload.
     expect(page.get_by_label("Name")).to_have_value("Laptop")
-    device.knows_its_owner(True)
+    device.verifies_user(True)
     page.get_by_role("button", name="Add it").click()
     shown_codes(page)
     log_out(page)
     page.goto("/login?next=/usage/")
-    device.knows_its_owner(False)
+    device.verifies_user(False)
     use_passkey(page)
     expect(page.get_by_role("alert")).to_contain_text(NOT_USED)
-    device.knows_its_owner(True)
+    device.verifies_user(True)
     use_passkey(page)
     expect_signed_in(page, alice, "/usage/")
 
 
-def test_whoever_cancels_is_told_and_may_take_another_way(enter: Enter, alice: Person) -> None:
+def test_a_cancellation_shows_alternatives(enter: Enter, alice: Person) -> None:
     page = enter()
     page.add_init_script(
         """navigator.credentials.get = async () => {
@@ -639,7 +606,7 @@ def test_whoever_cancels_is_told_and_may_take_another_way(enter: Enter, alice: P
     expect_signed_in(page, alice)
 
 
-def test_a_device_without_a_passkey_says_so(page: Page) -> None:
+def test_a_device_without_a_passkey_gives_a_message(page: Page) -> None:
     Device(page)
     page.goto("/login")
     use_passkey(page)
@@ -647,7 +614,7 @@ def test_a_device_without_a_passkey_says_so(page: Page) -> None:
     expect(page.get_by_role("alert")).to_contain_text("Try again, or take another way.")
 
 
-def test_a_platform_that_does_not_answer_is_told_in_words(page: Page) -> None:
+def test_an_unreachable_platform_gives_a_message(page: Page) -> None:
     Device(page)
     page.goto("/login")
     page.route("**/login/passkey", lambda route: route.abort())
@@ -656,12 +623,12 @@ def test_a_platform_that_does_not_answer_is_told_in_words(page: Page) -> None:
     expect(page.get_by_role("alert")).not_to_be_empty()
 
 
-def test_a_browser_that_knows_no_passkeys_is_offered_none(enter: Enter, alice: Person) -> None:
+def test_a_browser_without_webauthn_is_offered_no_passkeys(enter: Enter, alice: Person) -> None:
     page = enter(alice)
     page.add_init_script("delete window.PublicKeyCredential")
     page.goto(ADD)
     expect(page.get_by_role("heading", name="Add a passkey")).to_be_visible()
-    # Nothing to press that could only fail; words in its place.
+    # No button that could only fail, but an explanation.
     expect(page.get_by_role("button", name="Add it")).to_be_hidden()
     expect(page.get_by_text("This browser")).to_be_visible()
     log_out(page)
@@ -669,7 +636,7 @@ def test_a_browser_that_knows_no_passkeys_is_offered_none(enter: Enter, alice: P
     expect(page.get_by_role("button", name="passkey")).to_have_count(0)
 
 
-def test_at_an_ip_address_no_passkeys_are_offered_and_the_page_says_where_they_work(
+def test_at_an_ip_address_passkeys_are_not_offered(
     enter: Enter, alice: Person, site: Platform
 ) -> None:
     page = enter(alice)
@@ -696,18 +663,18 @@ def test_at_an_ip_address_no_passkeys_are_offered_and_the_page_says_where_they_w
     expect(page.get_by_role("link", name="passkey")).to_have_count(0)
 
 
-# --- Signing up ------------------------------------------------------------------------------
+# --- Sign-up ---------------------------------------------------------------------------------
 
 
 @dataclass
-class Post:
-    """A platform with a mail server, and the mails that it has sent."""
+class MailedPlatform:
+    """A platform with a mail server, and the e-mails that it has sent."""
 
     home: str
     mails: list[bytes] = field(repr=False)
 
     def code_for(self, email: str) -> str:
-        """The code in the newest mail to `email`, which may still be on its way."""
+        """Return the code in the newest e-mail to `email`; wait for it."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             for raw in reversed(self.mails):
@@ -721,27 +688,23 @@ class Post:
 
 
 @pytest.fixture(scope="module")
-def post(site: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post]:
-    folder = folder_with_static(site, tmp_path_factory.mktemp("post"))
-    port = servers.free_port()
+def post(fresh_folder: Folder) -> Iterator[MailedPlatform]:
+    port = free_port()
+    home = f"http://localhost:{port}"
     with (
-        pytest.MonkeyPatch.context() as patch,
         mail_server() as (email_url, mails),
+        platform(fresh_folder(), PORT=str(port), EMAIL_URL=email_url, PUBLIC_URL=home),
     ):
-        # Known before it starts: its own address has the port in it.
-        patch.setattr(servers, "free_port", lambda: port)
-        home = f"http://localhost:{port}"
-        with platform(folder, EMAIL_URL=email_url, PUBLIC_URL=home):
-            yield Post(home, mails)
+        yield MailedPlatform(home, mails)
 
 
-def ask_to_sign_up(page: Page, post: Post, start: str = "/signup") -> str:
-    """Follows the way from `start` to the question for the mailed code; returns the address."""
+def ask_to_sign_up(page: Page, post: MailedPlatform, start: str = "/signup") -> str:
+    """Go from `start` to the question for the mailed code; return the e-mail."""
     email = f"nora-{uuid4().hex[:12]}@example.org"
     page.goto(f"{post.home}{start}")
     page.get_by_role("link", name="Sign up with a passkey").click()
     expect(page.get_by_role("heading", name="Sign up with a passkey")).to_be_visible()
-    field_for_address(page).fill(email)
+    email_field(page).fill(email)
     page.get_by_role("button", name="Go on").click()
     return email
 
@@ -751,16 +714,16 @@ def send_code(page: Page, code: str) -> None:
     page.get_by_role("button", name="Go on").click()
 
 
-def log_in_by_mail(page: Page, post: Post, email: str) -> None:
+def log_in_by_mail(page: Page, post: MailedPlatform, email: str) -> None:
     post.mails.clear()
     page.goto(f"{post.home}/login")
     page.get_by_role("link", name="Email me a code").click()
-    field_for_address(page).fill(email)
+    email_field(page).fill(email)
     page.get_by_role("button", name="Send the code").click()
     send_code(page, post.code_for(email))
 
 
-def test_nora_signs_up_with_a_passkey_and_has_no_password(enter: Enter, post: Post) -> None:
+def test_sign_up_with_a_passkey_needs_no_password(enter: Enter, post: MailedPlatform) -> None:
     page = enter()
     device = Device(page)
     nora = Person(ask_to_sign_up(page, post, "/signup?next=/usage/"), {})
@@ -769,10 +732,10 @@ def test_nora_signs_up_with_a_passkey_and_has_no_password(enter: Enter, post: Po
     send_code(page, post.code_for(nora.email))
     create = page.get_by_role("button", name="Create the passkey")
     expect(page.get_by_role("heading", name="Create your passkey")).to_be_visible()
-    device.knows_its_owner(False)
+    device.verifies_user(False)
     create.click()
     expect(page.get_by_role("alert")).to_contain_text(NOT_USED)
-    device.knows_its_owner(True)
+    device.verifies_user(True)
     create.click()
     expect_signed_in(page, nora, "/usage/")
     page.goto(f"{post.home}/account/")
@@ -781,16 +744,14 @@ def test_nora_signs_up_with_a_passkey_and_has_no_password(enter: Enter, post: Po
     log_out(page)
     use_passkey(page)
     expect_signed_in(page, nora)
-    # She is fresh: no password is asked for that she does not have.
+    # The login is recent, so no password is asked for; the account has none.
     page.goto(f"{post.home}/keys/?new=1")
     page.get_by_label("API Key name").fill("studio")
     page.get_by_role("button", name="Generate").click()
     expect(page.locator("#plaintext")).to_have_value(re.compile("^comfyui-[0-9a-f]{64}$"))
 
 
-def test_nora_loses_the_device_and_her_address_lets_her_in_as_it_was_promised(
-    enter: Enter, post: Post
-) -> None:
+def test_after_losing_the_device_a_mailed_code_logs_in(enter: Enter, post: MailedPlatform) -> None:
     page = enter()
     Device(page)
     nora = Person(ask_to_sign_up(page, post), {})
@@ -805,8 +766,8 @@ def test_nora_loses_the_device_and_her_address_lets_her_in_as_it_was_promised(
     expect_signed_in(page, nora)
 
 
-def test_whoever_leaves_before_the_passkey_comes_in_by_a_mailed_code(
-    enter: Enter, post: Post
+def test_sign_up_stopped_before_the_passkey_continues_by_a_mailed_code(
+    enter: Enter, post: MailedPlatform
 ) -> None:
     page = enter()
     nora = Person(ask_to_sign_up(page, post), {})
@@ -818,7 +779,7 @@ def test_whoever_leaves_before_the_passkey_comes_in_by_a_mailed_code(
     expect_signed_in(page, nora)
 
 
-def test_nobody_signs_up_with_a_passkey_where_no_address_can_be_proved(page: Page) -> None:
+def test_sign_up_with_a_passkey_needs_a_mail_server(page: Page) -> None:
     page.goto("/signup")
     expect(page.get_by_role("button", name="Sign up")).to_be_visible()
     expect(page.get_by_role("link", name="passkey")).to_have_count(0)

@@ -1,13 +1,11 @@
-"""What a page refuses to do, should somebody ever get markup of theirs into it."""
+"""The content security policy blocks scripts and requests of injected markup."""
 
 from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
 
-pytestmark = pytest.mark.browser
-
-# Each way to run something or to send something away, from within a page of ours.
+# Each way to run a script or to send data from a page of the platform.
 ATTEMPTS = {
     "an inline script": """() => {
         const tag = document.createElement("script");
@@ -64,7 +62,7 @@ WATCH = """() => {
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS)
-def test_what_mallory_got_into_a_page_does_nothing(
+def test_injected_markup_does_nothing(
     enter: Callable[..., Page], elsewhere: str, attempt: str
 ) -> None:
     page = enter()
@@ -73,23 +71,23 @@ def test_what_mallory_got_into_a_page_does_nothing(
         f"(elsewhere) => {{ try {{ ({ATTEMPTS[attempt]})(elsewhere) }} catch (error) {{}} }}",
         elsewhere,
     )
-    # It is told of, so it was tried; and a while later it still has come to nothing.
+    # The browser reports the attempt, so it was made; a while later it still has no effect.
     page.wait_for_function("() => refused.length > 0", polling=50)
     page.wait_for_timeout(200)
     assert page.evaluate("window.ran") is None
     assert page.evaluate("location.pathname") == "/keys/"
 
 
-def test_our_own_scripts_run_and_break_no_rule(enter: Callable[..., Page]) -> None:
+def test_our_scripts_run_without_violations(enter: Callable[..., Page]) -> None:
     page = enter()
     page.evaluate(WATCH)
     page.get_by_role("button", name="+ New").click()
-    # In place: without scripts this would be a page of its own.
+    # In place: without scripts this would be a separate page.
     expect(page.get_by_role("dialog")).to_be_visible()
     assert page.evaluate("refused") == []
 
 
-def test_another_site_can_not_frame_us(page: Page, elsewhere: str, base_url: str) -> None:
+def test_another_site_can_not_frame_our_pages(page: Page, elsewhere: str, base_url: str) -> None:
     page.goto(elsewhere)
     page.evaluate(
         """(url) => new Promise((done) => {
@@ -119,6 +117,6 @@ def test_another_site_reads_the_api_and_uses_none_of_our_files(
     page.goto(f"{base_url}/login")
     icon = page.locator("link[rel=icon]").get_attribute("href")
     assert page.evaluate(loads, icon) == "loaded"
-    # A page of another site, not only of another origin: ports alone make none.
+    # A page of another site, not only of another origin: a different port is the same site.
     page.goto(elsewhere)
     assert page.evaluate(loads, f"{base_url}{icon}") == "refused"

@@ -1,4 +1,4 @@
-"""The one showing of a key: how it is copied, and that nothing of it stays in the browser."""
+"""A new key is shown once: it can be copied, and nothing of it stays in the browser."""
 
 import re
 from collections.abc import Callable
@@ -8,11 +8,9 @@ from uuid import uuid4
 import pytest
 from playwright.sync_api import Dialog, Page, Route, expect
 
-pytestmark = pytest.mark.browser
-
 HEADING = "Your ComfyUI API Keys"
 
-# What the cached page holds when it comes back, seen before any listener of the page's own.
+# The content of a cached page as it is restored, read before the page's own listeners run.
 WITNESS = """
 addEventListener("pageshow", (event) => {
     if (!event.persisted) return;
@@ -21,7 +19,7 @@ addEventListener("pageshow", (event) => {
 }, {capture: true});
 """
 
-# The page without its precaution, and without its way out when it comes back all the same.
+# The page without its protection against the back/forward cache.
 CARELESS = """
 const listen = window.addEventListener;
 window.addEventListener = function (name, ...rest) {
@@ -31,7 +29,7 @@ window.addEventListener = function (name, ...rest) {
 
 
 def answer_questions(page: Page, *, stay: bool = False) -> list[str]:
-    """Leaves when asked whether to, or stays; returns what was asked, as it is asked."""
+    """Answer each question whether to leave; return the questions as they come."""
     asked: list[str] = []
 
     def answer(dialog: Dialog) -> None:
@@ -46,7 +44,7 @@ def answer_questions(page: Page, *, stay: bool = False) -> list[str]:
 
 
 def watch_for_the_cache(page: Page) -> list[str]:
-    """Returns what each page holds at the moment it comes back whole, as they come."""
+    """Return the content of each page restored from the cache, as they come."""
     seen: list[str] = []
 
     def note(held: str) -> None:
@@ -58,10 +56,10 @@ def watch_for_the_cache(page: Page) -> list[str]:
 
 
 def keep_pages_whole(page: Page) -> None:
-    """Makes the browser keep the page with the key for Back, as those do that mind no no-store.
+    """Make the browser keep the page with the key in the back/forward cache, despite no-store.
 
-    Chromium minds it here: it keeps such a page only until a cookie changes, and every page of
-    ours renews one. That is luck, and the page must not live by it.
+    Chromium drops such a page when a cookie changes, and every page renews one. Other browsers may
+    not, so the page must not depend on it.
     """
 
     def storable(route: Route) -> None:
@@ -76,7 +74,7 @@ def click_close(page: Page, _elsewhere: str) -> None:
 
 
 def click_usage(page: Page, _elsewhere: str) -> None:
-    # The dialog holds the mouse; a screen reader's list of links may still offer this one.
+    # The dialog blocks the mouse; a screen reader's list of links may still offer this one.
     page.get_by_role("link", name="Usage", include_hidden=True).evaluate("link => link.click()")
 
 
@@ -105,6 +103,7 @@ def test_back_and_forward_never_bring_the_key_back(
     assert key not in "".join(seen)
 
 
+@pytest.mark.chromium
 def test_a_page_that_the_browser_kept_whole_comes_back_without_the_key(
     enter: Callable[..., Page], generate: Callable[..., str], elsewhere: str
 ) -> None:
@@ -115,7 +114,7 @@ def test_a_page_that_the_browser_kept_whole_comes_back_without_the_key(
     key = generate(page)
     page.goto(elsewhere)
     page.go_back(wait_until="commit")
-    # It leaves by itself for a fresh list.
+    # The page replaces itself with a fresh list.
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(page.get_by_role("row", name="studio")).to_be_visible()
     (kept,) = seen
@@ -123,10 +122,11 @@ def test_a_page_that_the_browser_kept_whole_comes_back_without_the_key(
     assert key not in kept
 
 
-def test_without_its_precaution_the_page_would_come_back_with_the_key(
+@pytest.mark.chromium
+def test_without_protection_the_page_would_come_back_with_the_key(
     enter: Callable[..., Page], generate: Callable[..., str], elsewhere: str
 ) -> None:
-    # The control of the test above, which proves nothing if the browser keeps no pages.
+    # The control of the test above: it shows that the browser restores pages from the cache.
     page = enter()
     answer_questions(page)
     seen = watch_for_the_cache(page)
@@ -176,7 +176,7 @@ def test_two_submissions_of_one_form_make_one_key(
     answer_questions(page)
     page.get_by_role("button", name="+ New").click()
     page.get_by_label("API Key name").fill("studio")
-    # Past every listener of the page's: what an impatient network or extension could do.
+    # Without the page's listeners, as an extension or a network retry does.
     with page.expect_navigation(wait_until="load"):
         page.locator("#new-key form").evaluate("form => { form.submit(); form.submit(); }")
     page.goto("/keys/")
@@ -246,7 +246,7 @@ def test_leaving_after_copy_asks_nothing_and_the_clipboard_has_the_key(
     assert asked == []
 
 
-def test_copying_by_hand_counts_as_well(
+def test_copying_by_hand_counts(
     enter: Callable[..., Page],
     generate: Callable[..., str],
     clipboard: Callable[[Page], str],
@@ -284,10 +284,10 @@ def test_escape_never_hides_a_key_that_is_still_in_the_page(
     page = enter()
     answer_questions(page)
     generate(page)
-    # A browser lets a page refuse one Escape; the next one closes the dialog whatever it says.
+    # A browser lets a page cancel one Escape; the next one always closes the dialog.
     for _press in range(4):
         page.keyboard.press("Escape")
-    # In sight or gone: the page may choose, and may take a moment for it.
+    # The key is visible or removed, perhaps after a moment.
     page.wait_for_function(
         """() => {
             const field = document.getElementById("plaintext");
@@ -319,7 +319,7 @@ def test_copy_works_on_a_plain_http_lan(
     page.get_by_role("link", name="Close").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert asked == []
-    # Only a secure page may read the clipboard: this one takes what the other one left there.
+    # Only a secure page may read the clipboard, so this one reads it.
     context.grant_permissions(["clipboard-read"], origin=elsewhere)
     reader = context.new_page()
     reader.goto(elsewhere)
@@ -327,7 +327,7 @@ def test_copy_works_on_a_plain_http_lan(
     assert is_copied
 
 
-def test_where_nothing_copies_the_key_is_selected_and_the_keys_to_press_are_named(
+def test_without_a_clipboard_the_key_is_selected_and_the_shortcut_named(
     new_context: Callable[..., Any], lan: str, generate: Callable[..., str]
 ) -> None:
     page = new_context().new_page()
@@ -341,7 +341,7 @@ def test_where_nothing_copies_the_key_is_selected_and_the_keys_to_press_are_name
         "field => field.value.slice(field.selectionStart, field.selectionEnd)"
     )
     assert selected == key
-    # What the words tell people to do has to work from where they are.
+    # The instructions work from the current focus.
     page.keyboard.press("Control+C")
     expect(page.get_by_role("status")).to_have_text("Copied")
     page.get_by_role("link", name="Close").click()
@@ -349,11 +349,11 @@ def test_where_nothing_copies_the_key_is_selected_and_the_keys_to_press_are_name
     assert asked == []
 
 
-# --- What else a browser keeps or passes on ---------------------------------------------------
+# --- Other traces in the browser ----------------------------------------------------------------
 
 
 def parts(key: str) -> list[str]:
-    """The secret as a whole, and as it would be if something shortened or broke it."""
+    """Return the secret as a whole, and parts of it as truncation or wrapping leaves them."""
     return [key[20:56], key[20:38], key[38:56]]
 
 
@@ -361,20 +361,20 @@ def has(text: str, key: str) -> bool:
     return any(part in text for part in parts(key))
 
 
-def test_no_address_title_or_state_in_the_history_has_the_key(
+def test_no_url_title_or_state_in_the_history_has_the_key(
     enter: Callable[..., Page], generate: Callable[..., str], base_url: str
 ) -> None:
     page = enter()
     answer_questions(page)
     key = generate(page)
     assert page.title() == "API Keys · ComfyUI keys"
-    # The address of a form that was sent is no page to come back to.
+    # The URL of a submitted form is not in the history.
     assert page.url == f"{base_url}/keys/"
     assert page.evaluate("history.state") is None
     history = page.context.new_cdp_session(page).send("Page.getNavigationHistory")
     assert len(history["entries"]) >= 2
-    is_there = has(str(history), key)
-    assert not is_there
+    is_current = has(str(history), key)
+    assert not is_current
 
 
 def test_no_request_but_the_answer_carries_the_key(
@@ -406,14 +406,14 @@ def test_nothing_fills_in_keeps_corrects_or_sends_the_field_with_the_key(
     answer_questions(page)
     generate(page)
     field = page.locator("#plaintext")
-    # In no form and without a name: there is nothing that a browser could offer to save.
+    # In no form and without a name: the browser has nothing to offer to save.
     assert field.evaluate("field => [field.form, field.name, field.type]") == [None, "", "textarea"]
     for attribute, value in (
         ("autocomplete", "off"),
         ("autocapitalize", "off"),
-        # A checker of spelling may ask its makers' servers.
+        # A spelling checker may send text to a server.
         ("spellcheck", "false"),
-        # Password managers that go by their own attributes.
+        # Attributes for password managers.
         ("data-1p-ignore", ""),
         ("data-lpignore", "true"),
     ):
@@ -422,7 +422,8 @@ def test_nothing_fills_in_keeps_corrects_or_sends_the_field_with_the_key(
     assert page.locator("input[type=password]").count() == 0
 
 
-def test_a_screen_reader_is_told_what_happened_and_reads_the_key_in_its_field_alone(
+@pytest.mark.chromium
+def test_a_screen_reader_announces_the_key_once(
     enter: Callable[..., Page], generate: Callable[..., str]
 ) -> None:
     page = enter()
@@ -448,11 +449,11 @@ def test_a_screen_reader_is_told_what_happened_and_reads_the_key_in_its_field_al
     expect(page.get_by_role("status")).to_have_text("Copied")
     page.wait_for_function("() => true")
     assert said == ["Copied"]
-    # By its role it is one field of a dialog that has a name; all else says nothing of it.
+    # By its role it is one field of a named dialog; no other element contains the key.
     dialog = page.get_by_role("dialog", name="New API Key Generated Successfully!")
     expect(dialog.get_by_role("textbox", name="Your key “studio”")).to_have_value(key)
-    told = page.locator("body").aria_snapshot()
-    once = told.count(key) == 1
+    snapshot = page.locator("body").aria_snapshot()
+    once = snapshot.count(key) == 1
     assert once
     rest = page.evaluate(
         """() => {
@@ -465,7 +466,7 @@ def test_a_screen_reader_is_told_what_happened_and_reads_the_key_in_its_field_al
 
 
 @pytest.mark.parametrize("persisted", [True, False], ids=["kept whole", "ended"])
-def test_all_that_the_field_holds_is_gone_as_soon_as_the_page_is_put_away(
+def test_the_field_is_cleared_on_pagehide(
     enter: Callable[..., Page], generate: Callable[..., str], persisted: bool
 ) -> None:
     page = enter()
@@ -477,5 +478,5 @@ def test_all_that_the_field_holds_is_gone_as_soon_as_the_page_is_put_away(
         "persisted => dispatchEvent(new PageTransitionEvent('pagehide', {persisted}))", persisted
     )
     assert page.locator("#plaintext").evaluate(held) == ["", "", ""]
-    is_there = has(page.content(), key)
-    assert not is_there
+    is_current = has(page.content(), key)
+    assert not is_current

@@ -1,4 +1,4 @@
-"""The sign-in form: what it says when it refuses, and where it leads when it does not."""
+"""The login form: its errors, and where it redirects to."""
 
 import re
 from collections.abc import Callable
@@ -8,9 +8,8 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import Page, expect
 
-pytestmark = pytest.mark.browser
+from tests.browser.conftest import log_in
 
-PASSWORD = "correct horse battery staple"
 ELSEWHERE = [
     "https://evil.example/",
     "//evil.example/",
@@ -20,13 +19,7 @@ ELSEWHERE = [
 ]
 
 
-def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
-    page.get_by_label(re.compile("e-?mail", re.IGNORECASE)).fill(email)
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("button", name="Log in").click()
-
-
-def test_a_wrong_password_is_told_once_and_the_address_stays(page: Page, alice: Any) -> None:
+def test_a_wrong_password_gives_one_error_and_keeps_the_email(page: Page, alice: Any) -> None:
     page.goto("/login")
     log_in(page, alice.email, "not the password")
     expect(page.locator(".errorlist li, .message.error")).to_have_count(1)
@@ -35,7 +28,7 @@ def test_a_wrong_password_is_told_once_and_the_address_stays(page: Page, alice: 
     expect(page.get_by_label("Password")).to_have_value("")
 
 
-def test_an_unknown_address_is_refused_in_the_same_words(page: Page, alice: Any) -> None:
+def test_an_unknown_email_gives_the_same_error(page: Page, alice: Any) -> None:
     said = []
     for email in (alice.email, f"nobody-{alice.email}"):
         page.goto("/login")
@@ -45,7 +38,7 @@ def test_an_unknown_address_is_refused_in_the_same_words(page: Page, alice: Any)
 
 
 @pytest.mark.parametrize("target", ELSEWHERE[:3])
-def test_signing_in_never_leads_to_another_site(
+def test_login_never_redirects_to_another_site(
     target: str, page: Page, alice: Any, base_url: str
 ) -> None:
     page.goto(f"/login?{urlencode({'next': target})}")
@@ -53,7 +46,7 @@ def test_signing_in_never_leads_to_another_site(
     expect(page).to_have_url(f"{base_url}/keys/")
 
 
-def test_whoever_is_signed_in_already_is_not_led_to_another_site_either(
+def test_login_when_logged_in_never_redirects_to_another_site(
     enter: Callable[..., Page], base_url: str
 ) -> None:
     page = enter()
@@ -62,7 +55,7 @@ def test_whoever_is_signed_in_already_is_not_led_to_another_site_either(
         expect(page).to_have_url(f"{base_url}/keys/")
 
 
-def test_signing_in_leads_where_one_wanted_to_go(page: Page, alice: Any, base_url: str) -> None:
+def test_login_redirects_to_the_requested_page(page: Page, alice: Any, base_url: str) -> None:
     page.goto("/usage/")
     log_in(page, alice.email)
     expect(page).to_have_url(f"{base_url}/usage/")
@@ -75,4 +68,9 @@ def test_the_password_can_be_shown_and_is_hidden_again_when_sent(page: Page, ali
     page.get_by_role("button", name="Show").click()
     expect(password).to_have_attribute("type", "text")
     page.get_by_role("button", name="Hide").click()
+    expect(password).to_have_attribute("type", "password")
+    page.get_by_role("button", name="Show").click()
+    # The form is submitted, and this page stays.
+    page.evaluate("addEventListener('submit', event => event.preventDefault())")
+    log_in(page, alice.email)
     expect(password).to_have_attribute("type", "password")

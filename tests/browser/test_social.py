@@ -1,15 +1,13 @@
-"""Signing in with Google and GitHub: the way in, each way it can fail, and who must not get in.
+"""Login with Google and GitHub: success, every failure, and account takeover.
 
-The servers of tests/providers.py stand in for the two, so every step here is a real one.
+The servers of tests/providers.py replace the real ones.
 """
 
 import re
-import shutil
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
@@ -19,16 +17,15 @@ import requests
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests import providers
+from tests.browser.conftest import log_in
+from tests.factories import PASSWORD
+from tests.platforms import Folder, Platform, clear_limits, serving
 from tests.providers import Address, GitHub, Google, Person, Provider
-from tests.servers import Platform, platform
 
-pytestmark = pytest.mark.browser
-
-PASSWORD = "correct horse battery staple"
 KEYS = "Your ComfyUI API Keys"
 REFUSED = "That did not work"
 
-# People who signed up here with a password, and proved their address.
+# Members signed up with a password, and confirmed their e-mail.
 _MAKE_MEMBERS = """
 import uuid
 from allauth.account.models import EmailAddress
@@ -59,16 +56,9 @@ def github() -> Iterator[GitHub]:
 
 
 @pytest.fixture(scope="module")
-def social(
-    site: Platform, google: Google, github: GitHub, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Platform]:
-    """A platform that knows both providers."""
-    folder = tmp_path_factory.mktemp("social")
-    # Hashing and compressing static files takes seconds, and they are the same ones.
-    collected = Path(site.environment["VAR_DIR"])
-    shutil.copytree(collected / "static", folder / "static")
-    shutil.copy2(collected / ".static-stamp", folder)
-    with platform(folder, **google.environment, **github.environment) as running:
+def social(google: Google, github: GitHub, fresh_folder: Folder) -> Iterator[Platform]:
+    """Yield a platform with both providers."""
+    with serving(fresh_folder(), **google.environment, **github.environment) as running:
         yield running
 
 
@@ -79,7 +69,9 @@ def provider(request: pytest.FixtureRequest) -> Provider:
 
 
 @pytest.fixture(autouse=True)
-def _no_trouble_left(google: Google, github: GitHub) -> Iterator[None]:
+def _no_trouble_left(social: Platform, google: Google, github: GitHub) -> Iterator[None]:
+    # All tests have one client IP, with a limit on logins per minute.
+    clear_limits(social)
     yield
     google.trouble = github.trouble = None
 
@@ -91,7 +83,7 @@ def browser_context_args(browser_context_args: dict[str, Any], social: Platform)
 
 @pytest.fixture
 def browse(new_context: Callable[..., BrowserContext]) -> Browse:
-    """Opens a page in a browser that was never here before."""
+    """Return a function that opens a page in a new browser profile."""
     return lambda **options: new_context(**options).new_page()
 
 
@@ -102,7 +94,7 @@ def members(social: Platform) -> Iterator[str]:
     return iter(re.findall(r"^member: (.+)$", printed, re.MULTILINE))
 
 
-# --- What people do --------------------------------------------------------------------------
+# --- Steps -----------------------------------------------------------------------------------
 
 
 def named(provider: Provider) -> str:
@@ -110,14 +102,14 @@ def named(provider: Provider) -> str:
 
 
 def newcomer(provider: Provider, email: str = "", **given: Any) -> Person:
-    """Somebody with an account at the provider, and none here."""
+    """Make an account at the provider, with none here."""
     uid = str(uuid4().int % 10**15)
     return provider.person(
         **{"uid": uid, "email": email or f"alice-{uid}@example.org", "name": "Alice", **given}
     )
 
 
-def address_of(person: Person) -> str:
+def email_of(person: Person) -> str:
     return person.addresses[0].email
 
 
@@ -128,7 +120,7 @@ def set_out(page: Page, provider: Provider, start: str = "/login") -> None:
 
 
 def agree(page: Page, person: Person) -> None:
-    """Presses what leads back from the provider's page."""
+    """Press the button on the provider's page that leads back."""
     if page.get_by_label("Account").count():
         page.get_by_label("Account").select_option(person.uid)
     else:
@@ -142,7 +134,7 @@ def continue_with(provider: Provider, page: Page, person: Person, start: str = "
 
 
 def way_back(page: Page, person: Person) -> str:
-    """The address that "Authorize" leads back to, with its code and state, not yet followed."""
+    """Return the URL that "Authorize" redirects to, with code and state, without following it."""
     form = {"sub": person.uid, "account": person.uid, "answer": "authorize"}
     answer = requests.post(page.url, data=form, allow_redirects=False, timeout=10)
     return str(answer.headers["Location"])
@@ -155,14 +147,8 @@ def sign_up(page: Page, email: str) -> None:
     page.get_by_role("button", name="Sign up", exact=True).click()
 
 
-def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
-    page.get_by_label(re.compile("e-?mail", re.IGNORECASE)).fill(email)
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("button", name="Log in").click()
-
-
 def recover(page: Page, social: Platform, email: str) -> None:
-    """Gets into an account by its mailbox alone, from the log-in page."""
+    """Log in to an account by its mailbox alone, from the login page."""
     page.get_by_role("link", name="Forgot password?").click()
     page.get_by_label(re.compile("e-?mail", re.IGNORECASE)).fill(email)
     page.get_by_role("main").get_by_role("button").first.click()
@@ -173,21 +159,21 @@ def recover(page: Page, social: Platform, email: str) -> None:
     page.get_by_role("button", name="Set the password").click()
     expect(page.get_by_role("button", name="Set the password")).to_have_count(0)
     page.goto("/login")
-    # Whether a new password logs in at once is not this room's business.
+    # Whether a new password logs in at once is not tested here.
     if "/login" in page.url:
         log_in(page, email, "another horse battery staple")
     expect_in(page)
 
 
 def mailed_link(social: Platform, email: str, path: str) -> str:
-    """The newest link of the mails to `email`. Without a mail server they are printed."""
+    """Return the newest link mailed to `email`. Without a mail server e-mails are printed."""
     mails = social.printed().split(f"To: {email}\n")[1:]
     links = [link for mail in mails for link in re.findall(rf"{social.url}{path}\S+", mail[:2000])]
     return str(links[-1])
 
 
 def login_panel(page: Page, provider: Provider) -> Any:
-    """The panel of a connected login on the page that lists them."""
+    """Return the panel of a connected login on the page that lists them."""
     heading = page.get_by_role("heading", name=named(provider), exact=True)
     return page.locator("section.panel").filter(has=heading)
 
@@ -209,24 +195,24 @@ def expect_out(page: Page) -> None:
 
 
 def expect_refusal(page: Page) -> None:
-    """A page of ours says that it did not work, and how to go on; nobody got in."""
+    """Expect a page that reports the failure and offers a next step, logged out."""
     expect(page.get_by_role("heading", name=REFUSED)).to_be_visible()
     page.get_by_role("link", name="Back to log in").click()
     expect(page.get_by_role("heading", name="Log in to your account")).to_be_visible()
     expect_out(page)
 
 
-# --- The way in ------------------------------------------------------------------------------
+# --- Login -----------------------------------------------------------------------------------
 
 
 def test_the_first_login_makes_an_account(provider: Provider, page: Page) -> None:
     person = newcomer(provider, name="Alice Liddell")
     continue_with(provider, page, person)
     expect_in(page)
-    expect_account(page, name="Alice Liddell", email=address_of(person))
+    expect_account(page, name="Alice Liddell", email=email_of(person))
 
 
-def test_the_next_login_finds_the_account_whatever_has_changed_at_the_provider(
+def test_the_next_login_finds_the_account_by_its_id_at_the_provider(
     provider: Provider, browse: Browse
 ) -> None:
     person = newcomer(provider)
@@ -237,39 +223,37 @@ def test_the_next_login_finds_the_account_whatever_has_changed_at_the_provider(
     page = browse()
     continue_with(provider, page, person)
     expect_in(page)
-    # What she is called here is hers to change, here.
-    expect_account(page, name="Alice", email=address_of(person))
+    # The name here is changed here only.
+    expect_account(page, name="Alice", email=email_of(person))
 
 
 @pytest.mark.parametrize(
     ("name", "given_name", "family_name"),
     [("Alice Liddell", "Alice", "Liddell"), ("山田 太郎", "太郎", "山田"), ("Alice", "", "")],
 )
-def test_people_are_called_what_they_are_called_at_google(
+def test_an_account_has_the_name_of_the_google_account(
     name: str, given_name: str, family_name: str, google: Google, page: Page
 ) -> None:
     person = newcomer(google, name=name, given_name=given_name, family_name=family_name)
     continue_with(google, page, person)
     expect_in(page)
-    expect_account(page, name=name, email=address_of(person))
+    expect_account(page, name=name, email=email_of(person))
 
 
-def test_somebody_who_takes_over_a_former_address_is_somebody_else(
-    google: Google, browse: Browse
-) -> None:
+def test_a_reassigned_email_makes_another_account(google: Google, browse: Browse) -> None:
     alice = newcomer(google)
     page = browse()
     continue_with(google, page, alice)
     expect_in(page)
-    # Alice left, and her employer gave the address to mallory.
-    mallory = newcomer(google, email=address_of(alice), name="Mallory")
+    # Alice left, and her employer gave the e-mail to mallory.
+    mallory = newcomer(google, email=email_of(alice), name="Mallory")
     page = browse()
     continue_with(google, page, mallory)
     expect(page.get_by_role("heading", name="Log in to your account")).to_be_visible()
     expect_out(page)
 
 
-def test_what_is_sent_on_the_way_ties_each_step_to_the_one_before(
+def test_state_nonce_and_pkce_bind_each_step(
     provider: Provider, browse: Browse, social: Platform
 ) -> None:
     person = newcomer(provider)
@@ -294,29 +278,29 @@ def test_what_is_sent_on_the_way_ties_each_step_to_the_one_before(
     )
 
 
-def test_it_leads_where_one_wanted_to_go(github: GitHub, page: Page) -> None:
+def test_login_redirects_to_the_requested_page(github: GitHub, page: Page) -> None:
     continue_with(github, page, newcomer(github), start="/usage/")
     expect(page.get_by_role("heading", name="Usage")).to_be_visible()
 
 
-def test_it_never_leads_to_another_site(google: Google, page: Page) -> None:
+def test_login_never_redirects_to_another_site(google: Google, page: Page) -> None:
     elsewhere = urlencode({"next": "//evil.example/"})
     continue_with(google, page, newcomer(google), start=f"/login?{elsewhere}")
     expect_in(page)
 
 
-def test_the_sign_up_page_has_the_same_way_in(google: Google, page: Page) -> None:
+def test_the_sign_up_page_has_the_buttons(google: Google, page: Page) -> None:
     continue_with(google, page, newcomer(google), start="/signup")
     expect_in(page)
 
 
-def test_it_works_without_scripts(github: GitHub, browse: Browse) -> None:
+def test_login_works_without_scripts(github: GitHub, browse: Browse) -> None:
     page = browse(java_script_enabled=False)
     continue_with(github, page, newcomer(github))
     expect_in(page)
 
 
-def test_there_are_no_buttons_where_no_provider_is_set_up(page: Page, site: Platform) -> None:
+def test_without_providers_there_are_no_buttons(page: Page, site: Platform) -> None:
     for path in ("/login", "/signup"):
         page.goto(f"{site.url}{path}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
@@ -327,9 +311,7 @@ def test_there_are_no_buttons_where_no_provider_is_set_up(page: Page, site: Plat
             assert answer.status_code == 404
 
 
-def test_no_other_site_can_send_a_person_off_to_sign_in(
-    provider: Provider, social: Platform
-) -> None:
+def test_another_site_can_not_start_a_login(provider: Provider, social: Platform) -> None:
     start = f"{social.url}/account/logins/{named(provider).lower()}/login/"
     asked = requests.get(start, allow_redirects=False, timeout=10)
     assert asked.status_code == 200
@@ -337,12 +319,10 @@ def test_no_other_site_can_send_a_person_off_to_sign_in(
     assert sent.status_code == 403
 
 
-# --- Whose account ---------------------------------------------------------------------------
+# --- Which account ---------------------------------------------------------------------------
 
 
-def test_whoever_has_proved_no_address_is_told_what_to_do_and_gets_no_account(
-    provider: Provider, page: Page
-) -> None:
+def test_without_a_verified_email_there_is_no_account(provider: Provider, page: Page) -> None:
     person = newcomer(provider, verified=False)
     continue_with(provider, page, person)
     expect(page.get_by_role("heading", name="Not logged in")).to_be_visible()
@@ -354,14 +334,12 @@ def test_whoever_has_proved_no_address_is_told_what_to_do_and_gets_no_account(
     ).to_be_visible()
     page.get_by_role("link", name="Back to log in").click()
     expect_out(page)
-    # The address is free, so nothing was made of it.
-    sign_up(page, address_of(person))
+    # The e-mail is free, so no account was made.
+    sign_up(page, email_of(person))
     expect_in(page)
 
 
-def test_of_several_addresses_the_account_gets_one_that_is_proved(
-    github: GitHub, page: Page
-) -> None:
+def test_of_several_emails_the_account_gets_a_verified_one(github: GitHub, page: Page) -> None:
     uid = str(uuid4().int % 10**15)
     proved = f"proved-{uid}@example.org"
     person = newcomer(
@@ -376,7 +354,7 @@ def test_of_several_addresses_the_account_gets_one_that_is_proved(
     expect_account(page, name="Alice", email=proved)
 
 
-def test_a_proved_address_opens_no_account_until_its_owner_has_logged_in(
+def test_a_verified_email_opens_no_account_before_its_owner_logged_in(
     provider: Provider, browse: Browse, members: Iterator[str]
 ) -> None:
     email = next(members)
@@ -388,7 +366,7 @@ def test_a_proved_address_opens_no_account_until_its_owner_has_logged_in(
     ).to_be_visible()
     waiting = page.url
     expect_out(page)
-    # The provider alone never does, however often it is tried.
+    # The provider alone never suffices, however often it is tried.
     page = browse()
     continue_with(provider, page, person)
     expect(page).to_have_url(waiting)
@@ -401,7 +379,7 @@ def test_a_proved_address_opens_no_account_until_its_owner_has_logged_in(
     expect_account(page, name=email.partition("@")[0], email=email)
 
 
-def test_a_login_that_waits_for_its_owner_is_not_given_to_whoever_logs_in_next(
+def test_a_pending_connection_is_not_given_to_another_account(
     google: Google, browse: Browse, members: Iterator[str]
 ) -> None:
     mallory, alice = next(members), next(members)
@@ -414,7 +392,7 @@ def test_a_login_that_waits_for_its_owner_is_not_given_to_whoever_logs_in_next(
     expect(page.get_by_text("None yet.")).to_be_visible()
 
 
-def test_an_account_that_was_begun_with_somebody_elses_address_is_never_joined(
+def test_an_account_with_an_unconfirmed_email_is_never_joined(
     provider: Provider, browse: Browse, social: Platform
 ) -> None:
     email = f"victim-{uuid4().hex[:12]}@example.org"
@@ -431,7 +409,7 @@ def test_an_account_that_was_begun_with_somebody_elses_address_is_never_joined(
     mallory.goto("/account/logins")
     expect(mallory.get_by_text("None yet.")).to_be_visible()
 
-    # The way on that the page tells of: it leads in, and mallory out.
+    # The next step that the page offers logs the owner in, and ends mallory's sessions.
     page.goto("/login")
     recover(page, social, email)
     expect_out(mallory)
@@ -445,7 +423,7 @@ def test_an_account_that_was_begun_with_somebody_elses_address_is_never_joined(
     expect_in(page)
 
 
-def test_what_mallory_connected_to_an_account_of_anothers_address_is_gone_with_her_password(
+def test_connected_logins_are_removed_when_the_owner_resets_the_password(
     github: GitHub, browse: Browse, social: Platform
 ) -> None:
     email = f"victim-{uuid4().hex[:12]}@example.org"
@@ -465,15 +443,15 @@ def test_what_mallory_connected_to_an_account_of_anothers_address_is_gone_with_h
     continue_with(github, page, mallory)
     expect_in(page)
     page.goto("/account/")
-    expect(page.get_by_text(address_of(mallory))).to_be_visible()
+    expect(page.get_by_text(email_of(mallory))).to_be_visible()
     expect(page.get_by_text(email)).to_have_count(0)
 
 
-# --- What goes wrong -------------------------------------------------------------------------
+# --- Failures --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("answer", ["Cancel", "Deny access"])
-def test_who_cancels_is_told_so_and_finds_a_way_on(
+def test_a_cancelled_login_shows_a_message_and_alternatives(
     answer: str, google: Google, github: GitHub, page: Page
 ) -> None:
     provider: Provider = github if answer == "Cancel" else google
@@ -488,7 +466,7 @@ def test_who_cancels_is_told_so_and_finds_a_way_on(
     expect_in(page)
 
 
-def test_a_provider_in_trouble_is_said_in_words_and_soon(
+def test_a_failing_provider_is_reported_soon(
     provider: Provider, page: Page, social: Platform
 ) -> None:
     person = newcomer(provider)
@@ -507,15 +485,13 @@ def test_a_provider_in_trouble_is_said_in_words_and_soon(
     assert "Traceback" not in said
     assert provider.client_secret not in said
     assert provider.asked["token"][-1]["code"] not in said
-    # It passes, and so does the person.
+    # After the fault the login works.
     provider.trouble = None
     continue_with(provider, page, person)
     expect_in(page)
 
 
-def test_an_id_token_that_was_made_for_something_else_is_refused(
-    google: Google, browse: Browse
-) -> None:
+def test_an_invalid_id_token_is_refused(google: Google, browse: Browse) -> None:
     person = newcomer(google)
     page = browse()
     continue_with(google, page, person)
@@ -529,7 +505,7 @@ def test_an_id_token_that_was_made_for_something_else_is_refused(
         expect_refusal(page)
 
 
-def test_a_callback_that_was_used_is_good_for_nothing(provider: Provider, page: Page) -> None:
+def test_a_callback_works_once(provider: Provider, page: Page) -> None:
     set_out(page, provider)
     used = way_back(page, newcomer(provider))
     page.goto(used)
@@ -537,7 +513,7 @@ def test_a_callback_that_was_used_is_good_for_nothing(provider: Provider, page: 
     exchanges = len(provider.asked["token"])
     page.goto(used)
     expect(page.get_by_role("heading", name=REFUSED)).to_be_visible()
-    # That undoes nothing either.
+    # The failed reuse does not log out.
     page.goto("/keys/")
     expect_in(page)
     page.get_by_role("button", name="Log out").click()
@@ -547,7 +523,7 @@ def test_a_callback_that_was_used_is_good_for_nothing(provider: Provider, page: 
     assert len(provider.asked["token"]) == exchanges
 
 
-def test_a_code_is_good_once_whatever_state_comes_with_it(provider: Provider, page: Page) -> None:
+def test_a_code_works_once_with_any_state(provider: Provider, page: Page) -> None:
     person = newcomer(provider)
     set_out(page, provider)
     used = way_back(page, person)
@@ -567,7 +543,7 @@ def test_a_code_is_good_once_whatever_state_comes_with_it(provider: Provider, pa
 
 
 @pytest.mark.parametrize(("begun_at", "ended_at"), [("google", "github"), ("github", "google")])
-def test_what_began_at_one_provider_does_not_end_at_the_other(
+def test_a_login_started_at_one_provider_does_not_end_at_the_other(
     begun_at: str, ended_at: str, request: pytest.FixtureRequest, page: Page
 ) -> None:
     begun: Provider = request.getfixturevalue(begun_at)
@@ -580,16 +556,14 @@ def test_what_began_at_one_provider_does_not_end_at_the_other(
     assert len(ended.asked["token"]) == exchanges
 
 
-def test_a_callback_does_nothing_in_a_browser_that_did_not_ask_for_it(
-    provider: Provider, browse: Browse
-) -> None:
+def test_a_callback_does_nothing_in_another_browser(provider: Provider, browse: Browse) -> None:
     mallory, alice = browse(), browse()
     set_out(mallory, provider)
     link = way_back(mallory, newcomer(provider, name="Mallory"))
     exchanges = len(provider.asked["token"])
     alice.goto(link)
     expect_refusal(alice)
-    # Nor while she is on her own way.
+    # Nor while she has a login of her own under way.
     set_out(alice, provider)
     alice.goto(link)
     expect_refusal(alice)
@@ -611,7 +585,7 @@ def test_a_second_provider_is_connected_and_opens_the_same_account(
     google: Google, github: GitHub, browse: Browse
 ) -> None:
     alice = newcomer(google)
-    # Another address than the account's: to connect, it is no matter whose that one is.
+    # Another e-mail than the account's: connecting does not compare them.
     alice_there = newcomer(github)
     page = browse()
     continue_with(google, page, alice)
@@ -622,10 +596,10 @@ def test_a_second_provider_is_connected_and_opens_the_same_account(
     page = browse()
     continue_with(github, page, alice_there)
     expect_in(page)
-    expect_account(page, name="Alice", email=address_of(alice))
+    expect_account(page, name="Alice", email=email_of(alice))
 
 
-def test_a_disconnected_login_opens_the_account_no_more(
+def test_a_disconnected_login_no_longer_works(
     google: Google, github: GitHub, browse: Browse
 ) -> None:
     alice, alice_there = newcomer(google), newcomer(github, name="Alice There")
@@ -639,18 +613,20 @@ def test_a_disconnected_login_opens_the_account_no_more(
     page = browse()
     continue_with(github, page, alice_there)
     expect_in(page)
-    # A new account: its address was nobody's here.
-    expect_account(page, name="Alice There", email=address_of(alice_there))
+    # A new account: its e-mail was not used here.
+    expect_account(page, name="Alice There", email=email_of(alice_there))
 
 
-def test_the_last_way_in_stays(google: Google, github: GitHub, page: Page) -> None:
+def test_the_last_login_method_can_not_be_removed(
+    google: Google, github: GitHub, page: Page
+) -> None:
     continue_with(google, page, newcomer(google))
     expect_in(page)
     page.goto("/account/logins")
     login_panel(page, google).get_by_role("button", name="Disconnect").click()
     expect(page.get_by_text("This is your last way in.")).to_be_visible()
     expect(login_panel(page, google)).to_be_visible()
-    # With another one it may go, and that one is the last, then.
+    # With a second login the first may be removed, and the second is the last one then.
     continue_with(github, page, newcomer(github), start="/account/logins")
     login_panel(page, google).get_by_role("button", name="Disconnect").click()
     expect(login_panel(page, google)).to_have_count(0)
@@ -659,7 +635,7 @@ def test_the_last_way_in_stays(google: Google, github: GitHub, page: Page) -> No
     expect(login_panel(page, github)).to_be_visible()
 
 
-def test_with_a_password_the_last_connected_login_may_go(
+def test_with_a_password_the_last_connected_login_may_be_removed(
     google: Google, browse: Browse, members: Iterator[str]
 ) -> None:
     email = next(members)
@@ -672,7 +648,7 @@ def test_with_a_password_the_last_connected_login_may_go(
     expect(page.get_by_text("None yet.")).to_be_visible()
 
 
-def test_a_login_that_opens_one_account_can_not_be_connected_to_another(
+def test_a_connected_login_can_not_be_connected_to_another_account(
     github: GitHub, browse: Browse, members: Iterator[str]
 ) -> None:
     alice = newcomer(github)
@@ -689,7 +665,7 @@ def test_a_login_that_opens_one_account_can_not_be_connected_to_another(
     expect(page.get_by_text("None yet.")).to_be_visible()
 
 
-def test_connecting_can_be_cancelled_and_fails_as_gently(
+def test_connecting_can_be_cancelled(
     github: GitHub, browse: Browse, members: Iterator[str]
 ) -> None:
     email = next(members)

@@ -1,4 +1,4 @@
-"""What staff do all day, in a browser: find an account, act on it, and say whose a key is."""
+"""Daily work of staff in a browser: find an account, act on it, and look up a key."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -8,20 +8,18 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.test_accessibility import objections
+from tests.browser.test_accessibility import violations
 from tests.browser.test_every_page import Walk
-from tests.browser.test_factors import NARROW, code_of, give_password, send_code
 from tests.browser.test_keyboard import tab_to
-from tests.browser.test_passkeys import Person, by_name, folder_with_static, make_people
+from tests.browser.test_mfa import NARROW, code_of, give_password, send_code
+from tests.browser.test_passkeys import Person, by_name, make_accounts
 from tests.browser.test_shown_once import watch_for_the_cache
-from tests.servers import Platform, platform
-
-pytestmark = pytest.mark.browser
+from tests.platforms import Platform, Pool, shell
 
 ACCOUNTS = "/admin/accounts/user/"
 LOOKUP = "/admin/lookup/"
 
-# Makes an administrator of everything one in a role.
+# Replaces the superuser status of an account by a role.
 _PUT_INTO_ROLE = """
 from accounts.models import User
 from django.contrib.auth.models import Group
@@ -35,14 +33,14 @@ user.groups.set([Group.objects.get(name=role)])
 @dataclass(frozen=True, slots=True)
 class Cast:
     platform: Platform
-    # Staff with an authenticator app, and people with nothing.
+    # Staff with an authenticator app, and accounts without one.
     staff: Iterator[Person]
     people: Iterator[Person]
 
     def in_role(self, role: str) -> Person:
         person = next(self.staff)
         code = f"email = {person.email!r}\n{role = }\n{_PUT_INTO_ROLE}"
-        self.platform.manage("shell", "--no-imports", "-c", code)
+        shell(self.platform, code)
         return person
 
     def with_key(self, name: str) -> tuple[Person, str]:
@@ -52,16 +50,14 @@ class Cast:
 
 
 @pytest.fixture(scope="module")
-def strict(site: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """A platform whose staff show a second factor before the staff pages open."""
-    folder = folder_with_static(site, tmp_path_factory.mktemp("staff"))
-    with platform(folder, STAFF_SECOND_FACTOR="on") as running:
-        yield running
+def strict(pool: Pool) -> Platform:
+    """Return a platform where staff pages require a second factor."""
+    return pool(STAFF_SECOND_FACTOR="on")
 
 
 @pytest.fixture(scope="module")
 def cast(strict: Platform) -> Cast:
-    staff, people = make_people(strict, (8, {"staff": True, "app": True}), (8, {}))
+    staff, people = make_accounts(strict, (8, {"staff": True, "app": True}), (8, {}))
     return Cast(strict, staff, people)
 
 
@@ -77,7 +73,7 @@ def browser_context_args(browser_context_args: dict[str, Any], home: str) -> dic
 
 @pytest.fixture
 def enter(new_context: Callable[..., BrowserContext], home: str) -> Callable[..., Page]:
-    """Opens the staff pages as `person`, who logs in with the code of their app."""
+    """Return a function that opens the staff pages as `person`, with the code of their app."""
 
     def open_browser(person: Person, **options: Any) -> Page:
         page = new_context(**options).new_page()
@@ -90,7 +86,7 @@ def enter(new_context: Callable[..., BrowserContext], home: str) -> Callable[...
 
 
 def press(page: Page, name: str) -> None:
-    """A link or a button, by exactly this name."""
+    """Click the link or button with exactly this name."""
     for role in ("link", "button"):
         found = page.get_by_role(role, name=name, exact=True)  # type: ignore[arg-type]
         if found.count():
@@ -100,7 +96,7 @@ def press(page: Page, name: str) -> None:
 
 
 def open_account(page: Page, email: str) -> None:
-    """From the list, by its search and a click."""
+    """Open an account from the list, by search and click."""
     page.goto(ACCOUNTS)
     page.locator("#searchbar").fill(email)
     page.locator("#searchbar").press("Enter")
@@ -108,7 +104,7 @@ def open_account(page: Page, email: str) -> None:
     expect(page.get_by_role("heading", name=email, level=1)).to_be_visible()
 
 
-def test_security_finds_an_account_and_takes_its_key_and_it_out_of_use_and_back(
+def test_security_suspends_and_restores_a_key_and_an_account(
     enter: Callable[..., Page], cast: Cast, shoot: Callable[..., None]
 ) -> None:
     alice, key = cast.with_key("studio")
@@ -140,7 +136,7 @@ def test_security_finds_an_account_and_takes_its_key_and_it_out_of_use_and_back(
     expect(page.get_by_text("Every session of this account has ended.")).to_be_visible()
 
 
-def test_support_sees_the_same_and_may_only_revoke(enter: Callable[..., Page], cast: Cast) -> None:
+def test_support_may_only_revoke(enter: Callable[..., Page], cast: Cast) -> None:
     alice, _key = cast.with_key("studio")
     page = enter(cast.in_role("Support"))
     open_account(page, alice.email)
@@ -152,7 +148,7 @@ def test_support_sees_the_same_and_may_only_revoke(enter: Callable[..., Page], c
     expect(row).to_contain_text("revoked by staff")
 
 
-def test_whose_a_key_is_is_told_and_nothing_of_it_stays_in_the_browser(
+def test_a_key_is_looked_up_and_not_kept_in_the_browser(
     enter: Callable[..., Page],
     cast: Cast,
     remains: Callable[[Page], str],
@@ -168,12 +164,12 @@ def test_whose_a_key_is_is_told_and_nothing_of_it_stays_in_the_browser(
     expect(page.get_by_text("This is a key of this platform, whole")).to_be_visible()
     expect(page.get_by_role("link", name=alice.email)).to_be_visible()
     expect(field).to_have_value("")
-    is_there = key[20:] in remains(page)
-    assert not is_there
+    is_current = key[20:] in remains(page)
+    assert not is_current
     page.go_back()
     expect(page.get_by_role("heading", name="Whose is this key?")).to_be_visible()
-    is_there = key[20:] in "".join([*seen, remains(page)])
-    assert not is_there, "it comes back with Back"
+    is_current = key[20:] in "".join([*seen, remains(page)])
+    assert not is_current, "it comes back with Back"
 
     field.fill(key)
     press(page, "Look up")
@@ -184,7 +180,7 @@ def test_whose_a_key_is_is_told_and_nothing_of_it_stays_in_the_browser(
     expect(page.get_by_text("found where others can read it").first).to_be_visible()
 
 
-def test_all_of_it_needs_no_mouse(enter: Callable[..., Page], cast: Cast) -> None:
+def test_staff_pages_work_by_keyboard(enter: Callable[..., Page], cast: Cast) -> None:
     alice, key = cast.with_key("studio")
     page = enter(cast.in_role("Security"))
     page.goto(LOOKUP)
@@ -209,7 +205,7 @@ def test_all_of_it_needs_no_mouse(enter: Callable[..., Page], cast: Cast) -> Non
 
 
 def walk(page: Page, person: Person, key: str, look: Callable[[Page], Any]) -> dict[str, Any]:
-    """What `look` finds wrong on each page of this room."""
+    """Return what `look` finds on each staff page."""
     found: dict[str, Any] = {}
 
     def note(moment: str) -> None:
@@ -221,10 +217,10 @@ def walk(page: Page, person: Person, key: str, look: Callable[[Page], Any]) -> d
     open_account(page, person.email)
     note("account")
     account = page.url
-    for deed in ("Disable", "Log out everywhere"):
+    for action in ("Disable", "Log out everywhere"):
         page.goto(account)
-        press(page, deed)
-        note(deed)
+        press(page, action)
+        note(action)
     page.goto(account)
     page.get_by_role("row", name="studio").get_by_role("link", name="Suspend").click()
     note("suspend")
@@ -241,9 +237,9 @@ def walk(page: Page, person: Person, key: str, look: Callable[[Page], Any]) -> d
 
 def test_every_page_is_accessible(enter: Callable[..., Page], cast: Cast) -> None:
     alice, key = cast.with_key("studio")
-    # Our policy lets no script in but our own, axe's included.
+    # The content security policy blocks scripts from elsewhere, axe's included.
     page = enter(cast.in_role("Security"), bypass_csp=True)
-    assert walk(page, alice, key, objections) == {}
+    assert walk(page, alice, key, violations) == {}
 
 
 def test_every_page_fits_the_narrowest_phone_and_breaks_no_policy(
@@ -261,19 +257,46 @@ def test_every_page_fits_the_narrowest_phone_and_breaks_no_policy(
 
     assert walk(page, alice, key, overflow) == {}
     assert watch.complaints == []
-    assert watch.strangers == []
+    assert watch.foreign_urls == []
 
 
-def test_the_password_alone_opens_none_of_it(
+def test_the_password_alone_opens_no_staff_page(
     new_context: Callable[..., BrowserContext], cast: Cast, home: str
 ) -> None:
     alice, _key = cast.with_key("studio")
     sam = cast.in_role("Security")
     context = new_context()
-    # A session as the password alone makes one.
+    # A session started with the password alone.
     context.add_cookies([sam.cookie])
     page = context.new_page()
     for path in (LOOKUP, ACCOUNTS):
         page.goto(path)
         expect(page).to_have_url(re.compile("/account/reauthenticate"))
         expect(page.get_by_text(alice.email)).to_have_count(0)
+
+
+def test_panels_of_the_front_page_do_not_overlap(
+    enter: Callable[..., Page], cast: Cast, shoot: Callable[..., None]
+) -> None:
+    page = enter(cast.in_role("Administrators"))
+    for size in ({"width": 1366, "height": 900}, {"width": 820, "height": 900}, NARROW):
+        page.set_viewport_size(size)  # type: ignore[arg-type]
+        page.goto("/admin/")
+        for heading in page.locator("#content h2, #content caption").all():
+            assert heading.evaluate("element => element.offsetHeight") < 70
+        panels = page.locator("#content .module").all()
+        assert len(panels) >= 8
+        boxes = [panel.bounding_box() or {} for panel in panels]
+        for number, one in enumerate(boxes):
+            assert all(_is_apart(one, other) for other in boxes[number + 1 :])
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    shoot(page, "staff-front")
+
+
+def _is_apart(one: Any, other: Any) -> bool:
+    """Return whether two boxes don't overlap, with a tolerance of one pixel for rounding."""
+    return any(
+        first[start] + first[length] <= second[start] + 1
+        for first, second in ((one, other), (other, one))
+        for start, length in (("x", "width"), ("y", "height"))
+    )

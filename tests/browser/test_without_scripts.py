@@ -1,12 +1,10 @@
-"""The same job without JavaScript: dialogs open in their place in the page, or are pages."""
+"""Without JavaScript: dialogs open in place or are pages."""
 
 import re
 from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Error, Page, expect
-
-pytestmark = pytest.mark.browser
 
 ROWS = "table.keys tbody tr"
 
@@ -28,7 +26,7 @@ def generate(page: Page, name: str) -> str:
 def test_alice_makes_and_deletes_a_key(page: Page, base_url: str) -> None:
     key = generate(page, "studio")
     assert re.fullmatch(r"comfyui-[0-9a-f]{64}", key)
-    # A button that only a script could answer would be a promise not kept.
+    # A button that needs a script must not be there.
     expect(page.get_by_role("button", name="Copy")).to_be_hidden()
     page.get_by_role("link", name="Close").click()
     expect(page).to_have_url(f"{base_url}/keys/")
@@ -65,7 +63,7 @@ def test_back_to_the_key_asks_before_it_sends_the_form_again(page: Page) -> None
     generate(page, "studio")
     page.get_by_role("link", name="Usage").click()
     expect(page.get_by_role("heading", name="Usage")).to_be_visible()
-    # The browser's own page: "Confirm Form Resubmission".
+    # The browser's page "Confirm Form Resubmission".
     with pytest.raises(Error, match="ERR_CACHE_MISS"):
         page.go_back(wait_until="commit")
     another = page.context.new_page()
@@ -80,7 +78,7 @@ def test_close_leaves_the_form(page: Page) -> None:
     expect(page.locator(ROWS)).to_have_count(0)
 
 
-def test_keep_it_keeps_the_key(page: Page) -> None:
+def test_cancelling_a_deletion_keeps_the_key(page: Page) -> None:
     generate(page, "studio")
     page.goto("/keys/")
     page.get_by_role("button", name="Delete").click()
@@ -88,7 +86,7 @@ def test_keep_it_keeps_the_key(page: Page) -> None:
     expect(page.locator(ROWS)).to_have_count(1)
 
 
-def test_a_refused_name_says_why_and_keeps_what_was_written(page: Page) -> None:
+def test_a_refused_name_gives_an_error_and_keeps_the_input(page: Page) -> None:
     generate(page, "studio")
     page.goto("/keys/")
     page.get_by_role("button", name="+ New").click()

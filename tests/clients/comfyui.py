@@ -1,7 +1,7 @@
-"""What the ComfyUI frontend's built pages need of a ComfyUI to boot, and nothing else of it.
+"""A minimal ComfyUI server, with the endpoints that the frontend's built pages need to start.
 
-The pages are served as the package has them, byte for byte. The few endpoints answer as a ComfyUI
-without models, workflows or custom nodes does; `flags` is what its `--feature-flag` options say.
+The pages are served unchanged. The endpoints answer as a ComfyUI without models, workflows or
+custom nodes does; `flags` is what its `--feature-flag` options set.
 """
 
 import base64
@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 Flags = dict[str, str | bool]
 
-# Somebody who has been here before: no tour, no templates on the first visit.
+# Settings of a returning user: no tour, and no templates of a first visit.
 _SETTINGS = {"Comfy.TutorialCompleted": True}
 
 _ANSWERS: dict[str, Any] = {
@@ -56,7 +56,7 @@ _ANSWERS: dict[str, Any] = {
 
 @contextmanager
 def serving(pages: Path, flags: Flags) -> Iterator[str]:
-    """The address of a ComfyUI whose frontend is in `pages`, while it runs."""
+    """Yield the URL of a ComfyUI with the frontend in `pages`."""
     ended = Event()
     handler = partial(_ComfyUI, flags=flags, ended=ended, directory=str(pages))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -94,7 +94,7 @@ class _ComfyUI(SimpleHTTPRequestHandler):
             super().do_GET()
 
     def do_POST(self) -> None:
-        """Whatever it would save is taken and forgotten."""
+        """Accept and discard whatever the frontend saves."""
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self._answer({})
 
@@ -109,7 +109,7 @@ class _ComfyUI(SimpleHTTPRequestHandler):
         self.wfile.write(body)
 
     def _talk(self) -> None:
-        """The socket (RFC 6455) on which a ComfyUI says that it has nothing to do."""
+        """Open the websocket (RFC 6455), and send the status of an idle ComfyUI."""
         key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
         accept = base64.b64encode(hashlib.sha1(key.encode(), usedforsecurity=False).digest())
         self.send_response(101)
@@ -119,7 +119,7 @@ class _ComfyUI(SimpleHTTPRequestHandler):
         self.end_headers()
         status = {"exec_info": {"queue_remaining": 0}}
         text = json.dumps({"type": "status", "data": {"status": status, "sid": "1"}}).encode()
-        # One frame of text, final, short enough for a length of seven bits.
+        # One final text frame, with a length of seven bits.
         self.wfile.write(bytes([0x81, len(text)]) + text)
         self.ended.wait()
         self.close_connection = True

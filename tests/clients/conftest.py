@@ -1,8 +1,8 @@
-"""ComfyUI's own clients as people install them, and the platform that they are pointed at.
+"""ComfyUI's clients as users install them, and a platform for them.
 
-Nothing of theirs is changed: `scripts/clients` fetches them, and what they are told here is what
-README.md tells people to tell them. There is no network: what would leave this machine is noted,
-and every test is held to it.
+The clients are unchanged: `scripts/clients` fetches them, and README.md's instructions configure
+them. There is no network: requests that would leave this machine are recorded, and every test
+checks that there are none.
 """
 
 import base64
@@ -25,35 +25,34 @@ from playwright.sync_api import Browser
 
 from apikeys import tokens
 from tests.browser.conftest import browser_type_launch_args  # noqa: F401 (a fixture)
-from tests.server.conftest import Account, join, serving
-from tests.servers import ROOT, Platform
+from tests.live.conftest import Account, join
+from tests.platforms import ROOT, Platform, Pool
 
 CLIENTS = ROOT / "var" / "clients"
 
 
 def client(name: str) -> Path:
-    """Where `scripts/clients` has put a client."""
+    """Return the folder where `scripts/clients` has put a client."""
     folder = CLIENTS / name
     assert (folder / ".stamp").exists(), f"{folder} is not there: run scripts/clients"
     return folder
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """The platform with https, as `make run TLS=1` starts it, and all that it can log."""
-    with serving(tmp_path_factory.mktemp("platform"), TLS="1", LOG_LEVEL="DEBUG") as started:
-        yield started
+def running(pool: Pool) -> Platform:
+    """Return the platform with https, as `make run TLS=1` starts it, with full logging."""
+    return pool(TLS="1", LOG_LEVEL="DEBUG")
 
 
 @pytest.fixture(scope="session")
 def tls(running: Platform) -> Path:
-    """The folder with the platform's certificates."""
+    """Return the folder with the platform's certificates."""
     return running.log.parent / "tls"
 
 
 @pytest.fixture
 def alice(running: Platform) -> Iterator[Account]:
-    """Somebody with a key, which is in no file of the platform's when the test is over."""
+    """Yield an account with a key; check afterwards that no file of the platform has the key."""
     account = join(running, keys=1)
     yield account
     files = [path for path in running.log.parent.rglob("*") if "static" not in path.parts]
@@ -69,12 +68,12 @@ def chromium(
     browser_type_launch_args: dict[str, Any],  # noqa: F811
     tls: Path,
 ) -> Iterator[Browser]:
-    """A Chromium that trusts the platform, and finds no other host than this machine."""
+    """Yield a Chromium that trusts the platform, and resolves no other host."""
     certificate = load_pem_x509_certificate((tls / "server.pem").read_bytes())
     public = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     pinned = base64.b64encode(hashlib.sha256(public).digest()).decode()
     arguments = [
-        # Of two rules for hosts, the last one given would count alone.
+        # The browser uses the last rule for hosts only.
         *(a for a in browser_type_launch_args["args"] if "host-resolver-rules" not in a),
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         f"--ignore-certificate-errors-spki-list={pinned}",
@@ -86,12 +85,12 @@ def chromium(
 
 @dataclass
 class ComfyCLI:
-    """comfy-cli on a machine of its own: a home folder, and the addresses it is told to use."""
+    """comfy-cli with a separate home folder and the URLs of its environment."""
 
     environment: dict[str, str] = field(repr=False)
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-        """Starts `comfy` with `arguments`, and does not wait for its end."""
+        """Start `comfy` with `arguments`, without waiting for its end."""
         return subprocess.Popen(
             [client("comfy-cli") / "bin" / "python", "-m", "comfy_cli", *arguments],
             env={**self.environment, **variables},
@@ -102,23 +101,23 @@ class ComfyCLI:
         )
 
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """What `comfy` with `arguments` prints for people, on a terminal 200 columns wide."""
+        """Return the output of `comfy` for people, on a terminal 200 columns wide."""
         process = self.start("--no-json", *arguments, **variables)
         printed, complained = process.communicate(timeout=60)
         return subprocess.CompletedProcess(process.args, process.returncode, printed, complained)
 
     def ask(self, *arguments: str, **variables: str) -> dict[str, Any]:
-        """What `comfy --json` tells a script: one object with `ok`, `data` and `error`."""
+        """Return the output of `comfy --json`: an object with `ok`, `data` and `error`."""
         process = self.start("--json", *arguments, **variables)
         printed, complained = process.communicate(timeout=60)
-        told: dict[str, Any] = json.loads(printed)
-        assert process.returncode == (0 if told["ok"] else 1), complained
-        return told
+        result: dict[str, Any] = json.loads(printed)
+        assert process.returncode == (0 if result["ok"] else 1), complained
+        return result
 
 
 @pytest.fixture
 def comfy(running: Platform, tls: Path, tmp_path: Path) -> Iterator[ComfyCLI]:
-    """comfy-cli, pointed at the platform by its environment alone, and asking nobody else."""
+    """Yield comfy-cli, configured by its environment alone; it must send no other requests."""
     home = tmp_path / "home"
     home.mkdir()
     with _way_out() as (proxy, attempts):
@@ -142,7 +141,7 @@ def comfy(running: Platform, tls: Path, tmp_path: Path) -> Iterator[ComfyCLI]:
 
 @contextmanager
 def _way_out() -> Iterator[tuple[str, list[str]]]:
-    """The address of a proxy that lets nobody through, and what was asked of it."""
+    """Yield the URL of a proxy that refuses everything, and the requests to it."""
     attempts: list[str] = []
 
     class Refusal(StreamRequestHandler):
@@ -162,7 +161,7 @@ def _way_out() -> Iterator[tuple[str, list[str]]]:
 
 @pytest.fixture
 def wrong(alice: Account, running: Platform) -> Callable[[str], tuple[str, str]]:
-    """Makes a key that is no good, of the right form each, and returns it with our code for it."""
+    """Return a function that makes an invalid key, and returns it with the platform's code."""
 
     def make(why: str) -> tuple[str, str]:
         token = alice.keys[0].token

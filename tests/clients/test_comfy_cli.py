@@ -1,4 +1,4 @@
-"""comfy-cli, unchanged: our addresses in its environment, a key, and what it then tells people."""
+"""comfy-cli, unchanged: it uses the platform by the URLs in its environment and a key."""
 
 import stat
 from collections.abc import Callable
@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.clients.conftest import ComfyCLI
-from tests.server.conftest import Account
-from tests.servers import Platform
+from tests.live.conftest import Account
+from tests.platforms import Platform
 
-pytestmark = pytest.mark.server
-
-# `--yes`: a generation may cost its owner money, and comfy-cli asks.
+# `--yes`: comfy-cli asks, because a generation may cost money.
 GENERATE = ("generate", "flux-pro", "--prompt", "a cat on the moon", "--yes")
 WRONG = ["mistyped", "of another platform", "deleted"]
 
@@ -34,32 +32,30 @@ def test_a_key_set_once_signs_in(comfy: ComfyCLI, alice: Account, running: Platf
     assert f"{alice.email.partition('@')[0]}  (personal)  · owner" in status.stdout
 
 
-def test_status_says_that_nothing_is_in_the_way_and_makes_up_no_money(
+def test_status_reports_an_active_subscription_and_no_balance(
     comfy: ComfyCLI, alice: Account
 ) -> None:
-    told = comfy.ask("cloud", "status", "--plans", COMFY_CLOUD_API_KEY=alice.keys[0].token)
-    assert told["ok"], told["error"]
-    workspace = told["data"]["cloud_workspace"]
+    result = comfy.ask("cloud", "status", "--plans", COMFY_CLOUD_API_KEY=alice.keys[0].token)
+    assert result["ok"], result["error"]
+    workspace = result["data"]["cloud_workspace"]
     assert workspace["name"] == alice.email.partition("@")[0]
-    assert told["data"]["subscription"]["is_active"] is True
-    assert told["data"]["credit_balance_usd"] is None
-    assert told["data"]["balance_confirmed"] is False
-    assert told["data"]["plans"] == []
-    assert told["data"]["upgrade_suggestion"] is None
+    assert result["data"]["subscription"]["is_active"] is True
+    assert result["data"]["credit_balance_usd"] is None
+    assert result["data"]["balance_confirmed"] is False
+    assert result["data"]["plans"] == []
+    assert result["data"]["upgrade_suggestion"] is None
 
 
-def test_the_address_can_be_set_once_as_well(
-    comfy: ComfyCLI, alice: Account, running: Platform
-) -> None:
+def test_the_url_can_be_set_once(comfy: ComfyCLI, alice: Account, running: Platform) -> None:
     del comfy.environment["COMFY_CLOUD_BASE_URL"]
     assert comfy.ask("cloud", "set-base-url", running.url)["ok"]
-    told = comfy.ask("cloud", "status", COMFY_CLOUD_API_KEY=alice.keys[0].token)
-    assert told["ok"], told["error"]
-    assert told["data"]["manage_url"].startswith(running.url)
+    result = comfy.ask("cloud", "status", COMFY_CLOUD_API_KEY=alice.keys[0].token)
+    assert result["ok"], result["error"]
+    assert result["data"]["manage_url"].startswith(running.url)
 
 
 @pytest.mark.parametrize("why", WRONG)
-def test_a_wrong_key_is_refused_and_shown_as_such(
+def test_an_invalid_key_is_refused_and_reported(
     comfy: ComfyCLI, wrong: Callable[[str], tuple[str, str]], why: str, tmp_path: Path
 ) -> None:
     token, code = wrong(why)
@@ -79,13 +75,29 @@ def test_a_wrong_key_is_refused_and_shown_as_such(
         assert token not in seen.stdout + seen.stderr
 
 
-def test_a_good_key_hears_that_there_is_no_gateway(
+def test_unsupported_functions_are_reported(
     comfy: ComfyCLI, alice: Account, tmp_path: Path
 ) -> None:
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"a picture")
-    for arguments in (GENERATE, ("generate", "upload", str(picture))):
+    for arguments, words in (
+        (GENERATE, "No gateway is set up at this address"),
+        (("generate", "upload", str(picture)), "This site stores no files"),
+    ):
         seen = comfy.run(*arguments, COMFY_API_KEY=alice.keys[0].token)
         assert seen.returncode == 1
         assert "404" in seen.stdout
-        assert "No gateway is set up at this address" in seen.stdout
+        assert words in seen.stdout
+
+
+def test_a_workflow_sent_to_the_platform_is_refused_with_advice(
+    comfy: ComfyCLI, alice: Account, tmp_path: Path
+) -> None:
+    """With a key and the platform's URL set, `comfy run` uses the platform by default."""
+    workflow = tmp_path / "workflow.json"
+    workflow.write_text('{"1": {"class_type": "PreviewAny", "inputs": {"source": "a"}}}')
+    run = ("run", "--workflow", str(workflow))
+    result = comfy.ask(*run, COMFY_CLOUD_API_KEY=alice.keys[0].token)
+    assert result["ok"] is False
+    assert result["error"]["details"]["status"] == 404
+    assert "comfy run --where local" in result["error"]["details"]["body"]

@@ -1,23 +1,19 @@
-"""comfy-key gives a machine its key over https, and comfy-cli, unchanged, takes it from there."""
+"""comfy-key stores a key over https where comfy-cli, unchanged, reads it."""
 
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.clients.conftest import ComfyCLI
-from tests.comfy_keys.conftest import code_of, command, decide
-from tests.server.conftest import Account
-from tests.servers import Platform
-
-pytestmark = pytest.mark.server
+from tests.live.comfy_keys.conftest import code_of, command, decide
+from tests.live.conftest import Account
+from tests.platforms import Platform
 
 
-def test_comfy_cli_finds_the_key_that_comfy_key_fetched(
+def test_comfy_cli_finds_the_key_of_comfy_key(
     comfy: ComfyCLI, alice: Account, running: Platform
 ) -> None:
     home = Path(comfy.environment["HOME"])
-    # Whatever comfy-cli keeps there already stays.
+    # Other content of the store is kept.
     assert comfy.ask("auth", "set", "civitai", "--key", "of-another-provider")["ok"]
     assert not comfy.ask("cloud", "whoami")["data"]["signed_in"]
 
@@ -30,8 +26,8 @@ def test_comfy_cli_finds_the_key_that_comfy_key_fetched(
     assert (process.returncode, printed) == (0, ""), said
     assert f"export COMFY_CLOUD_BASE_URL={running.url}\n" in said
 
-    told = comfy.ask("cloud", "whoami")["data"]
-    assert (told["signed_in"], told["api_key_source"]) == (True, "store")
+    result = comfy.ask("cloud", "whoami")["data"]
+    assert (result["signed_in"], result["api_key_source"]) == (True, "store")
     assert comfy.ask("cloud", "status")["ok"]
     kept = json.loads((home / ".config/comfy-cli/secrets.json").read_text())
     assert kept["providers"].keys() == {"civitai", "comfy-cloud-api-key"}
@@ -42,6 +38,6 @@ def test_without_the_platforms_certificate_nothing_is_sent(
     comfy: ComfyCLI, running: Platform
 ) -> None:
     with command(Path(comfy.environment["HOME"])) as machine:
-        told = machine.run("login", "--url", running.url)
-    assert (told.returncode, told.stdout) == (3, "")
-    assert "certificate verify failed" in told.stderr
+        result = machine.run("login", "--url", running.url)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert "certificate verify failed" in result.stderr

@@ -1,4 +1,4 @@
-"""`comfy cloud login`, unchanged: its browser is somebody who is signed in and allows it."""
+"""`comfy cloud login`, unchanged, with a browser that is logged in and allows it."""
 
 import json
 import re
@@ -15,14 +15,12 @@ import pytest
 import requests
 
 from tests.clients.conftest import ComfyCLI
-from tests.server.conftest import TOKEN, Account, shell
-from tests.servers import Platform
-
-pytestmark = pytest.mark.server
+from tests.live.conftest import TOKEN, Account, shell
+from tests.platforms import Platform
 
 
 class Person:
-    """Whoever sits at the browser: they follow an address, and press a button."""
+    """A logged-in browser: it opens a URL and presses a button."""
 
     def __init__(self, account: Account, tls: Path) -> None:
         self.http = requests.Session()
@@ -31,8 +29,8 @@ class Person:
         name, value = account.cookie
         self.http.cookies.set(name, value, domain="127.0.0.1", path="/")
 
-    def press(self, address: str, decision: str) -> requests.Response:
-        page = self.http.get(address, timeout=60)
+    def press(self, url: str, decision: str) -> requests.Response:
+        page = self.http.get(url, timeout=60)
         assert page.status_code == 200, page.text
         action = re.search(r'<form method="post" action="([^"]*/oauth/authorize[^"]*)"', page.text)
         hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page.text))
@@ -41,25 +39,25 @@ class Person:
         assert name, page.text
         fields = {**hidden, "name": name[1], "expires": "90", "decision": decision}
         return self.http.post(
-            urljoin(address, unescape(action[1])),
+            urljoin(url, unescape(action[1])),
             data=fields,
-            headers={"Referer": address},
+            headers={"Referer": url},
             timeout=60,
         )
 
 
 @pytest.fixture
 def logging_in(comfy: ComfyCLI) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """comfy-cli, waiting for a browser to come back; and the address that it wants opened."""
+    """Yield comfy-cli, waiting for its browser, and the URL that it wants opened."""
     process = comfy.start("--json", "cloud", "login", "--no-browser", "--timeout", "60")
     lines: Queue[str] = Queue()
     assert process.stdout is not None
     reader = Thread(target=lambda: lines.put(process.stdout.readline()))  # type: ignore[union-attr]
     reader.start()
     try:
-        told = json.loads(lines.get(timeout=50))
-        assert told["type"] == "login_url", told
-        yield process, told["url"]
+        outcome = json.loads(lines.get(timeout=50))
+        assert outcome["type"] == "login_url", outcome
+        yield process, outcome["url"]
     finally:
         process.kill()
         process.communicate()
@@ -72,7 +70,7 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
     return last
 
 
-def test_logging_in_through_the_browser_gives_comfy_cli_a_key(
+def test_login_through_the_browser_gives_comfy_cli_a_key(
     comfy: ComfyCLI,
     alice: Account,
     running: Platform,
@@ -84,9 +82,9 @@ def test_logging_in_through_the_browser_gives_comfy_cli_a_key(
     came_back = Person(alice, tls).press(address, "allow")
     assert came_back.status_code == 200
     assert "Signed in" in came_back.text, "comfy-cli's own page"
-    told = result(process)
-    assert told["ok"], told
-    assert not TOKEN.search(json.dumps(told))
+    outcome = result(process)
+    assert outcome["ok"], outcome
+    assert not TOKEN.search(json.dumps(outcome))
 
     who = comfy.ask("cloud", "whoami")["data"]
     assert (who["signed_in"], who["base_url"]) == (True, running.url)
@@ -112,12 +110,12 @@ def test_logging_in_through_the_browser_gives_comfy_cli_a_key(
     assert refused["error"]["code"] == "cloud_unauthorized"
 
 
-def test_who_cancels_gives_it_nothing_and_it_says_so(
+def test_a_cancelled_login_is_reported(
     alice: Account, running: Platform, tls: Path, logging_in: tuple[subprocess.Popen[str], str]
 ) -> None:
     process, address = logging_in
     came_back = Person(alice, tls).press(address, "cancel")
     assert came_back.status_code == 400
-    told = result(process)
-    assert not told["ok"]
-    assert "access_denied" in json.dumps(told["error"])
+    outcome = result(process)
+    assert not outcome["ok"]
+    assert "access_denied" in json.dumps(outcome["error"])

@@ -1,7 +1,7 @@
-"""ComfyUI's frontend, unchanged: people sign in with a key over https, and out again.
+"""ComfyUI's frontend, unchanged: users sign in with a key over https, and out again.
 
-The newest frontend, which takes https alone and asks for a workspace, and the last of those that
-know neither. Both are told where we are by ComfyUI's own options, and by nothing else.
+Two versions: the newest, which requires https and asks for a workspace, and the last one that does
+neither. ComfyUI's own options give both the platform's URL.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,15 +12,13 @@ from playwright.sync_api import Browser, Page, Request, Response, expect
 
 from tests.clients import comfyui
 from tests.clients.conftest import client
-from tests.server.conftest import Account
-from tests.servers import Platform
-
-pytestmark = pytest.mark.browser
+from tests.live.conftest import Account
+from tests.platforms import Platform
 
 WRONG = ["mistyped", "of another platform", "deleted"]
 
-# What the frontend asks when its sign-in dialog opens, wherever it is pointed: in which country,
-# and on which side of which wall, it is. It knows no key then.
+# Requests of the frontend when its sign-in dialog opens, whatever its URLs: for the country and the
+# network it is in. It has no key then.
 PROBES = {
     "https://cloud.comfy.org/cdn-cgi/trace",
     "https://www.google.com/",
@@ -30,7 +28,7 @@ PROBES = {
 
 @pytest.fixture(scope="module", params=["frontend", "frontend-old"])
 def comfy_url(request: pytest.FixtureRequest, running: Platform) -> Iterator[str]:
-    """The address of a ComfyUI with this frontend, started as README.md says."""
+    """Yield the URL of a ComfyUI with this frontend, started as README.md says."""
     pages = client(request.param) / "comfyui_frontend_package" / "static"
     flags: comfyui.Flags = {
         "comfy_api_base_url": running.url,
@@ -44,13 +42,13 @@ def comfy_url(request: pytest.FixtureRequest, running: Platform) -> Iterator[str
 
 @dataclass
 class Desk:
-    """ComfyUI in somebody's browser: what is pressed there, and all that the browser sent."""
+    """ComfyUI in a browser: its dialogs, and all requests that the browser sent."""
 
     page: Page = field(repr=False)
     sent: list[Request] = field(repr=False, default_factory=list)
 
     def paste(self, text: str) -> None:
-        """Opens the dialog for keys, pastes `text` and presses Save."""
+        """Open the dialog for keys, paste `text` and press Save."""
         self.page.get_by_role("button", name="Login", exact=True).click()
         self.page.get_by_role("button", name="Comfy API Key").click()
         self.retry(text)
@@ -60,7 +58,7 @@ class Desk:
         self.page.get_by_role("button", name="Save").click()
 
     def sign_in(self, token: str) -> Response:
-        """Signs in with `token`, and returns our answer."""
+        """Sign in with `token`; return the platform's response."""
         with self.page.expect_response("**/customers") as answer:
             self.paste(token)
         return answer.value
@@ -70,13 +68,13 @@ class Desk:
         expect(self.page.get_by_role("button", name="Login", exact=True)).to_have_count(0)
 
     def expect_signed_out(self) -> None:
-        # Their program takes its time to start, and more of it on a machine with much to do.
+        # The program starts slowly, more so on a busy machine.
         login = self.page.get_by_role("button", name="Login", exact=True)
         expect(login).to_be_visible(timeout=60_000)
         expect(self.page.get_by_role("button", name="Current user")).to_have_count(0)
 
     def settings(self) -> None:
-        """Opens Settings → User."""
+        """Open Settings → User."""
         self.page.get_by_role("button", name="Settings").first.click()
         self.page.get_by_role("dialog").get_by_role("button", name="User", exact=True).click()
 
@@ -86,8 +84,8 @@ class Desk:
 
 @pytest.fixture
 def desk(chromium: Browser, comfy_url: str, running: Platform, alice: Account) -> Iterator[Desk]:
-    """ComfyUI in a new browser profile, that sends keys nowhere but to us."""
-    # In English: what is pressed is found by its words.
+    """Yield ComfyUI in a new browser profile; check that keys were sent to the platform only."""
+    # In English: elements are found by their text.
     context = chromium.new_context(locale="en-US", viewport={"width": 1400, "height": 900})
     desk = Desk(context.new_page())
     context.on("request", lambda request: desk.sent.append(request))
@@ -103,11 +101,11 @@ def desk(chromium: Browser, comfy_url: str, running: Platform, alice: Account) -
         carries = f"{request.url} {request.headers} {request.post_data_buffer}"
         if any(secret in carries for secret in secrets):
             assert request.url.startswith(f"{running.url}/")
-            # Addresses are written down in many places on the way.
+            # URLs are logged in many places.
             assert not any(secret in request.url for secret in secrets)
 
 
-def test_alice_signs_in_is_shown_stays_and_leaves(
+def test_sign_in_survives_a_reload_until_sign_out(
     desk: Desk, alice: Account, running: Platform
 ) -> None:
     token = alice.keys[0].token
@@ -138,11 +136,11 @@ def test_alice_signs_in_is_shown_stays_and_leaves(
 
 
 @pytest.mark.parametrize("why", WRONG)
-def test_a_wrong_key_signs_nobody_in_and_is_not_kept(
+def test_an_invalid_key_is_refused_and_not_stored(
     desk: Desk, wrong: Callable[[str], tuple[str, str]], why: str
 ) -> None:
     token, _ = wrong(why)
-    # Its words can't be read here: a frontend that reads none leaves the answer unfinished.
+    # The message is not readable here: the frontend does not read the response to its end.
     assert desk.sign_in(token).status == 401
     desk.expect_signed_out()
     assert token not in desk.stored()
@@ -150,7 +148,7 @@ def test_a_wrong_key_signs_nobody_in_and_is_not_kept(
     desk.expect_signed_out()
 
 
-def test_what_has_not_the_form_of_a_key_is_not_even_sent(desk: Desk, running: Platform) -> None:
+def test_a_malformed_key_is_not_sent(desk: Desk, running: Platform) -> None:
     desk.paste("comfyui-123")
     expect(desk.page.get_by_text("Must be 72 characters")).to_be_visible()
     desk.retry("sk-" + "0" * 69)
@@ -160,7 +158,7 @@ def test_what_has_not_the_form_of_a_key_is_not_even_sent(desk: Desk, running: Pl
     expect(link).to_have_attribute("href", f"{running.url}/login")
 
 
-def test_a_key_that_is_deleted_meanwhile_is_gone_after_a_reload(
+def test_a_deleted_key_is_signed_out_after_a_reload(
     desk: Desk, alice: Account, running: Platform
 ) -> None:
     assert desk.sign_in(alice.keys[0].token).status == 200

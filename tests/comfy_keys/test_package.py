@@ -1,5 +1,6 @@
-"""The package as it is installed: from its own folder, with a command, and without the platform."""
+"""The package as installed: from its folder, with its command, without the platform."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -8,13 +9,13 @@ from pathlib import Path
 import httpx
 from comfy_keys.version import VERSION
 
-from tests.servers import ROOT
+from tests.platforms import ROOT
 
 FOLDER = ROOT / "clients" / "python"
 
 
 def test_it_installs_from_its_folder_and_its_command_runs(tmp_path):
-    # As pip and pipx do, with the tools and the httpx that are here already: nothing is fetched.
+    # As pip and pipx do, with the tools and the httpx that are installed: nothing is downloaded.
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"),
@@ -28,14 +29,14 @@ def test_it_installs_from_its_folder_and_its_command_runs(tmp_path):
         path.name for path in (FOLDER / "src/comfy_keys").iterdir() if path.name != "__pycache__"
     }
     environment = {"PYTHONPATH": f"{tmp_path}:{Path(httpx.__file__).parents[1]}"}
-    told = subprocess.run(
+    done = subprocess.run(
         [tmp_path / "bin" / "comfy-key", "--version"],
         env=environment,
         check=True,
         capture_output=True,
         text=True,
     )
-    assert told.stdout == f"comfy-key {VERSION}\n"
+    assert done.stdout == f"comfy-key {VERSION}\n"
     (metadata,) = tmp_path.glob("comfy_keys-*.dist-info/METADATA")
     text = metadata.read_text()
     assert f"Version: {VERSION}\n" in text
@@ -43,7 +44,7 @@ def test_it_installs_from_its_folder_and_its_command_runs(tmp_path):
     assert (FOLDER / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
-def test_importing_it_takes_nothing_of_djangos_or_the_platforms():
+def test_importing_the_package_imports_neither_django_nor_the_platform():
     program = "import sys, comfy_keys, comfy_keys.asgi, comfy_keys.cli; print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", program],
@@ -58,11 +59,11 @@ def test_importing_it_takes_nothing_of_djangos_or_the_platforms():
     assert not roots & {"django", "rest_framework", "qrcode", "accounts", "apikeys", "config"}
 
 
-def test_it_keeps_to_the_python_it_names():
+def test_the_package_works_on_its_oldest_python():
     project = tomllib.loads((FOLDER / "pyproject.toml").read_text())
     assert project["project"]["requires-python"] == ">=3.11"
     assert project["tool"]["ruff"]["target-version"] == "py311"
-    told = subprocess.run(
+    done = subprocess.run(
         [
             *(sys.executable, "-m", "mypy", "--python-version", "3.11", "--no-incremental"),
             *("--config-file", "", "--ignore-missing-imports", "--follow-imports", "silent"),
@@ -74,4 +75,66 @@ def test_it_keeps_to_the_python_it_names():
         capture_output=True,
         text=True,
     )
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+README = (FOLDER / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def checked(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Return the output of mypy --strict for a program that uses the package."""
+    (folder / "example.py").write_text(program)
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict", "--python-version", "3.11"),
+            *("--config-file", "", "--no-incremental", "example.py"),
+        ],
+        env={"MYPYPATH": str(FOLDER / "src"), "MYPY_CACHE_DIR": "/dev/null"},
+        cwd=folder,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_readmes_examples_are_typed(tmp_path):
+    example = next(one for one in EXAMPLES if "verdict.customer.email" in one)
+    done = checked(
+        f"""
+from comfy_keys import AsyncClient, BadVerdict, GoodVerdict, Verdict
+from typing import assert_type
+
+key = "comfyui-"
+{example}
+def by_word(verdict: Verdict) -> str:
+    if verdict.valid:
+        assert_type(verdict, GoodVerdict)
+        return verdict.key.name
+    assert_type(verdict, BadVerdict)
+    return verdict.message
+
+
+def turned_round(verdict: Verdict) -> str:
+    if not verdict:
+        return verdict.code
+    return verdict.customer.id
+
+
+async def many(client: AsyncClient, keys: list[str]) -> list[str]:
+    if mine := await client.validate(keys[0]):
+        print(mine.customer.name, mine.key.expires_at)
+    return [one.customer.email for one in await client.validate_many(keys) if one]
+""",
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_unchecked_verdict_is_a_type_error(tmp_path):
+    done = checked(
+        "from comfy_keys import Client\n"
+        'print(Client("https://keys.example.org").validate("").customer.email)\n',
+        tmp_path,
+    )
+    assert "union-attr" in done.stdout

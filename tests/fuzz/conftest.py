@@ -3,18 +3,18 @@ from typing import Any
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
 
-from config.lane import in_front_of
-from fastlane.epochs import Epochs
-from fastlane.wsgi import FastLane
+from apikeys.cache.middleware import ValidationCache
+from apikeys.cache.setup import install
+from apikeys.cache.versions import VersionTable
 
 
 @pytest.fixture
-def lane_alone(settings: Any, own_epochs: Epochs) -> FastLane:
-    """The lane before Django, with a table of its own and no other machines to listen to.
+def validation_cache(settings: Any, own_version_table: VersionTable) -> ValidationCache:
+    """Return the validation cache with a separate version table and without a listener.
 
-    Whoever listens does so until the process ends, and the database could not be dropped.
+    A listener runs until the process ends, and its connection blocks dropping the database.
     """
-    settings.IS_FLEET = False
-    lane = in_front_of(WSGIHandler())
-    assert isinstance(lane, FastLane)
-    return lane
+    settings.MULTI_HOST = False
+    cache = install(WSGIHandler())
+    assert isinstance(cache, ValidationCache)
+    return cache

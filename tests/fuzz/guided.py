@@ -1,4 +1,4 @@
-"""Runs a judge of bytes: guided by what its input covers where atheris is, at random elsewhere."""
+"""Run a check on bytes: coverage-guided where atheris is installed, at random elsewhere."""
 
 import importlib.util
 import random
@@ -11,42 +11,42 @@ from pathlib import Path
 from typing import Any
 
 HAS_ATHERIS = importlib.util.find_spec("atheris") is not None
-# Bytes. Longer input finds nothing that shorter does not, and takes its time.
+# Bytes. Longer input takes more time and finds no more.
 LONGEST = 512
 
 
 def instrumented() -> AbstractContextManager[Any]:
-    """What is imported inside tells which of its branches were taken."""
+    """Return a context in which imports are instrumented for coverage."""
     if not HAS_ATHERIS:
         return nullcontext()
     import atheris
 
-    return atheris.instrument_imports(include=["apikeys", "fastlane"])
+    return atheris.instrument_imports(include=["apikeys"])
 
 
-def run(judge: Callable[[bytes], None], seeds: Sequence[bytes], arguments: list[str]) -> None:
-    """Ends the process: with 0, if the judge found nothing wrong.
+def run(check: Callable[[bytes], None], seeds: Sequence[bytes], arguments: list[str]) -> None:
+    """Run the check, and exit the process: with 0 if it found nothing.
 
-    seeds: what the search begins with.
-    arguments: libFuzzer's own, as a command line gives them.
+    seeds: initial inputs.
+    arguments: libFuzzer's, as on a command line.
     """
     for seed in seeds:
-        judge(seed)
+        check(seed)
     if not HAS_ATHERIS:
-        _run_at_random(judge, seeds, arguments)
+        _run_at_random(check, seeds, arguments)
         return
     import atheris
 
     with tempfile.TemporaryDirectory() as folder:
         for number, seed in enumerate(seeds):
             (Path(folder) / str(number)).write_bytes(seed)
-        # Into the first folder goes what is found: into the caller's own, where there is one.
-        atheris.Setup([*arguments, folder, f"-max_len={LONGEST}", "-len_control=0"], judge)
+        # New inputs go to the first folder: the caller's, if there is one.
+        atheris.Setup([*arguments, folder, f"-max_len={LONGEST}", "-len_control=0"], check)
         atheris.Fuzz()
 
 
 def _run_at_random(
-    judge: Callable[[bytes], None], seeds: Sequence[bytes], arguments: list[str]
+    check: Callable[[bytes], None], seeds: Sequence[bytes], arguments: list[str]
 ) -> None:
     stated = re.search(r"-runs=(\d+)", " ".join(arguments))
     runs = int(stated[1]) if stated else 100_000
@@ -55,6 +55,6 @@ def _run_at_random(
         sent = bytearray(source.choice(seeds) or b"a")
         for _change in range(source.randrange(1, 8)):
             sent[source.randrange(len(sent))] = source.randrange(256)
-        judge(bytes(sent))
-        judge(source.randbytes(source.randrange(LONGEST)))
+        check(bytes(sent))
+        check(source.randbytes(source.randrange(LONGEST)))
     sys.stderr.write(f"Done {runs} runs\n")

@@ -1,4 +1,4 @@
-"""Any bytes where a key belongs: judged, never raised at, and by the lane as by Django."""
+"""Any bytes in place of a key: no exception, and the validation cache answers as Django does."""
 
 import os
 import subprocess
@@ -12,51 +12,51 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from apikeys import tokens
-from apikeys.tokens import Refusal, Token
-from fastlane.wsgi import FastLane
-from tests.fastlane.test_lane import say, twin
-from tests.fuzz.lane import NAMES, ROUTES, asked, make_tokens
-from tests.servers import ROOT
+from apikeys.cache.middleware import ValidationCache
+from apikeys.tokens import ParseError, Token
+from tests.apikeys.cache.test_middleware import get_response, twin
+from tests.fuzz.byte_requests import NAMES, ROUTES, as_request, make_tokens
+from tests.platforms import ROOT
 
 TAG_KEYS = st.lists(st.binary(min_size=1, max_size=64), min_size=1, max_size=4, unique=True)
 
 
 @given(keys=TAG_KEYS, used=st.data())
-def test_a_token_reads_back_with_the_key_that_tagged_it_and_with_no_other(keys, used):
+def test_a_token_parses_with_its_tag_key_only(keys, used):
     key = used.draw(st.sampled_from(keys))
     made = tokens.make(tag_key=key)
     read = tokens.parse(made.reveal(), tag_keys=keys)
     assert isinstance(read, Token)
     assert (read.public_id, read.reveal()) == (made.public_id, made.reveal())
     others = [other for other in keys if other != key]
-    assert tokens.parse(made.reveal(), tag_keys=others) is Refusal.FORGED
+    assert tokens.parse(made.reveal(), tag_keys=others) is ParseError.FORGED
 
 
 @given(position=st.integers(0, 71), character=st.characters(), taken=st.integers(0, 1))
-def test_a_character_changed_or_added_anywhere_is_refused(position, character, taken):
+def test_a_changed_or_added_character_is_refused(position, character, taken):
     text = tokens.make(tag_key=b"k").reveal()
     changed = text[:position] + character + text[position + taken :]
     if changed.strip() != text:
-        assert tokens.parse(changed, tag_keys=[b"k"]) is Refusal.MALFORMED
+        assert tokens.parse(changed, tag_keys=[b"k"]) is ParseError.MALFORMED
 
 
 @given(position=st.integers(0, 70))
-def test_a_character_left_out_or_exchanged_with_the_next_is_refused(position):
+def test_a_missing_or_swapped_character_is_refused(position):
     text = tokens.make(tag_key=b"k").reveal()
     one, two = text[position : position + 2]
     for instead in (one, two + one):
         changed = text[:position] + instead + text[position + 2 :]
         if changed != text:
-            assert tokens.parse(changed, tag_keys=[b"k"]) is Refusal.MALFORMED
+            assert tokens.parse(changed, tag_keys=[b"k"]) is ParseError.MALFORMED
 
 
 @given(st.binary(), st.sampled_from(["latin-1", "utf-8", "utf-16", "utf-7"]))
 def test_any_bytes_are_refused_without_an_exception(data, encoding):
     text = data.decode(encoding, "replace")
-    assert isinstance(tokens.parse(text, tag_keys=[b"k"]), Refusal)
+    assert isinstance(tokens.parse(text, tag_keys=[b"k"]), ParseError)
 
 
-# --- The lane ---------------------------------------------------------------------------------
+# --- Validation cache -------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -65,12 +65,12 @@ def known(transactional_db) -> list[bytes]:
 
 
 @pytest.fixture
-def lane(known: list[bytes], lane_alone: FastLane) -> FastLane:
-    """The keys are there before anything is remembered of them."""
-    return lane_alone
+def cache(known: list[bytes], validation_cache: ValidationCache) -> ValidationCache:
+    """Return the validation cache after the keys were made, so that none is cached before."""
+    return validation_cache
 
 
-# Around and inside of a token: what parsers take for an end, a beginning, or nothing.
+# Around and inside a token: separators, white space and other bytes that parsers treat specially.
 ODD = st.sampled_from(
     [b"", b" ", b"\t", b",", b"\0", b"\xa0", b"\x85", b"\xff", b'"', b";", b"\xe9"]
 )
@@ -92,35 +92,35 @@ HEADERS = st.lists(st.tuples(st.integers(0, len(NAMES) - 1), VALUES), max_size=4
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(route=st.integers(0, len(ROUTES) - 1), headers=HEADERS)
-def test_whatever_bytes_headers_hold_the_lane_says_what_django_says(
-    route: int, headers: list[tuple[int, bytes]], lane: Any, known: list[bytes]
+def test_for_any_header_bytes_the_cache_answers_as_django_does(
+    route: int, headers: list[tuple[int, bytes]], cache: Any, known: list[bytes]
 ) -> None:
     lines = [bytes([name]) + value.replace(b"\n", b"") for name, value in headers]
-    environ = asked(b"\n".join([bytes([route]), *lines]), known)
-    expected = say(WSGIHandler(), twin(environ))
+    environ = as_request(b"\n".join([bytes([route]), *lines]), known)
+    expected = get_response(WSGIHandler(), twin(environ))
     assert int(expected[0].split()[0]) < 500
     for _time in ("cold", "warm"):
-        assert say(lane, twin(environ)) == expected
+        assert get_response(cache, twin(environ)) == expected
 
 
-# --- Guided -----------------------------------------------------------------------------------
+# --- Coverage-guided --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("judge", "runs"), [("atheris_tokens", 30_000), ("atheris_lane", 1_500)])
-def test_guided_by_what_it_covers_nothing_is_found(judge: str, runs: int, tmp_path) -> None:
-    """Bounded by runs, not by time. The modules say how to look for longer."""
+@pytest.mark.parametrize(("module", "runs"), [("atheris_tokens", 30_000), ("atheris_cache", 1_500)])
+def test_coverage_guided_fuzzing_finds_nothing(module: str, runs: int, tmp_path) -> None:
+    """Bounded by runs, not by time. The modules' docstrings say how to run longer."""
     environment = {name: value for name, value in os.environ.items() if name != "TEST_DATABASE_URL"}
     found = subprocess.run(
         [
             sys.executable,
             "-m",
-            f"tests.fuzz.{judge}",
+            f"tests.fuzz.{module}",
             f"-runs={runs}",
             "-seed=1",
             f"-artifact_prefix={tmp_path}/",
         ],
         cwd=ROOT,
-        # It leaves its database behind, as libFuzzer ends without a farewell.
+        # libFuzzer exits without cleaning up its database.
         env={**environment, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -1,8 +1,9 @@
-"""Real proxies in front of a real platform, and a server behind them that records what it got.
+"""Real reverse proxies, a real platform, and a backend that records the requests it gets.
 
-The proxies' configuration is what is in deploy/, filled in with envsubst as its comments say.
+The proxies' configuration is that of deploy/, filled in with envsubst as its comments say.
 """
 
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -25,13 +26,11 @@ from uuid import uuid4
 import pytest
 import trustme
 
-from tests.server.conftest import TOKEN, Answer, fresh_folder, shell
-from tests.servers import ROOT, Platform
-
-__all__ = ["fresh_folder"]
+from tests.live.conftest import TOKEN, Answer, shell
+from tests.platforms import ROOT, Platform, free_port
 
 DEPLOY = ROOT / "deploy"
-# Where Debian puts nginx is not on everybody's PATH.
+# Debian's folder for nginx is not on every user's PATH.
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 
 Headers = list[tuple[str, str]]
@@ -39,7 +38,7 @@ Headers = list[tuple[str, str]]
 
 @dataclass
 class Seen:
-    """A request as it arrived behind a proxy. Names of headers are in lower case."""
+    """A request as the backend received it. Header names are in lower case."""
 
     method: str
     path: str
@@ -55,12 +54,12 @@ class Seen:
 
 
 @dataclass
-class Behind:
-    """A server behind a proxy: a provider, or a ComfyUI. Its path says how it answers."""
+class Backend:
+    """A backend of a proxy: a provider or a ComfyUI. The path selects its answer."""
 
     port: int
     seen: list[Seen] = field(default_factory=list)
-    # Set once a body has begun to arrive; and what a slow answer waits for.
+    # Set when the first bytes of a body have arrived; a slow answer waits for `may_go_on`.
     has_begun: Event = field(default_factory=Event)
     may_go_on: Event = field(default_factory=Event)
 
@@ -69,27 +68,30 @@ class Behind:
         return self.seen[-1]
 
 
+_SAID = {"Retry-After": "7", "Set-Cookie": "a=b", "WWW-Authenticate": 'Bearer realm="provider"'}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    behind: Behind
+    backend: Backend
 
     def do(self) -> None:
         headers = [(name.lower(), value) for name, value in self.headers.items()]
         seen = Seen(self.command, self.path, headers)
-        self.behind.seen.append(seen)
+        self.backend.seen.append(seen)
         if self.headers.get("Upgrade") == "websocket":
             self._switch()
             return
         digest = hashlib.sha256()
         for chunk in self._body():
-            self.behind.has_begun.set()
+            self.backend.has_begun.set()
             digest.update(chunk)
             seen.size += len(chunk)
         seen.digest = digest.hexdigest()
         match self.path.split("?")[0].split("/"):
             case [*_, "status", status]:
                 body = b'{"error": {"message": "as the provider says it"}}'
-                self._answer(int(status), body, {"Retry-After": "7", "Set-Cookie": "a=b"})
+                self._answer(int(status), body, _SAID)
             case [*_, "slowly"]:
                 self._answer_slowly()
             case [*_, "large", size]:
@@ -129,34 +131,38 @@ class _Handler(BaseHTTPRequestHandler):
         for piece in (b"data: one\n\n", b"data: two\n\n"):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             self.wfile.flush()
-            assert self.behind.may_go_on.wait(30)
+            assert self.backend.may_go_on.wait(30)
         self.wfile.write(b"0\r\n\r\n")
 
     def _switch(self) -> None:
-        """To whatever is spoken after an upgrade: each line comes back as it was sent."""
+        """Switch protocols: each line is sent back unchanged."""
         self.send_response(101)
         self.send_header("Upgrade", "websocket")
         self.send_header("Connection", "Upgrade")
+        # HAProxy checks this header (RFC 6455 §4.2.2).
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        accept = base64.b64encode(hashlib.sha1(key.encode()).digest())  # noqa: S324
+        self.send_header("Sec-WebSocket-Accept", accept.decode())
         self.end_headers()
         self.close_connection = True
         while line := self.rfile.readline():
             self.wfile.write(line)
 
     def log_message(self, *args: Any) -> None:
-        """Quiet: the test tells what it saw."""
+        """Print nothing: tests print the requests."""
 
 
 @contextmanager
-def behind(certificate: trustme.LeafCert | None = None) -> Iterator[Behind]:
+def backend(certificate: trustme.LeafCert | None = None) -> Iterator[Backend]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    # Nobody waits for connections that a proxy keeps open.
+    # Connections that a proxy keeps open are not waited for.
     server.daemon_threads = True
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(context)
         server.socket = context.wrap_socket(server.socket, server_side=True)
-    started = Behind(server.server_address[1])
-    server.RequestHandlerClass = type("Handler", (_Handler,), {"behind": started})
+    started = Backend(server.server_address[1])
+    server.RequestHandlerClass = type("Handler", (_Handler,), {"backend": started})
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -169,8 +175,8 @@ def behind(certificate: trustme.LeafCert | None = None) -> Iterator[Behind]:
 
 
 @dataclass(frozen=True)
-class Door:
-    """Where a proxy listens, and the folder with all that it writes."""
+class ReverseProxy:
+    """A running proxy: its port, and the folder with its logs."""
 
     port: int
     folder: Path
@@ -189,14 +195,16 @@ class Door:
         method: str = "GET",
         body: bytes | Iterable[bytes] | None = None,
     ) -> Answer:
-        """One request, its path and headers as they are given, however odd."""
+        """Send one request with path and headers unchanged."""
         with contextlib.closing(self.connect()) as connection:
             connection.putrequest(method, path, skip_accept_encoding=True)
             for name, value in ([("X-API-Key", key)] if key else []) + list(headers):
                 connection.putheader(name, value)
             if isinstance(body, bytes):
                 connection.putheader("Content-Length", str(len(body)))
-                connection.endheaders(body)
+                # A proxy may answer and close before it has read the body.
+                with suppress(BrokenPipeError):
+                    connection.endheaders(body)
             elif body is not None:
                 connection.putheader("Transfer-Encoding", "chunked")
                 connection.endheaders(body, encode_chunked=True)
@@ -204,7 +212,7 @@ class Door:
                 connection.endheaders()
             answer = connection.getresponse()
             content = answer.read().decode()
-            # One that came twice is told as HTTP reads it (RFC 9110 §5.3).
+            # Repeated headers are joined as RFC 9110 §5.3 says.
             headers = {
                 name.lower(): ", ".join(answer.headers.get_all(name, [])) for name in answer.headers
             }
@@ -217,10 +225,10 @@ class Door:
         return self.trusted.wrap_socket(plain, server_hostname="127.0.0.1")
 
     def logs(self, containing: str = "") -> str:
-        """What it has written, once `containing` is in it: that follows the answer, not before it.
+        """Return the log, once `containing` is in it: the log is written after the answer.
 
         Raises:
-            AssertionError: if it never came.
+            AssertionError: if it does not come.
         """
         deadline = time.monotonic() + 30
         while containing not in (logs := self._read()):
@@ -239,7 +247,7 @@ def authority() -> trustme.CA:
 
 @dataclass(frozen=True)
 class Certificates:
-    """Files of a certificate for 127.0.0.1, and of the authority that it is from."""
+    """Files: a certificate for 127.0.0.1, and that of the authority that signed it."""
 
     chain: Path
     key: Path
@@ -263,10 +271,10 @@ def certificates(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
 
 
 def filled_in(name: str, **variables: str) -> str:
-    """A file of deploy/, with the command that its own comments give."""
+    """Return a file of deploy/, filled in by the command in its comments."""
     text = (DEPLOY / name).read_text()
     (names,) = re.findall(r"envsubst '([^']+)'", text)
-    # Neither less than what is to be filled in, nor more.
+    # The variables are exactly those of the file.
     assert set(names.split()) == {f"${name}" for name in variables}
     assert set(re.findall(r"\$\{(\w+)\}", text)) == set(variables)
     return subprocess.run(
@@ -299,9 +307,9 @@ http {{
 
 
 def nginx_folder(folder: Path, extra: str = "", **files: str) -> list[str]:
-    """Writes what nginx reads as Debian's own configuration would; returns how it is called."""
+    """Write an nginx configuration as Debian's has it; return the command that runs it."""
     (folder / "conf.d").mkdir(parents=True)
-    # Its workers, too, write into a folder of the test's.
+    # Workers also write to the test's folder.
     user = "user root;" if os.getuid() == 0 else ""
     (folder / "nginx.conf").write_text(_NGINX.format(user=user, folder=folder, extra=extra))
     for name, text in files.items():
@@ -312,14 +320,16 @@ def nginx_folder(folder: Path, extra: str = "", **files: str) -> list[str]:
 
 
 @contextmanager
-def running(command: list[str], door: Door, **environment: str) -> Iterator[Door]:
-    """A proxy that listens; ended by its process id."""
-    output = door.folder / "output.log"
+def running(
+    command: list[str], reverse_proxy: ReverseProxy, **environment: str
+) -> Iterator[ReverseProxy]:
+    """Run a proxy until the context ends; it is stopped by process id."""
+    output = reverse_proxy.folder / "output.log"
     with output.open("wb") as log:
         process = subprocess.Popen(
             command,
-            cwd=door.folder,
-            env={"PATH": PATH, "HOME": str(door.folder), **environment},
+            cwd=reverse_proxy.folder,
+            env={"PATH": PATH, "HOME": str(reverse_proxy.folder), **environment},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -328,12 +338,12 @@ def running(command: list[str], door: Door, **environment: str) -> Iterator[Door
         deadline = time.monotonic() + 30
         while True:
             with suppress(OSError):
-                socket.create_connection(("127.0.0.1", door.port), timeout=1).close()
+                socket.create_connection(("127.0.0.1", reverse_proxy.port), timeout=1).close()
                 break
             assert process.poll() is None, output.read_text()
             assert time.monotonic() < deadline, output.read_text()
             time.sleep(0.05)
-        yield door
+        yield reverse_proxy
     finally:
         process.terminate()
         process.wait(timeout=30)
@@ -342,21 +352,21 @@ def running(command: list[str], door: Door, **environment: str) -> Iterator[Door
 @contextmanager
 def nginx(
     folder: Path, certificates: Certificates, *, port: int, extra: str = "", **files: str
-) -> Iterator[Door]:
+) -> Iterator[ReverseProxy]:
     command = nginx_folder(folder, extra, **files)
     tried = subprocess.run([*command, "-t"], capture_output=True, text=True)
     assert tried.returncode == 0, tried.stderr
     assert "[warn]" not in tried.stderr
-    with running(command, Door(port, folder, certificates.trusting)) as door:
-        yield door
+    with running(command, ReverseProxy(port, folder, certificates.trusting)) as reverse_proxy:
+        yield reverse_proxy
 
 
 @contextmanager
-def caddy(folder: Path, *, port: int, **variables: str) -> Iterator[Door]:
+def caddy(folder: Path, *, port: int, **variables: str) -> Iterator[ReverseProxy]:
     folder.mkdir(parents=True)
     text = (DEPLOY / "caddy" / "Caddyfile").read_text()
     assert set(re.findall(r"\{\$(\w+)\}", text)) == {"SITE", *variables}
-    # What is of this machine: no door for administration, and no address but this one.
+    # No administration endpoint, and listen on loopback only.
     first, rest = text.split("\n{\n", 1)
     (folder / "Caddyfile").write_text(f"{first}\n{{\n\tadmin off\n\tdefault_bind 127.0.0.1\n{rest}")
     program = shutil.which("caddy", path=PATH)
@@ -364,16 +374,40 @@ def caddy(folder: Path, *, port: int, **variables: str) -> Iterator[Door]:
     site = f"http://127.0.0.1:{port}"
     with running(
         [program, "run", "--config", "Caddyfile", "--adapter", "caddyfile"],
-        Door(port, folder),
+        ReverseProxy(port, folder),
         SITE=site,
         **variables,
-    ) as door:
-        yield door
+    ) as reverse_proxy:
+        yield reverse_proxy
 
 
-def deny(door: Door, platform: Platform, *secrets: str) -> None:
-    """No key of anybody, and none of `secrets`, is in what any of them has written."""
-    for written in (door.logs(), platform.printed()):
+@contextmanager
+def haproxy(
+    folder: Path, certificates: Certificates, *, port: int, config: str, **variables: str
+) -> Iterator[ReverseProxy]:
+    """Run HAProxy with a file of deploy/ or another configuration."""
+    folder.mkdir(parents=True)
+    path = DEPLOY / "haproxy" / config
+    if path.suffix != ".cfg":
+        path = folder / "haproxy.cfg"
+        path.write_text(config)
+    wanted = set(re.findall(r"\$\{(\w+)\}", path.read_text()))
+    assert wanted == {"LISTEN", "CERT", *variables}
+    both = folder / "certificate.pem"
+    both.write_text(certificates.chain.read_text() + certificates.key.read_text())
+    program = shutil.which("haproxy", path=PATH)
+    assert program, "scripts/gateways installs haproxy"
+    environment = {"LISTEN": f"127.0.0.1:{port}", "CERT": str(both), **variables}
+    # In the foreground, and with warnings as errors.
+    command = [program, "-db", "-dW", "-f", str(path)]
+    reverse_proxy = ReverseProxy(port, folder, certificates.trusting)
+    with running(command, reverse_proxy, **environment) as started:
+        yield started
+
+
+def assert_no_secret_logged(reverse_proxy: ReverseProxy, platform: Platform, *secrets: str) -> None:
+    """Assert that neither an API key nor one of `secrets` is in the logs of proxy and platform."""
+    for written in (reverse_proxy.logs(), platform.printed()):
         assert not TOKEN.search(written)
         for secret in secrets:
             assert secret not in written
@@ -400,7 +434,7 @@ answer = True
 
 
 def with_scopes(platform: Platform, email: str, *scopes: str) -> str:
-    """A key of that account's that may do this and no more."""
+    """Return a new key of that account with these scopes only."""
     token: str = shell(
         platform, _WITH_SCOPES, email=email, name=f"narrow {uuid4()}", scopes=list(scopes)
     )
@@ -409,3 +443,40 @@ def with_scopes(platform: Platform, email: str, *scopes: str) -> str:
 
 def disable(platform: Platform, email: str) -> None:
     assert shell(platform, _DISABLE, email=email)
+
+
+@contextmanager
+def forward_auth(
+    name: str, folder: Path, certificates: Certificates, *, keys: str, comfyui: Backend
+) -> Iterator[ReverseProxy]:
+    """Run a proxy in front of `comfyui` that asks the platform at `keys` about each request."""
+    port = free_port()
+    where = {"KEYS": keys, "KEYS_NAME": "127.0.0.1", "COMFYUI": f"127.0.0.1:{comfyui.port}"}
+    if name == "haproxy":
+        lua = str(DEPLOY / "haproxy" / "forward-auth.lua")
+        with haproxy(
+            folder, certificates, port=port, config="forward-auth.cfg", LUA=lua, **where
+        ) as reverse_proxy:
+            yield reverse_proxy
+        return
+    if name == "caddy":
+        with caddy(folder, port=port, **where) as reverse_proxy:
+            yield reverse_proxy
+        return
+    site = filled_in(
+        "nginx/forward-auth.conf",
+        NAME="comfy.example.org",
+        LISTEN=f"127.0.0.1:{port}",
+        CERT=str(certificates.chain),
+        CERT_KEY=str(certificates.key),
+        LOGS=str(folder),
+        **where,
+    )
+    with nginx(folder, certificates, port=port, site=site) as reverse_proxy:
+        yield reverse_proxy
+
+
+@pytest.fixture(scope="module")
+def comfyui() -> Iterator[Backend]:
+    with backend() as started:
+        yield started

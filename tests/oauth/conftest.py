@@ -1,4 +1,4 @@
-"""A machine that waits, a program with a browser, and the person who allows them a key."""
+"""A machine that polls, a client with a browser, and the user who approves a key for them."""
 
 import base64
 import hashlib
@@ -16,11 +16,11 @@ from oauth.models import DeviceRequest, Site
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 CALLBACK = "http://127.0.0.1:50123/callback"
-GOOD = "https://comfy.example.com"
+SITE = "https://comfy.example.com"
 
 
 def post(http: Client, path: str, fields: dict[str, Any], **headers: str) -> Any:
-    """A form, as programs send it."""
+    """Post a form, as programs do."""
     return http.post(
         path,
         urlencode(fields, doseq=True),
@@ -31,15 +31,15 @@ def post(http: Client, path: str, fields: dict[str, Any], **headers: str) -> Any
 
 @dataclass
 class Machine:
-    """Something without a browser that wants a key."""
+    """A device that requested a key (RFC 8628)."""
 
     http: Client
-    told: dict[str, Any] = field(repr=False)
+    response: dict[str, Any] = field(repr=False)
     client_id: str = "comfy-key"
 
     @property
     def user_code(self) -> str:
-        code: str = self.told["user_code"]
+        code: str = self.response["user_code"]
         return code
 
     @property
@@ -50,13 +50,13 @@ class Machine:
         fields = {
             "grant_type": DEVICE_GRANT,
             "client_id": self.client_id,
-            "device_code": self.told["device_code"],
+            "device_code": self.response["device_code"],
             **changed,
         }
         return post(self.http, "/oauth/token", fields)
 
-    def rest(self, seconds: float = 60) -> None:
-        """Makes its last question one of `seconds` earlier."""
+    def age_poll(self, seconds: float = 60) -> None:
+        """Move the last poll `seconds` into the past."""
         row = self.row
         if row.polled_at is not None:
             row.polled_at -= timedelta(seconds=seconds)
@@ -68,20 +68,20 @@ Begin = Callable[..., Machine]
 
 @pytest.fixture
 def begin(db: None) -> Begin:
-    """A machine asks for a key."""
+    """A function with which a machine requests a key."""
 
-    def ask(**fields: str) -> Machine:
+    def begin(**fields: str) -> Machine:
         http = Client(REMOTE_ADDR="203.0.113.9")
-        sent = {"client_id": "comfy-key", "device_name": "render box", **fields}
-        answer = post(http, "/oauth/device/code", sent, user_agent="comfy-key/1.0")
+        data = {"client_id": "comfy-key", "device_name": "render box", **fields}
+        answer = post(http, "/oauth/device/code", data, user_agent="comfy-key/1.0")
         assert answer.status_code == 200, answer.content
-        return Machine(http, answer.json(), sent["client_id"])
+        return Machine(http, answer.json(), data["client_id"])
 
-    return ask
+    return begin
 
 
 def confirm(http: Client, code: str, **changed: str) -> Any:
-    """The person confirms, with what the page suggests unless something is changed."""
+    """Confirm as a user, with the suggested values except those in `changed`."""
     page = http.post("/device", {"user_code": code})
     assert page.status_code == 200, page.content.decode()
     form = page.context["form"]
@@ -89,12 +89,12 @@ def confirm(http: Client, code: str, **changed: str) -> Any:
     return http.post("/device", {**fields, "name": form["name"].value(), **changed})
 
 
-# --- A browser on the way ---------------------------------------------------------------------
+# --- Authorization codes ----------------------------------------------------------------------
 
 
 @dataclass
 class Login:
-    """An authorization-code login with PKCE, by a program or by a site."""
+    """An authorization-code grant with PKCE, by a program or a site."""
 
     client_id: str = "comfy-cli"
     redirect_uri: str = CALLBACK
@@ -106,8 +106,8 @@ class Login:
         digest = hashlib.sha256(self.verifier.encode()).digest()
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
-    def address(self, **changed: str | None) -> str:
-        asked = {
+    def url(self, **changed: str | None) -> str:
+        params = {
             "response_type": "code",
             "client_id": self.client_id,
             "redirect_uri": self.redirect_uri,
@@ -116,22 +116,22 @@ class Login:
             "code_challenge_method": "S256",
             **changed,
         }
-        given = {name: value for name, value in asked.items() if value is not None}
-        return f"/oauth/authorize?{urlencode(given, doseq=True)}"
+        sent = {name: value for name, value in params.items() if value is not None}
+        return f"/oauth/authorize?{urlencode(sent, doseq=True)}"
 
-    def allow(self, http: Client, *, asked: dict[str, str] | None = None, **changed: str) -> Any:
+    def approve(self, http: Client, *, params: dict[str, str] | None = None, **changed: str) -> Any:
         fields = {"decision": "allow", "name": self.client_id[-40:], "expires": "90"}
-        return http.post(self.address(**(asked or {})), {**fields, **changed})
+        return http.post(self.url(**(params or {})), {**fields, **changed})
 
     def code(self, http: Client, **changed: str) -> str:
-        """Allows it, and takes the code to where it belongs."""
-        answer = self.allow(http, **changed)
+        """Approve, and return the code from the redirect."""
+        answer = self.approve(http, **changed)
         assert answer.status_code == 303, answer.content.decode()
-        came = came_back(answer)
-        assert came["state"] == self.state
-        return came["code"]
+        params = redirect_params(answer)
+        assert params["state"] == self.state
+        return params["code"]
 
-    def fetch(self, code: str, *, http: Client | None = None, **changed: str) -> Any:
+    def redeem(self, code: str, *, http: Client | None = None, **changed: str) -> Any:
         fields = {
             "grant_type": "authorization_code",
             "client_id": self.client_id,
@@ -143,12 +143,12 @@ class Login:
         return post(http or Client(), "/oauth/token", fields)
 
 
-def came_back(answer: Any) -> dict[str, str]:
-    """What an authorization's answer tells the client, in the address that it leads to."""
+def redirect_params(answer: Any) -> dict[str, str]:
+    """Return the query parameters of the redirect to the client."""
     query = parse_qs(urlsplit(answer["Location"]).query, strict_parsing=True)
     return {name: value for name, [value] in query.items()}
 
 
 @pytest.fixture
 def listed(db: None) -> Site:
-    return Site.objects.create(origin=GOOD)
+    return Site.objects.create(origin=SITE)

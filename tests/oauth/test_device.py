@@ -1,4 +1,4 @@
-"""A machine without a browser is given a key by a person with one (RFC 8628)."""
+"""The device grant (RFC 8628): a machine without a browser gets a key that a user approves."""
 
 import json
 import logging
@@ -15,11 +15,12 @@ from django.utils import timezone
 
 from accounts.models import User
 from apikeys import services
+from apikeys.key_hasher import key_hasher
 from apikeys.models import APIKey, Reason
-from apikeys.services import Code
+from apikeys.services import VerdictCode
 from audit.models import Event, Via
-from audit.trail import Actor
-from oauth import services as asking
+from audit.services import Actor
+from oauth import services as oauth
 from oauth.models import DeviceRequest
 from tests.conftest import show_who
 from tests.oauth.conftest import DEVICE_GRANT, confirm, post
@@ -36,21 +37,22 @@ def error(answer) -> str:
     return body["error"]
 
 
-# --- The way that it goes ---------------------------------------------------------------------
+# --- The whole flow ---------------------------------------------------------------------------
 
 
-def test_a_machine_is_told_where_its_person_goes_and_what_they_type(begin):
-    told = begin().told
-    assert told["verification_uri"] == "http://127.0.0.1:8000/device"
-    assert told["verification_uri_complete"].endswith(f"/device?user_code={told['user_code']}")
-    assert (told["expires_in"], told["interval"]) == (600, 5)
-    letters = told["user_code"].replace("-", "")
+def test_a_machine_gets_a_verification_uri_and_a_user_code(begin):
+    response = begin().response
+    user_code = response["user_code"]
+    assert response["verification_uri"] == "http://127.0.0.1:8000/device"
+    assert response["verification_uri_complete"].endswith(f"/device?user_code={user_code}")
+    assert (response["expires_in"], response["interval"]) == (600, 5)
+    letters = user_code.replace("-", "")
     assert len(letters) == 8
     assert set(letters) <= set("BCDFGHJKLMNPQRSTVWXZ")
-    assert len(told["device_code"]) >= 43
+    assert len(response["device_code"]) >= 43
 
 
-def test_alice_confirms_and_the_machine_gets_a_key_that_works(begin, signed_in, alice):
+def test_a_machine_that_alice_confirms_gets_a_valid_key(begin, signed_in, alice):
     machine = begin()
     assert error(machine.poll()) == "authorization_pending"
 
@@ -58,7 +60,7 @@ def test_alice_confirms_and_the_machine_gets_a_key_that_works(begin, signed_in, 
     assert done.status_code == 302
     page = signed_in(alice).get(done["Location"])
     assert "The machine has its key in a few seconds." in page.text
-    assert not APIKey.objects.exists(), "it is made as it is fetched"
+    assert not APIKey.objects.exists(), "redeeming the device code creates the key"
 
     answer = machine.poll()
     assert answer.status_code == 200
@@ -68,7 +70,7 @@ def test_alice_confirms_and_the_machine_gets_a_key_that_works(begin, signed_in, 
     assert token["scope"] == "customers:read proxy:*"
     assert answer["Cache-Control"].startswith("no-store")
     verdict = services.validate(token["access_token"])
-    assert verdict.code is Code.VALID
+    assert verdict.code is VerdictCode.VALID
     assert (verdict.key.owner, verdict.key.name) == (alice, "render box")
     assert Client().post("/customers", headers={"X-API-Key": token["access_token"]}).json()[
         "email"
@@ -79,7 +81,7 @@ def test_alice_confirms_and_the_machine_gets_a_key_that_works(begin, signed_in, 
     assert "The machine has its key" in signed_in(alice).get(done["Location"]).text
 
 
-def test_the_trail_names_the_door_and_where_alice_confirmed(begin, signed_in, alice):
+def test_the_audit_log_has_oauth_and_the_ip_of_the_confirmation(begin, signed_in, alice):
     machine = begin()
     http = signed_in(alice)
     http.defaults["REMOTE_ADDR"] = "198.51.100.4"
@@ -90,7 +92,7 @@ def test_the_trail_names_the_door_and_where_alice_confirmed(begin, signed_in, al
 
 
 @pytest.mark.parametrize("written", ["{}", " {} ", "lower", "apart", "joined"])
-def test_case_dashes_and_spaces_in_a_code_do_not_matter(begin, signed_in, alice, written):
+def test_case_dashes_and_spaces_in_a_user_code_are_ignored(begin, signed_in, alice, written):
     machine = begin()
     code = {
         "lower": machine.user_code.lower(),
@@ -100,7 +102,7 @@ def test_case_dashes_and_spaces_in_a_code_do_not_matter(begin, signed_in, alice,
     assert confirm(signed_in(alice), code).status_code == 302
 
 
-def test_alice_chooses_the_name_and_how_long_the_key_lives(begin, signed_in, alice):
+def test_the_user_chooses_name_and_expiry_of_the_key(begin, signed_in, alice):
     machine = begin()
     confirm(signed_in(alice), machine.user_code, name=" under the stairs ", expires="7")
     token = machine.poll().json()
@@ -111,7 +113,7 @@ def test_alice_chooses_the_name_and_how_long_the_key_lives(begin, signed_in, ali
     assert abs((key.expires_at - timezone.now()).total_seconds() - token["expires_in"]) < 5
 
 
-def test_the_page_says_who_asks_from_where_for_what_and_warns(begin, signed_in, alice):
+def test_the_page_shows_device_ip_and_permissions_and_warns(begin, signed_in, alice):
     machine = begin(scope="keys:manage proxy:openai")
     page = signed_in(alice).post("/device", {"user_code": machine.user_code.lower()}).text
     for words in (
@@ -126,10 +128,10 @@ def test_the_page_says_who_asks_from_where_for_what_and_warns(begin, signed_in, 
         "Only confirm if you started this on that machine just now and it shows this very code.",
     ):
         assert words in page, words
-    assert "sign in to ComfyUI" not in page, "it did not ask for that"
+    assert "sign in to ComfyUI" not in page, "a scope that was not requested"
 
 
-def test_a_code_in_the_address_is_filled_in_and_not_looked_up(begin, signed_in, alice):
+def test_a_user_code_in_the_query_is_filled_in_and_not_looked_up(begin, signed_in, alice):
     machine = begin()
     page = signed_in(alice).get(f"/device?user_code={machine.user_code}")
     assert f'value="{machine.user_code}"' in page.text
@@ -137,7 +139,7 @@ def test_a_code_in_the_address_is_filled_in_and_not_looked_up(begin, signed_in, 
     assert DeviceRequest.objects.waiting().count() == 1
 
 
-def test_the_name_suggested_is_one_that_is_free(begin, signed_in, alice, issue):
+def test_the_suggested_name_is_available(begin, signed_in, alice, issue):
     issue("render box")
     issue("Render Box 2")
     machine = begin()
@@ -146,7 +148,7 @@ def test_the_name_suggested_is_one_that_is_free(begin, signed_in, alice, issue):
 
 
 @pytest.mark.parametrize(
-    ("asked", "given"),
+    ("requested", "granted"),
     [
         ("", "customers:read proxy:*"),
         ("customers:read", "customers:read"),
@@ -155,41 +157,41 @@ def test_the_name_suggested_is_one_that_is_free(begin, signed_in, alice, issue):
         ("openid customers:read", "customers:read"),
     ],
 )
-def test_a_machine_gets_the_scopes_that_it_asked_for(begin, signed_in, alice, asked, given):
-    machine = begin(scope=asked)
+def test_a_machine_gets_the_requested_scopes(begin, signed_in, alice, requested, granted):
+    machine = begin(scope=requested)
     confirm(signed_in(alice), machine.user_code)
-    assert machine.poll().json()["scope"] == given
-    assert " ".join(APIKey.objects.get().granted) == given
+    assert machine.poll().json()["scope"] == granted
+    assert " ".join(APIKey.objects.get().granted) == granted
 
 
 @pytest.mark.parametrize("scope", ["proxy:", "proxy:OpenAI", "customers:write", "keys:*", "proxy"])
-def test_a_scope_of_ours_that_is_none_is_refused_rather_than_widened(client, db, scope):
+def test_an_unknown_scope_is_rejected_and_not_ignored(client, db, scope):
     answer = post(client, "/oauth/device/code", {"client_id": "comfy-key", "scope": scope})
     assert (answer.status_code, error(answer)) == (400, "invalid_scope")
     assert not DeviceRequest.objects.exists()
 
 
-def test_a_platform_on_a_lan_gives_machines_keys_as_well(signed_in, alice, settings):
-    """Plain http is its operator's decision: Authlib, by itself, would speak https only."""
+def test_the_device_grant_works_on_plain_http(signed_in, alice, settings):
+    """As on a LAN. Authlib by default requires https."""
     settings.PUBLIC_URL, settings.ALLOWED_HOSTS = "http://keys.lan:8000", ["keys.lan"]
-    http, where = Client(), {"host": "keys.lan:8000"}
-    told = post(http, "/oauth/device/code", {"client_id": "comfy-key"}, **where).json()
-    assert told["verification_uri"] == "http://keys.lan:8000/device"
+    http, host = Client(), {"host": "keys.lan:8000"}
+    codes = post(http, "/oauth/device/code", {"client_id": "comfy-key"}, **host).json()
+    assert codes["verification_uri"] == "http://keys.lan:8000/device"
     browser = signed_in(alice)
     browser.defaults["HTTP_HOST"] = "keys.lan:8000"
-    confirm(browser, told["user_code"])
+    confirm(browser, codes["user_code"])
     fields = {
         "grant_type": DEVICE_GRANT,
         "client_id": "comfy-key",
-        "device_code": told["device_code"],
+        "device_code": codes["device_code"],
     }
-    assert post(http, "/oauth/token", fields, **where).status_code == 200
+    assert post(http, "/oauth/token", fields, **host).status_code == 200
 
 
-# --- Saying no, and coming late ---------------------------------------------------------------
+# --- Decisions and expiry ---------------------------------------------------------------------
 
 
-def test_a_machine_that_alice_denies_gets_nothing(begin, signed_in, alice):
+def test_a_denied_machine_gets_no_key(begin, signed_in, alice):
     machine = begin()
     done = signed_in(alice).post("/device", {"user_code": machine.user_code, "decision": "deny"})
     assert "The machine gets no key." in signed_in(alice).get(done["Location"]).text
@@ -199,15 +201,18 @@ def test_a_machine_that_alice_denies_gets_nothing(begin, signed_in, alice):
     assert NO_SUCH_CODE in late.text
 
 
-def test_a_code_is_good_for_ten_minutes(begin, signed_in, alice):
+def test_a_user_code_expires_after_ten_minutes(begin, signed_in, alice):
     machine = begin()
+    assert machine.response["expires_in"] == 600
+    life = machine.row.expires_at - machine.row.created_at
+    assert abs(life.total_seconds() - 600) < 1
     DeviceRequest.objects.update(expires_at=timezone.now())
     page = signed_in(alice).post("/device", {"user_code": machine.user_code})
     assert (page.status_code, NO_SUCH_CODE in page.text) == (400, True)
     assert error(machine.poll()) == "expired_token"
 
 
-def test_who_confirms_at_the_last_moment_has_not_done_so_for_nothing(begin, signed_in, alice):
+def test_a_confirmation_at_the_last_moment_extends_the_expiry(begin, signed_in, alice):
     machine = begin()
     DeviceRequest.objects.update(expires_at=timezone.now() + timedelta(seconds=2))
     confirm(signed_in(alice), machine.user_code)
@@ -217,7 +222,9 @@ def test_who_confirms_at_the_last_moment_has_not_done_so_for_nothing(begin, sign
     assert not APIKey.objects.exists()
 
 
-def test_unknown_expired_used_and_denied_codes_are_one_answer(begin, signed_in, alice, mallory):
+def test_unknown_expired_used_and_denied_codes_get_the_same_response(
+    begin, signed_in, alice, mallory
+):
     pages = []
     for fate in ("unknown", "expired", "denied", "confirmed", "fetched"):
         machine = begin()
@@ -237,7 +244,7 @@ def test_unknown_expired_used_and_denied_codes_are_one_answer(begin, signed_in, 
     assert pages == [(400, True, False)] * 5
 
 
-def test_whoever_decides_first_decides(begin, signed_in, alice, mallory):
+def test_the_first_decision_counts(begin, signed_in, alice, mallory):
     machine = begin()
     hers, theirs = Client(), Client()
     for http, user in ((hers, alice), (theirs, mallory)):
@@ -253,40 +260,42 @@ def test_whoever_decides_first_decides(begin, signed_in, alice, mallory):
     assert APIKey.objects.get().owner == alice
 
 
-def test_two_who_confirm_at_the_same_moment_do_not_both_win(begin, alice, mallory):
+def test_of_two_concurrent_confirmations_one_wins(begin, alice, mallory):
     device = begin().row
-    told = {"name": "n", "expires_at": None}
-    hers = asking.approve_device(device, by=Actor(user=alice), **told)
-    theirs = asking.approve_device(device, by=Actor(user=mallory), **told)
+    fields = {"name": "n", "expires_at": None}
+    hers = oauth.approve_device(device, by=Actor(user=alice), **fields)
+    theirs = oauth.approve_device(device, by=Actor(user=mallory), **fields)
     assert (hers, theirs) == (True, False)
 
 
-def test_what_became_of_a_machine_is_told_to_who_answered_alone(begin, signed_in, alice, mallory):
+def test_only_the_user_who_decided_sees_the_outcome(begin, signed_in, alice, mallory):
     machine = begin()
-    where = confirm(signed_in(alice), machine.user_code)["Location"]
-    assert signed_in(mallory).get(where).status_code == 404
-    assert Client().get(where)["Location"].startswith("/login?next=")
+    url = confirm(signed_in(alice), machine.user_code)["Location"]
+    assert signed_in(mallory).get(url).status_code == 404
+    assert Client().get(url)["Location"].startswith("/login?next=")
 
 
-# --- The machine's side -----------------------------------------------------------------------
+# --- Polling and redeeming --------------------------------------------------------------------
 
 
-def test_a_machine_that_asks_too_often_is_slowed_down_and_stays_so(begin, signed_in, alice):
+def test_a_machine_that_polls_too_often_is_slowed_down(begin, signed_in, alice):
     machine = begin()
     assert error(machine.poll()) == "authorization_pending"
     assert error(machine.poll()) == "slow_down"
-    machine.rest(6)
-    assert error(machine.poll()) == "slow_down", "ten seconds now"
-    machine.rest(60)
+    machine.age_poll(6)
+    assert error(machine.poll()) == "slow_down", "the interval is ten seconds now"
+    machine.age_poll(60)
     assert error(machine.poll()) == "authorization_pending"
     for _ in range(30):
         assert error(machine.poll()) == "slow_down"
     before = machine.row
     assert before.interval == 60
     assert error(machine.poll()) == "slow_down"
-    assert machine.row.polled_at == before.polled_at, "it makes us write no more"
+    assert machine.row.polled_at == before.polled_at, (
+        "a poll at the longest interval writes nothing"
+    )
     confirm(signed_in(alice), machine.user_code)
-    assert machine.poll().status_code == 200, "what is there is not held back"
+    assert machine.poll().status_code == 200, "an approved key is never delayed"
 
 
 @pytest.mark.parametrize(
@@ -308,7 +317,7 @@ def test_a_machine_that_asks_too_often_is_slowed_down_and_stays_so(begin, signed
         ({"resource": "http://[broken"}, "invalid_target"),
     ],
 )
-def test_a_wrong_question_gets_a_clear_answer_and_takes_nothing_away(
+def test_an_invalid_token_request_gets_an_error_and_redeems_nothing(
     begin, signed_in, alice, changed, expected
 ):
     machine = begin()
@@ -319,27 +328,27 @@ def test_a_wrong_question_gets_a_clear_answer_and_takes_nothing_away(
     assert machine.poll().status_code == 200
 
 
-def test_the_user_code_is_no_device_code(begin, signed_in, alice):
+def test_a_user_code_is_not_accepted_as_a_device_code(begin, signed_in, alice):
     machine = begin()
     confirm(signed_in(alice), machine.user_code)
     assert error(machine.poll(device_code=machine.user_code)) == "invalid_grant"
     digest = machine.row.device_digest
-    assert error(machine.poll(device_code=digest)) == "invalid_grant", "nor is what the row says"
+    assert error(machine.poll(device_code=digest)) == "invalid_grant", "nor is the stored digest"
 
 
-def test_what_is_sent_twice_or_in_the_address_is_refused(begin, signed_in, alice):
+def test_repeated_parameters_and_query_strings_are_rejected(begin, signed_in, alice):
     machine = begin()
     confirm(signed_in(alice), machine.user_code)
     fields = {
         "grant_type": DEVICE_GRANT,
         "client_id": "comfy-key",
-        "device_code": machine.told["device_code"],
+        "device_code": machine.response["device_code"],
     }
     http = Client()
     twice = post(http, "/oauth/token", {**fields, "client_id": ["comfy-key", "comfy-cli"]})
     assert (twice.status_code, error(twice)) == (400, "invalid_request")
-    in_address = http.post("/oauth/token", query_params=fields)
-    assert in_address.status_code == 400
+    in_query = http.post("/oauth/token", query_params=fields)
+    assert in_query.status_code == 400
     doubled = post(http, f"/oauth/token?{urlencode(fields)}", fields)
     assert (doubled.status_code, error(doubled)) == (400, "invalid_request")
     mixed = post(http, f"/oauth/token?device_code={fields.pop('device_code')}", fields)
@@ -350,7 +359,7 @@ def test_what_is_sent_twice_or_in_the_address_is_refused(begin, signed_in, alice
     assert not APIKey.objects.exists()
 
 
-def test_a_key_is_fetched_once(begin, signed_in, alice):
+def test_a_device_code_is_redeemed_once(begin, signed_in, alice):
     machine = begin()
     confirm(signed_in(alice), machine.user_code)
     token = machine.poll().json()["access_token"]
@@ -358,10 +367,12 @@ def test_a_key_is_fetched_once(begin, signed_in, alice):
     assert (again.status_code, error(again)) == (400, "invalid_grant")
     assert token not in again.text
     assert APIKey.objects.count() == 1
-    assert services.validate(token).code is Code.VALID, "an impatient machine keeps its key"
+    assert services.validate(token).code is VerdictCode.VALID, (
+        "polling again does not revoke the key"
+    )
 
 
-def test_a_deleted_key_does_not_come_back(begin, signed_in, alice):
+def test_a_device_code_of_a_deleted_key_creates_no_other(begin, signed_in, alice):
     machine = begin()
     confirm(signed_in(alice), machine.user_code)
     machine.poll()
@@ -370,10 +381,10 @@ def test_a_deleted_key_does_not_come_back(begin, signed_in, alice):
     assert APIKey.objects.count() == 1
 
 
-# --- What stands in the way -------------------------------------------------------------------
+# --- Obstacles between confirmation and key ---------------------------------------------------
 
 
-def test_an_account_disabled_after_it_confirmed_gives_no_key(begin, signed_in, alice):
+def test_an_account_disabled_after_the_confirmation_gets_no_key(begin, signed_in, alice):
     machine = begin()
     confirm(signed_in(alice), machine.user_code)
     User.objects.filter(pk=alice.pk).update(is_active=False)
@@ -381,14 +392,16 @@ def test_an_account_disabled_after_it_confirmed_gives_no_key(begin, signed_in, a
     assert not APIKey.objects.exists()
 
 
-def test_logging_out_after_confirming_changes_nothing(begin, signed_in, alice):
+def test_logging_out_after_the_confirmation_keeps_the_grant(begin, signed_in, alice):
     machine = begin()
     confirm(signed_in(alice), machine.user_code)
     signed_in(alice).post("/logout")
     assert machine.poll().status_code == 200
 
 
-def test_a_full_account_is_told_before_it_confirms(begin, signed_in, alice, issue, settings):
+def test_an_account_at_the_key_limit_sees_it_before_it_confirms(
+    begin, signed_in, alice, issue, settings
+):
     settings.KEYS_PER_ACCOUNT = 1
     issue("only")
     machine = begin()
@@ -396,27 +409,27 @@ def test_a_full_account_is_told_before_it_confirms(begin, signed_in, alice, issu
     assert "the most an account may have" in page.text
     refused = confirm(signed_in(alice), machine.user_code)
     assert (refused.status_code, "the most an account may have" in refused.text) == (400, True)
-    assert machine.row.decided_at is None, "they may delete one and confirm then"
+    assert machine.row.decided_at is None, "the user can delete a key and confirm again"
     assert error(machine.poll()) == "authorization_pending"
 
 
-def test_an_account_that_is_full_by_then_lets_the_machine_wait(
+def test_a_machine_waits_while_the_account_is_at_the_key_limit(
     begin, signed_in, alice, issue, settings
 ):
     machine = begin()
-    where = confirm(signed_in(alice), machine.user_code)["Location"]
+    url = confirm(signed_in(alice), machine.user_code)["Location"]
     settings.KEYS_PER_ACCOUNT = 1
     key, _token = issue("in between")
     answer = machine.poll()
     assert (answer.status_code, error(answer)) == (503, "temporarily_unavailable")
     assert answer["Retry-After"] == "5"
     assert "the most an account may have" in answer.json()["message"]
-    assert "the most an account may have" in signed_in(alice).get(where).text
+    assert "the most an account may have" in signed_in(alice).get(url).text
     services.revoke(key, reason=Reason.DELETED_BY_OWNER)
     assert machine.poll().status_code == 200
 
 
-def test_a_taken_name_is_told_to_alice_and_nothing_is_lost(begin, signed_in, alice, issue):
+def test_a_taken_name_is_rejected_and_can_be_changed(begin, signed_in, alice, issue):
     issue("studio")
     machine = begin()
     refused = confirm(signed_in(alice), machine.user_code, name="STUDIO")
@@ -425,7 +438,7 @@ def test_a_taken_name_is_told_to_alice_and_nothing_is_lost(begin, signed_in, ali
     assert confirm(signed_in(alice), machine.user_code).status_code == 302
 
 
-def test_a_name_that_was_taken_in_between_gets_a_number(begin, signed_in, alice, issue):
+def test_a_name_that_was_taken_meanwhile_gets_a_number(begin, signed_in, alice, issue):
     machine = begin()
     confirm(signed_in(alice), machine.user_code, name="studio")
     issue("studio")
@@ -441,51 +454,49 @@ def test_a_name_that_was_taken_in_between_gets_a_number(begin, signed_in, alice,
         ("x" * 81, "at most 80 characters"),
     ],
 )
-def test_a_name_that_is_none_is_refused_in_words(begin, signed_in, alice, name, words):
+def test_an_invalid_name_is_rejected_with_a_message(begin, signed_in, alice, name, words):
     machine = begin()
     refused = confirm(signed_in(alice), machine.user_code, name=name)
     assert (refused.status_code, words in refused.text) == (400, True)
     assert machine.row.decided_at is None
 
 
-def test_a_day_that_is_over_is_refused(begin, signed_in, alice):
+def test_an_expiry_in_the_past_is_rejected(begin, signed_in, alice):
     machine = begin()
     refused = confirm(signed_in(alice), machine.user_code, expires="date", expires_on="2020-01-01")
     assert (refused.status_code, "in the past" in refused.text) == (400, True)
 
 
-def test_while_argon2_is_busy_the_machine_asks_on_and_loses_nothing(
-    begin, signed_in, alice, monkeypatch
-):
+def test_a_poll_while_argon2_is_busy_can_be_repeated(begin, signed_in, alice, monkeypatch):
     machine = begin()
     confirm(signed_in(alice), machine.user_code)
-    hasher = services._hasher()
-    # The line is full: somebody holds every place in it.
-    places = hasher._line
-    held = []
+    hasher = key_hasher()
+    # Take all places in the queue for Argon2.
+    places = hasher._slots
+    taken = []
     while places.acquire(blocking=False):
-        held.append(True)
+        taken.append(True)
     monkeypatch.setattr("oauth.services.settings.ARGON2_WAIT", 0.05)
     answer = machine.poll()
-    for _ in held:
+    for _ in taken:
         places.release()
     assert (answer.status_code, error(answer)) == (503, "temporarily_unavailable")
     assert answer["Retry-After"] == "5"
     assert machine.poll().status_code == 200
 
 
-# --- Who may come here ------------------------------------------------------------------------
+# --- Log-in, permissions and rate limits ------------------------------------------------------
 
 
-def test_who_is_not_signed_in_comes_back_with_the_code(client, begin):
+def test_an_anonymous_user_returns_with_the_code_after_the_log_in(client, begin):
     machine = begin()
-    address = f"/device?user_code={machine.user_code}"
-    answer = client.get(address, follow=True)
+    url = f"/device?user_code={machine.user_code}"
+    answer = client.get(url, follow=True)
     assert answer.request["PATH_INFO"] == "/login"
-    assert answer.wsgi_request.GET["next"] == address
+    assert answer.wsgi_request.GET["next"] == url
 
 
-def test_who_has_been_signed_in_for_long_shows_who_they_are_first(begin, signed_in, alice):
+def test_a_long_session_must_reauthenticate_first(begin, signed_in, alice):
     machine = begin()
     http = signed_in(alice)
     show_who(http, alice, ago=timedelta(hours=13))
@@ -495,15 +506,15 @@ def test_who_has_been_signed_in_for_long_shows_who_they_are_first(begin, signed_
     assert machine.row.decided_at is None
 
 
-def test_who_has_not_proved_their_address_may_not_confirm(begin, signed_in, alice, monkeypatch):
+def test_an_unverified_email_may_not_confirm(begin, signed_in, alice, monkeypatch):
     machine = begin()
-    monkeypatch.setattr("oauth.views.may_hold_keys", lambda user: False)
+    monkeypatch.setattr("oauth.views.approval.may_hold_keys", lambda user: False)
     assert signed_in(alice).post("/device", {"user_code": machine.user_code})["Location"] == (
         "/account/email"
     )
 
 
-def test_a_confirmation_from_another_site_is_refused(begin, alice):
+def test_a_cross_site_confirmation_is_rejected(begin, alice):
     machine = begin()
     http = Client(enforce_csrf_checks=True)
     http.force_login(alice)
@@ -513,7 +524,7 @@ def test_a_confirmation_from_another_site_is_refused(begin, alice):
     assert machine.row.decided_at is None
 
 
-def test_guessing_codes_comes_to_an_end_and_right_ones_do_not_count(
+def test_wrong_user_codes_are_rate_limited_and_correct_ones_are_not(
     begin, signed_in, alice, mallory
 ):
     http = signed_in(alice)
@@ -527,7 +538,7 @@ def test_guessing_codes_comes_to_an_end_and_right_ones_do_not_count(
     assert thief.post("/device", {"user_code": machine.user_code}).status_code == 429
 
 
-def test_one_address_guesses_no_more_with_many_accounts(begin, client, django_user_model):
+def test_user_codes_are_rate_limited_per_ip_across_accounts(begin, client, django_user_model):
     machine = begin()
     statuses = []
     for number in range(4):
@@ -542,7 +553,7 @@ def test_one_address_guesses_no_more_with_many_accounts(begin, client, django_us
     assert machine.row.decided_at is None
 
 
-def test_one_address_starts_only_so_many_machines(begin, db):
+def test_device_requests_are_rate_limited_per_ip(begin, db):
     for _ in range(30):
         begin()
     http = Client(REMOTE_ADDR="203.0.113.9")
@@ -553,8 +564,8 @@ def test_one_address_starts_only_so_many_machines(begin, db):
     assert post(elsewhere, "/oauth/device/code", {"client_id": "comfy-key"}).status_code == 200
 
 
-def test_only_so_many_machines_wait_at_once(begin, monkeypatch):
-    monkeypatch.setattr(asking, "MOST_WAITING", 2)
+def test_the_number_of_pending_device_requests_is_bounded(begin, monkeypatch):
+    monkeypatch.setattr(oauth, "MAX_PENDING", 2)
     machines = [begin(), begin()]
     answer = post(Client(), "/oauth/device/code", {"client_id": "comfy-key"})
     assert (answer.status_code, error(answer)) == (503, "temporarily_unavailable")
@@ -562,7 +573,7 @@ def test_only_so_many_machines_wait_at_once(begin, monkeypatch):
     assert begin()
 
 
-def test_rows_that_are_long_over_go_when_another_comes(begin):
+def test_expired_rows_are_deleted_when_a_row_is_added(begin):
     for _ in range(3):
         begin()
     DeviceRequest.objects.update(expires_at=timezone.now() - timedelta(hours=2))
@@ -570,11 +581,11 @@ def test_rows_that_are_long_over_go_when_another_comes(begin):
     assert DeviceRequest.objects.count() == 1
 
 
-# --- What a machine says of itself ------------------------------------------------------------
+# --- Input of machines ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("device_name", "shown"),
     [
         ("  render\tbox\r\n", "render box"),
         ("a\u202eevil\u2066\0b", "aevilb"),
@@ -586,17 +597,17 @@ def test_rows_that_are_long_over_go_when_another_comes(begin):
         ("\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16") * 200, "😀" * 80),
     ],
 )
-def test_a_name_that_means_harm_is_shown_as_text_and_cut(begin, signed_in, alice, said, shown):
-    machine = begin(device_name=said)
+def test_a_hostile_device_name_is_escaped_and_cut(begin, signed_in, alice, device_name, shown):
+    machine = begin(device_name=device_name)
     assert machine.row.device_name == shown
     page = signed_in(alice).post("/device", {"user_code": machine.user_code})
     assert page.status_code == 200
     assert "<script>alert" not in page.text
-    assert "{{ 7*7 }}" in page.text or "7*7" not in said
+    assert "{{ 7*7 }}" in page.text or "7*7" not in device_name
     assert page.context["form"]["name"].value() == (shown or "comfy-key")
 
 
-def test_a_megabyte_is_not_read(client, db):
+def test_a_large_form_is_rejected(client, db):
     sent = {"client_id": "comfy-key", "device_name": "x" * 1_000_000}
     answer = post(client, "/oauth/device/code", sent)
     assert (answer.status_code, error(answer)) == (400, "invalid_request")
@@ -605,7 +616,7 @@ def test_a_megabyte_is_not_read(client, db):
     assert not DeviceRequest.objects.exists()
 
 
-def test_a_program_that_nobody_knows_and_a_site_get_no_code(client, db):
+def test_unknown_programs_and_sites_get_no_device_code(client, db):
     for client_id in ("", "nobody", "http://127.0.0.1:8188", "comfy-key\0"):
         answer = post(client, "/oauth/device/code", {"client_id": client_id})
         assert answer.status_code == 400
@@ -613,26 +624,28 @@ def test_a_program_that_nobody_knows_and_a_site_get_no_code(client, db):
     assert not DeviceRequest.objects.exists()
 
 
-# --- Where secrets must not be ----------------------------------------------------------------
+# --- Secrets and queries ----------------------------------------------------------------------
 
 
-def test_no_code_and_no_key_is_in_a_row_a_cache_or_a_log(begin, signed_in, alice, caplog):
+def test_codes_and_keys_are_in_no_row_cache_or_log(begin, signed_in, alice, caplog):
     caplog.set_level(logging.DEBUG)
     machine = begin()
     confirm(signed_in(alice), machine.user_code)
     token = machine.poll().json()["access_token"]
-    kept = "\n".join(
+    stored = "\n".join(
         repr(row) for model in apps.get_models() for row in model._default_manager.values_list()
     )
-    kept += repr(signed_in(alice).session.items()) + repr(getattr(cache, "_cache", ""))
-    codes = [machine.told["device_code"], machine.user_code, machine.user_code.replace("-", "")]
+    stored += repr(signed_in(alice).session.items()) + repr(getattr(cache, "_cache", ""))
+    codes = [machine.response["device_code"], machine.user_code, machine.user_code.replace("-", "")]
     for secret in (*codes, token, token[20:56]):
-        assert secret not in kept
+        assert secret not in stored
         assert secret not in caplog.text
-    assert "render box" in kept
+    assert "render box" in stored
 
 
-def test_few_queries_are_made(begin, signed_in, alice, django_assert_max_num_queries):
+def test_polling_and_redeeming_make_few_queries(
+    begin, signed_in, alice, django_assert_max_num_queries
+):
     machine = begin()
     with django_assert_max_num_queries(3):
         machine.poll()
@@ -641,8 +654,8 @@ def test_few_queries_are_made(begin, signed_in, alice, django_assert_max_num_que
     confirm(http, machine.user_code)
     with CaptureQueriesContext(connection) as made:
         assert machine.poll().status_code == 200
-    # What limits new keys counts in the cache, here a table: five statements in two savepoints,
-    # and one more for a lock where there are any.
+    # The rate limit of new keys counts in the cache, here a table: five statements in two
+    # savepoints, and SELECT FOR UPDATE where the database has it.
     counting = [query for query in made if '"cache"' in query["sql"]]
     assert len(counting) <= 5 + connection.features.has_select_for_update
     assert len(made) - len(counting) - 4 <= 24

@@ -1,8 +1,6 @@
-"""The list of sites: staff keep it, the environment begins it."""
+"""The list of sites: staff edit it, and a setting fills it at first."""
 
-import os
-import subprocess
-import sys
+import re
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -12,8 +10,8 @@ from django.db.migrations.executor import MigrationExecutor
 
 from accounts.models import User
 from oauth.models import Site
+from tests.config.test_environment import start
 from tests.conftest import PASSWORD
-from tests.servers import ROOT
 
 ADD = "/admin/oauth/site/add/"
 
@@ -22,7 +20,7 @@ def add(http, origin: str, note: str = ""):
     return http.post(ADD, {"origin": origin, "note": note})
 
 
-def test_sam_lists_a_site_and_it_is_noted_who(signed_in, sam):
+def test_staff_list_a_site_and_the_log_has_their_name(signed_in, sam):
     http = signed_in(sam)
     assert add(http, " HTTPS://Comfy.Example.com/ ", "the studio's").status_code == 302
     site = Site.objects.get()
@@ -57,14 +55,14 @@ def test_sam_lists_a_site_and_it_is_noted_who(signed_in, sam):
         ("https://" + "a" * 300 + ".com", "at most 255 characters"),
     ],
 )
-def test_what_can_not_be_a_site_is_refused_in_words(signed_in, sam, origin, words):
+def test_an_invalid_origin_is_rejected_with_a_message(signed_in, sam, origin, words):
     answer = add(signed_in(sam), origin)
     assert answer.status_code == 200
     assert words in answer.content.decode().replace("&#x27;", "'")
     assert not Site.objects.exists()
 
 
-def test_a_site_is_listed_once(signed_in, sam):
+def test_a_site_cannot_be_listed_twice(signed_in, sam):
     http = signed_in(sam)
     add(http, "https://comfy.example.com")
     answer = add(http, "https://COMFY.example.com")
@@ -72,7 +70,7 @@ def test_a_site_is_listed_once(signed_in, sam):
     assert Site.objects.count() == 1
 
 
-def test_staff_without_the_permission_list_nothing(client, db):
+def test_listing_a_site_needs_the_permission(client, db):
     user = User.objects.create_user("vera@example.org", PASSWORD, is_staff=True)
     client.force_login(user)
     assert add(client, "https://comfy.example.com").status_code == 403
@@ -80,56 +78,39 @@ def test_staff_without_the_permission_list_nothing(client, db):
     assert add(client, "https://comfy.example.com").status_code == 302
 
 
-def test_whoever_listed_a_site_may_leave_and_it_stays(sam):
+def test_a_site_stays_when_the_account_that_listed_it_is_deleted(sam):
     site = Site.objects.create(origin="https://comfy.example.com", added_by=sam)
     User.objects.filter(pk=sam.pk).delete()
     site.refresh_from_db()
     assert site.added_by is None
 
 
-# --- The environment --------------------------------------------------------------------------
+# --- The setting SITE_WHITELIST ---------------------------------------------------------------
 
 
-def start(tmp_path, whitelist: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from config import settings; print(settings.SITE_WHITELIST)"],
-        cwd=ROOT,
-        env={
-            "PATH": os.environ["PATH"],
-            "VAR_DIR": str(tmp_path),
-            "SITE_WHITELIST": whitelist,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_sites_are_separated_by_commas_or_spaces_and_ones_own_machine_needs_none(tmp_path):
-    started = start(tmp_path, "https://a.example.org,https://B.example.org/  http://127.0.0.1:8188")
+def test_the_setting_separates_sites_by_commas_or_spaces_and_skips_loopback(tmp_path):
+    sites = "https://a.example.org,https://B.example.org/  http://127.0.0.1:8188"
+    started = start(tmp_path, "SITE_WHITELIST", SITE_WHITELIST=sites)
     assert started.stdout.strip() == "['https://a.example.org', 'https://b.example.org']"
 
 
-@pytest.mark.parametrize(
-    ("whitelist", "words"),
-    [
-        ("http://comfy.example.org", "plain http"),
-        ("https://192.168.1.20", "another machine in each network"),
-        ("comfy", "not an origin"),
-    ],
-)
-def test_a_bad_site_is_a_fault_in_the_one_report(tmp_path, whitelist, words):
-    started = start(tmp_path, f"https://good.example.org {whitelist}")
+def test_all_invalid_sites_in_the_setting_are_reported_at_start(tmp_path):
+    invalid = {
+        "http://comfy.example.org": "plain http",
+        "https://192.168.1.20": "another machine in each network",
+        "comfy": "not an origin",
+    }
+    started = start(tmp_path, SITE_WHITELIST=" ".join(["https://good.example.org", *invalid]))
     assert started.returncode == 1
-    assert "SITE_WHITELIST: has " in started.stderr
-    assert whitelist in started.stderr
-    assert words in started.stderr
+    (report,) = re.findall(r"^  SITE_WHITELIST: (.+)$", started.stderr, re.MULTILINE)
+    faults = re.findall(r"has '(.+?)', which (.+?)(?= has '|$)", report)
+    assert [site for site, words in faults if invalid[site] in words] == [*invalid]
     assert "good.example" not in started.stderr
     assert "Traceback" not in started.stderr
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_environment_begins_the_list_and_staff_go_on_from_there(settings):
+def test_the_migration_lists_the_sites_of_the_setting_once(settings):
     settings.SITE_WHITELIST = ["https://a.example.org", "https://a.example.org"]
     executor = MigrationExecutor(connection)
     executor.migrate([("oauth", None)])
@@ -140,4 +121,4 @@ def test_the_environment_begins_the_list_and_staff_go_on_from_there(settings):
     ]
     Site.objects.all().delete()
     MigrationExecutor(connection).migrate([("oauth", "0001_initial")])
-    assert not Site.objects.exists(), "what staff took off stays off"
+    assert not Site.objects.exists(), "a site that staff deleted is not listed again"

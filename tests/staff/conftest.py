@@ -1,4 +1,4 @@
-"""Staff in their roles, each in a browser of their own."""
+"""Staff accounts with each role, and browsers for them."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from accounts.models import User
 from staff.roles import Role
 from tests.conftest import PASSWORD, show_who
 
-ADDRESS = "203.0.113.7"
+CLIENT_IP = "203.0.113.7"
 
 Open = Callable[..., Client]
 
 
 @pytest.fixture
-def somebody(db) -> Callable[..., User]:
-    """Somebody of the staff, in a role or in none."""
+def make_staff_member(db) -> Callable[..., User]:
+    """Create a staff account with a role or with none."""
 
     def make(role: Role | None = None, email: str = "") -> User:
         email = email or f"{(role or 'nobody').lower()}@example.org"
@@ -30,29 +30,39 @@ def somebody(db) -> Callable[..., User]:
 
 
 @pytest.fixture
-def support(somebody) -> User:
-    return somebody(Role.SUPPORT)
+def support(make_staff_member) -> User:
+    return make_staff_member(Role.SUPPORT)
 
 
 @pytest.fixture
-def security(somebody) -> User:
-    return somebody(Role.SECURITY)
+def security(make_staff_member) -> User:
+    return make_staff_member(Role.SECURITY)
 
 
 @pytest.fixture
-def administrator(somebody) -> User:
-    return somebody(Role.ADMINISTRATORS)
+def administrator(make_staff_member) -> User:
+    return make_staff_member(Role.ADMINISTRATORS)
 
 
 @pytest.fixture
 def open_as() -> Open:
-    """A new browser in which `user` is signed in."""
+    """Open a new browser in which `user` is logged in."""
 
     def open_browser(user: User | None = None, **options: bool) -> Client:
-        client = Client(REMOTE_ADDR=ADDRESS, **options)
+        client = Client(REMOTE_ADDR=CLIENT_IP, **options)
         if user is not None:
             client.force_login(user)
             show_who(client, user)
         return client
 
     return open_browser
+
+
+@pytest.fixture
+def security_browser(open_as: Open, security: User) -> Client:
+    return open_as(security)
+
+
+@pytest.fixture
+def superuser_browser(open_as: Open, sam: User) -> Client:
+    return open_as(sam)

@@ -1,8 +1,9 @@
-"""Makes a staff account: asks, or takes EMAIL, PASSWORD and ROLE from the environment."""
+"""Create a staff account from EMAIL, PASSWORD and ROLE in the environment, or from prompts."""
 
 import getpass
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 from django.contrib.auth.models import Group
@@ -15,9 +16,9 @@ from django.db import transaction
 from accounts import services
 from accounts.models import User
 from audit.models import Action
-from audit.trail import Actor, record
+from audit.services import Actor, record
 
-# What one says, and the group that says what it means (staff/roles.py).
+# Value of ROLE and name of the group with its permissions (staff/roles.py).
 _ROLES: Final = {
     "support": "Support",
     "security": "Security",
@@ -33,27 +34,14 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         role = self._role()
-        email = os.environ.get("EMAIL") or self._ask("Email address: ", input)
-        try:
-            validate_email(email)
-        except ValidationError:
-            raise CommandError(f"{email!r} is not an email address.") from None
-        exists = User.objects.filter(email=email.strip().lower()).exists()
-        # In the environment or typed unseen, never an argument: those show in lists of processes.
-        password = os.environ.get("PASSWORD") or (
-            None if exists else self._ask("Password: ", getpass.getpass)
-        )
-        if password is not None:
-            try:
-                validate_password(password, User(email=email))
-            except ValidationError as error:
-                raise CommandError(" ".join(error.messages)) from None
+        email = self._email()
+        password = self._password(email)
         try:
             with transaction.atomic():
                 user, is_new = services.make_staff(email, password, role=role)
                 detail = {"did": "make staff", "role": "superuser" if role is None else role.name}
                 record(Action.STAFF_CHANGED, account_id=user.pk, by=Actor(), detail=detail)
-        except services.Indispensable:
+        except services.LastAdministrator:
             raise CommandError(
                 f"{email} is the last administrator, and would be none in this role. "
                 "Make another one first."
@@ -65,15 +53,36 @@ class Command(BaseCommand):
         )
 
     def _role(self) -> Group | None:
-        wanted = os.environ.get("ROLE", "").strip().lower()
-        if not wanted:
+        role = os.environ.get("ROLE", "").strip().lower()
+        if not role:
             return None
-        if wanted not in _ROLES:
-            raise CommandError(f"There is no role {wanted!r}. ROLE is one of: {', '.join(_ROLES)}.")
-        return Group.objects.get(name=_ROLES[wanted])
+        if role not in _ROLES:
+            raise CommandError(f"There is no role {role!r}. ROLE is one of: {', '.join(_ROLES)}.")
+        return Group.objects.get(name=_ROLES[role])
 
-    def _ask(self, question: str, ask: Any) -> str:
+    def _email(self) -> str:
+        email = os.environ.get("EMAIL") or self._prompt("Email address: ", input)
+        try:
+            validate_email(email)
+        except ValidationError:
+            raise CommandError(f"{email!r} is not an email address.") from None
+        return email
+
+    def _password(self, email: str) -> str | None:
+        """Return a valid password; None to keep that of an existing account."""
+        # Never a command-line argument: those are visible in process lists.
+        password = os.environ.get("PASSWORD")
+        if not password:
+            if User.objects.filter(email=email.strip().lower()).exists():
+                return None
+            password = self._prompt("Password: ", getpass.getpass)
+        try:
+            validate_password(password, User(email=email))
+        except ValidationError as error:
+            raise CommandError(" ".join(error.messages)) from None
+        return password
+
+    def _prompt(self, prompt: str, read: Callable[[str], str]) -> str:
         if not sys.stdin.isatty():
             raise CommandError("Set EMAIL and PASSWORD, or run this in a terminal.")
-        answer: str = ask(question)
-        return answer
+        return read(prompt)

@@ -1,21 +1,41 @@
-"""Takes the second factors from an account whose owner lost them."""
+"""Remove the second factors of an account after their loss, or of all accounts."""
 
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from accounts import services
+from accounts import mfa, services
+from accounts.models import User
 
 
 class Command(BaseCommand):
-    help = "Removes every passkey, authenticator app and recovery code of an account."
+    help = (
+        "Removes every passkey, authenticator app and recovery code of an account; with "
+        "--everybody every authenticator app and recovery code of all accounts, whose secrets are "
+        "encrypted under SECRET_KEY. Passkeys stay then."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("email")
+        target = parser.add_mutually_exclusive_group(required=True)
+        target.add_argument("email", nargs="?")
+        target.add_argument("--everybody", action="store_true", help="after SECRET_KEY has leaked")
 
-    def handle(self, *args: Any, email: str, **options: Any) -> None:
-        user = services.account_of(email)
+    def handle(self, *args: Any, email: str | None, everybody: bool, **options: Any) -> None:
+        if everybody:
+            self._remove_all()
+            return
+        user = services.find_by_email(email or "")
         if user is None:
             raise CommandError(f"There is no account with the address {email}.")
         count = services.remove_factors(user)
         self.stdout.write(f"{user.email} had {count} factors, and has none now.")
+
+    def _remove_all(self) -> None:
+        users = list(
+            User.objects.filter(authenticator__type__in=mfa.ENCRYPTED).distinct().order_by("pk")
+        )
+        count = sum(services.remove_factors(user, kinds=mfa.ENCRYPTED) for user in users)
+        self.stdout.write(
+            f"{len(users)} accounts had {count} authenticator apps and sets of recovery codes, and "
+            "have none now. They were told by mail, and their sessions have ended."
+        )

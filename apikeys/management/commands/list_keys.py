@@ -1,4 +1,4 @@
-"""Lists an account's keys, never their secrets."""
+"""List an account's keys without their secrets."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Revokes a key by the part of it that may be known."""
+"""Revoke a key by its public id."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class Command(BaseCommand):
         parser.add_argument("public_id", help="as the lists show it, with or without comfyui-")
 
     def handle(self, *args: Any, public_id: str, **options: Any) -> None:
-        # Whoever pastes a whole key means its public part; the rest is not looked at.
+        # Of a whole key, only the public part is used.
         digits = public_id.strip().removeprefix(tokens.PREFIX).rstrip("…")[:12]
         key = APIKey.objects.filter(public_id=digits).select_related("owner").first()
         if key is None:

@@ -1,4 +1,4 @@
-"""Prints the trail, oldest first: `manage.py export_events --format csv --since 2026-11-01`."""
+"""Print the audit log, oldest first: `manage.py export_events --format csv --since 2026-11-01`."""
 
 from argparse import ArgumentTypeError
 from datetime import UTC, datetime
@@ -10,14 +10,15 @@ from audit.export import FORMATS
 from audit.models import Event
 
 
-def moment(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
+    """Return a date or time, in UTC unless it has an offset. Raise ArgumentTypeError."""
     try:
         parsed = datetime.fromisoformat(text)
-    except ValueError:
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise ArgumentTypeError(
             f"{text!r} is no day or time; write 2026-11-01, or 2026-11-01T12:00"
         ) from None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 class Command(BaseCommand):
@@ -25,8 +26,8 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--format", choices=sorted(FORMATS), default="jsonl")
-        parser.add_argument("--since", type=moment, help="From this day or time on (UTC).")
-        parser.add_argument("--until", type=moment, help="Before this day or time (UTC).")
+        parser.add_argument("--since", type=parse_time, help="From this day or time on (UTC).")
+        parser.add_argument("--until", type=parse_time, help="Before this day or time (UTC).")
 
     def handle(self, **options: Any) -> None:
         events = Event.objects.order_by("at", "id")
@@ -34,6 +35,6 @@ class Command(BaseCommand):
             events = events.filter(at__gte=options["since"])
         if options["until"]:
             events = events.filter(at__lt=options["until"])
-        _kind, write = FORMATS[options["format"]]
+        _content_type, write = FORMATS[options["format"]]
         for line in write(events):
             self.stdout.write(line, ending="")

@@ -1,17 +1,21 @@
-"""Makes a backup of the database while the platform runs."""
+"""Make a backup of the database while the platform runs."""
 
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from backups import restoring
-from backups.archive import Refused
+from backups import restore
+from backups.archive import BackupError
 
 
 class Command(BaseCommand):
     help = "Makes a backup of the database, verifies it, and prints its path. The platform may run."
+
+    # Checks would fail before handle reports an unreadable database.
+    requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -19,15 +23,16 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, to: Path | None, **options: Any) -> None:
-        place = restoring.default_place()
-        path = place if to is None else to / place.name if to.is_dir() else to
+        default = restore.default_path()
+        path = default if to is None else to / default.name if to.is_dir() else to
         try:
-            manifest = restoring.backup(path)
-        except (Refused, Error) as error:
+            manifest = restore.backup(path)
+        except (BackupError, Error, psycopg.Error) as error:
             raise CommandError(str(error)) from None
         self.stdout.write(str(path))
         self.stderr.write(
             f"Verified: {manifest.accounts} accounts, {manifest.keys} keys. Not in it: sessions, "
             "codes, waiting mail, and the secrets. Keep SECRET_KEY and KEY_PEPPER elsewhere than "
-            "the backups: without that pepper no key in them works."
+            "the backups: without that pepper no key in them works, and without that SECRET_KEY no "
+            "authenticator app and no recovery code."
         )

@@ -1,4 +1,4 @@
-"""Puts a backup in the place of the database. What was deleted since stays deleted."""
+"""Restore a backup. Keys and accounts that were deleted since stay deleted."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,13 @@ import psycopg
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from backups import restoring
-from backups.archive import Refused
+from backups import restore
+from backups.archive import BackupError
 
 
 class Command(BaseCommand):
     help = "Restores a backup: all of it or nothing. Stop the platform first, on every machine."
-    # The database may be the very thing that is broken.
+    # Checks fail if the database is damaged.
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -28,6 +28,11 @@ class Command(BaseCommand):
             "--without-pepper", action="store_true", help="though keys in it won't work"
         )
         parser.add_argument(
+            "--without-secret-key",
+            action="store_true",
+            help="though authenticator apps and recovery codes in it won't work",
+        )
+        parser.add_argument(
             "--without-tombstones", action="store_true", help="though deleted keys may come back"
         )
 
@@ -37,23 +42,25 @@ class Command(BaseCommand):
         path: Path,
         tombstones: list[Path] | None,
         without_pepper: bool,
+        without_secret_key: bool,
         without_tombstones: bool,
         **options: Any,
     ) -> None:
         try:
-            done = restoring.restore(
+            changes = restore.restore(
                 path,
                 files=tombstones,
                 without_pepper=without_pepper,
+                without_secret_key=without_secret_key,
                 without_tombstones=without_tombstones,
-                say=self._say,
+                report=self._report,
             )
-        except (Refused, Error, psycopg.Error, OSError) as error:
+        except (BackupError, Error, psycopg.Error, OSError) as error:
             raise CommandError(f"Not restored. {error}") from None
-        for what, count in done.items():
-            self._say(f"  {what}: {count}")
-        self._say("Everybody has to sign in again. docs/runbook.md says what to look at now.")
+        for kind, count in changes.items():
+            self._report(f"  {kind}: {count}")
+        self._report("Everybody has to sign in again. docs/runbook.md says what to look at now.")
 
-    def _say(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         self.stdout.write(line)
         self.stdout.flush()

@@ -14,7 +14,7 @@ def nothing(request: HttpRequest) -> HttpResponse:
 
 @csrf_exempt
 def one_row(request: HttpRequest) -> JsonResponse:
-    """One row by an index, and nothing around it."""
+    """Read one row by an index."""
     token = Token.objects.get(key=request.headers["X-API-Key"])
     return JsonResponse({"user": token.user_id})
 

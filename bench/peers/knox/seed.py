@@ -5,7 +5,7 @@ from knox.models import AuthToken
 
 
 def keys(number: int) -> Iterator[str]:
-    # One token for each user: at each request it looks through all that the user has.
+    # One token per user: a request reads all tokens of its user.
     users = User.objects.bulk_create(User(username=f"user{i}") for i in range(number))
     for user in users:
         yield AuthToken.objects.create(user)[1]

@@ -8,7 +8,7 @@ from oauthlib.common import generate_token
 
 
 def keys(number: int) -> Iterator[str]:
-    """The first is the resource server's own, with which it asks; the others are asked about."""
+    """Yield the access token of the resource server, then the tokens to introspect."""
     users = User.objects.bulk_create(User(username=f"user{i}") for i in range(number + 1))
     application = Application.objects.create(
         name="resource server",

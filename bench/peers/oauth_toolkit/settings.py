@@ -1,5 +1,5 @@
-"""Django OAuth Toolkit as an authorization server that is asked about tokens (RFC 7662), as its
-tutorial and its page "Separate Resource Server" say.
+"""Django OAuth Toolkit with introspection (RFC 7662), as in its tutorial and its page "Separate
+Resource Server".
 """
 
 from bench.peers.startproject import *  # noqa: F403

@@ -1,9 +1,10 @@
-"""For FastAPI, Starlette and any other ASGI application: only who holds a good key gets in.
+"""Middleware for FastAPI, Starlette and any other ASGI application: requires a valid key.
 
     app.add_middleware(RequireComfyKey, client=client, exempt=["/health", "/docs/*"])
 
-Behind it, `scope["comfy_key"]` is the Verdict (`request.scope["comfy_key"].customer.email`). CORS
-goes in front of it, so that refusals have its headers as well; preflights pass by themselves.
+The application finds the Verdict in `scope["comfy_key"]`, as in
+`request.scope["comfy_key"].customer.email`.
+Add CORS middleware after it, so that refusals get its headers as well; preflights pass.
 """
 
 import json
@@ -25,10 +26,10 @@ _POLICY_VIOLATION: Final = 1008
 
 
 class RequireComfyKey:
-    """Lets requests and websockets pass that bring a good key; others get 401, 403 or 503.
+    """Pass requests and websockets with a valid key; others get 401, 403 or 503.
 
-    scope: what the key must be good for, such as "proxy:openai".
-    exempt: paths that take no key: one exactly, or all beneath with `/*` at the end.
+    scope: a scope that the key needs, such as "proxy:openai".
+    exempt: paths that need no key: one path, or all below it with `/*` at the end.
     """
 
     def __init__(
@@ -46,10 +47,10 @@ class RequireComfyKey:
         self._scope = scope
         exempt = list(exempt)
         self._exempt = {path for path in exempt if not path.endswith("/*")}
-        self._beneath = tuple(path[:-1] for path in exempt if path.endswith("/*"))
+        self._exempt_prefixes = tuple(path[:-1] for path in exempt if path.endswith("/*"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or self._is_open(scope):
+        if scope["type"] not in ("http", "websocket") or self._is_exempt(scope):
             await self._app(scope, receive, send)
             return
         key = headers.presented_key(_header(scope, b"x-api-key"), _header(scope, b"authorization"))
@@ -61,37 +62,39 @@ class RequireComfyKey:
             verdict = await self._client.validate(key)
         except NoVerdict as problem:
             refusal = _refusal(
-                503, "SERVICE_UNAVAILABLE", headers.CANNOT_KNOW, retry_after=problem.retry_after
+                503, "SERVICE_UNAVAILABLE", headers.UNAVAILABLE, retry_after=problem.retry_after
             )
         else:
             if not verdict:
-                refusal = _refusal(401, verdict.code, verdict.message, challenge=headers.refused())
+                refusal = _refusal(
+                    401, verdict.code, verdict.message, challenge=headers.invalid_token_challenge()
+                )
             elif self._scope is not None and not verdict.covers(self._scope):
                 refusal = _refusal(
                     403,
                     "INSUFFICIENT_SCOPE",
-                    headers.lacks(self._scope),
-                    challenge=headers.out_of_scope(self._scope),
+                    headers.missing_scope_message(self._scope),
+                    challenge=headers.insufficient_scope_challenge(self._scope),
                 )
             else:
                 await self._app({**scope, "comfy_key": verdict}, receive, send)
                 return
         await refusal(scope, receive, send)
 
-    def _is_open(self, scope: Scope) -> bool:
+    def _is_exempt(self, scope: Scope) -> bool:
         if scope["type"] == "http" and scope["method"] == "OPTIONS":
-            # A preflight can't bring a key (Fetch standard §3.3): this is how one is known.
+            # A preflight can't have a key (Fetch standard §3.3); this header identifies it.
             return _header(scope, b"access-control-request-method") is not None
         path: str = scope["path"]
         if path in self._exempt:
             return True
-        # An application may take `/docs/../admin` for `/admin`.
+        # An application may resolve `/docs/../admin` to `/admin`.
         is_plain = not {"", ".", ".."} & set(path.strip("/").split("/")) and "\\" not in path
-        return is_plain and path.startswith(self._beneath)
+        return is_plain and path.startswith(self._exempt_prefixes)
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
-    """The value of a header. Of several, all with commas between: no key has a comma."""
+    """Return the value of a header, several joined with commas: no key has a comma."""
     values = [value for known, value in scope["headers"] if known.lower() == name]
     return b",".join(values).decode("latin-1") if values else None
 
@@ -113,7 +116,7 @@ def _refusal(
     if challenge is not None:
         sent.append((b"www-authenticate", challenge.encode("latin-1")))
     if retry_after is not None:
-        sent.append((b"retry-after", str(headers.wait(retry_after)).encode()))
+        sent.append((b"retry-after", str(headers.retry_after(retry_after)).encode()))
 
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         kind = "http.response"

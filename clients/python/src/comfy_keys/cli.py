@@ -1,7 +1,7 @@
-"""The command `comfy-key`: a key for a machine, and whether one is good.
+"""The command `comfy-key`: get a key for a machine, and validate one.
 
-The key is on standard output, alone, or in the files that were named. Everything else that is said
-is on standard error.
+The key alone is written to standard output, or to the named files. All messages are on standard
+error.
 """
 
 import argparse
@@ -15,17 +15,18 @@ from typing import Final
 
 import httpx
 
-from comfy_keys import address
+from comfy_keys import platform_url
 from comfy_keys.client import Client
-from comfy_keys.device import Machine, Refused, Request
+from comfy_keys.credential_stores import VARIABLE, ComfyCli, EnvFile
+from comfy_keys.device import DeviceAuthorization, DeviceLogin, LoginRefused
 from comfy_keys.errors import NoVerdict
-from comfy_keys.keys import looks_right
-from comfy_keys.places import VARIABLE, ComfyCli, EnvFile
-from comfy_keys.verdicts import Verdict
+from comfy_keys.key_format import looks_right
+from comfy_keys.transport import DeadlineTransport
+from comfy_keys.verdicts import GoodVerdict
 from comfy_keys.version import VERSION
 
 DONE: Final = 0
-NO: Final = 1
+INVALID: Final = 1
 USAGE: Final = 2
 CANNOT_KNOW: Final = 3
 NOT_WRITTEN: Final = 4
@@ -60,25 +61,25 @@ the machine.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code."""
-    asked = _parser().parse_args(arguments)
+    """Run the command and return its exit code."""
+    options = _parser().parse_args(arguments)
     try:
-        asked.url = address.read(asked.url or "")
-        if not address.is_private(asked.url):
-            _say("Warning: over plain http the key crosses the network in the clear.")
-        run = _login if asked.command == "login" else _check
-        return run(asked)
+        options.url = platform_url.normalize(options.url or "")
+        if not platform_url.is_private(options.url):
+            _print_message("Warning: over plain http the key crosses the network in the clear.")
+        run = _login if options.command == "login" else _check
+        return run(options)
     except KeyboardInterrupt:
-        _say("\nStopped.")
+        _print_message("\nStopped.")
         return STOPPED
-    except Refused as refused:
-        _say(str(refused))
-        return NO
+    except LoginRefused as refused:
+        _print_message(str(refused))
+        return INVALID
     except NoVerdict as problem:
-        _say(str(problem))
+        _print_message(str(problem))
         return CANNOT_KNOW
     except ValueError as error:
-        _say(str(error))
+        _print_message(str(error))
         return USAGE
 
 
@@ -92,11 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"comfy-key {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="login|check")
-    for name, words in (("login", _LOGIN), ("check", _CHECK)):
+    for name, text in (("login", _LOGIN), ("check", _CHECK)):
         command = commands.add_parser(
             name,
-            help=words.split(". ")[0].replace("\n", " "),
-            description=words,
+            help=text.split(". ")[0].replace("\n", " "),
+            description=text,
             epilog=_EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -137,69 +138,74 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _login(asked: argparse.Namespace) -> int:
-    places: list[EnvFile | ComfyCli] = []
-    if asked.write_env:
-        places.append(EnvFile(asked.write_env))
-    if asked.comfy_cli:
-        places.append(ComfyCli())
-    for place in places:
+def _login(options: argparse.Namespace) -> int:
+    stores: list[EnvFile | ComfyCli] = []
+    if options.write_env:
+        stores.append(EnvFile(options.write_env))
+    if options.comfy_cli:
+        stores.append(ComfyCli())
+    for store in stores:
         try:
-            place.check()
+            store.check()
         except (OSError, ValueError) as error:
-            _say(f"Nothing can be written to {place.path}: {_reason(error)}")
+            _print_message(f"Nothing can be written to {store.path}: {_reason(error)}")
             return USAGE
 
-    with httpx.Client(verify=address.trusted(), trust_env=False) as http:
-        machine = Machine(asked.url, http=http)
-        endpoints, request = machine.ask(name=asked.name, scope=asked.scope)
-        _show(request, open_browser=asked.open)
-        key = machine.wait(endpoints, request)
-        kept = _keep(key, places, asked)
-        if not any(kept):
-            if machine.give_back(endpoints, key):
-                _say("The key was deleted again, as nobody has it. Start again.")
+    transport = DeadlineTransport(platform_url.ssl_context())
+    with httpx.Client(transport=transport, trust_env=False) as http:
+        login = DeviceLogin(options.url, http=http)
+        endpoints, request = login.start(name=options.name, scope=options.scope)
+        _show(request, open_browser=options.open)
+        key = login.wait(endpoints, request)
+        written = _store_key(key, stores, options)
+        if not any(written):
+            if login.revoke(endpoints, key):
+                _print_message("The key was deleted again, as nobody has it. Start again.")
             else:
-                _say("Delete it in the list of keys, and start again.")
-    return DONE if all(kept) else NOT_WRITTEN
+                _print_message("Delete it in the list of keys, and start again.")
+    return DONE if all(written) else NOT_WRITTEN
 
 
-def _keep(key: str, places: list[EnvFile | ComfyCli], asked: argparse.Namespace) -> list[bool]:
-    """Writes the key wherever it was asked for; whether that worked, for each place."""
-    kept = []
-    for place in places:
+def _store_key(
+    key: str, stores: list[EnvFile | ComfyCli], options: argparse.Namespace
+) -> list[bool]:
+    """Write the key to each store, and return for each whether that succeeded."""
+    written = []
+    for store in stores:
         try:
-            place.write(key)
-            _say(f"The key is in {place.path}.")
+            store.write(key)
+            _print_message(f"The key is in {store.path}.")
         except (OSError, ValueError) as error:
-            _say(f"The key could not be written to {place.path}: {_reason(error)}")
-            kept.append(False)
+            _print_message(f"The key could not be written to {store.path}: {_reason(error)}")
+            written.append(False)
         else:
-            kept.append(True)
-            if isinstance(place, ComfyCli):
-                _tell_of_comfy_cli(asked.url, place)
-    if asked.print or not places:
-        # Flushed here, so that a full disk or a closed pipe is no success.
+            written.append(True)
+            if isinstance(store, ComfyCli):
+                _explain_comfy_cli(options.url, store)
+    if options.print or not stores:
+        # Flushed here, so that a full disk or a closed pipe is an error.
         try:
             print(key, flush=True)
-            kept.append(True)
+            written.append(True)
         except OSError as error:
-            _say(f"The key could not be printed: {_reason(error)}")
-            kept.append(False)
-    return kept
+            _print_message(f"The key could not be printed: {_reason(error)}")
+            written.append(False)
+    return written
 
 
-def _show(request: Request, *, open_browser: bool) -> None:
-    _say(f"Open {_plain(request.page)}\nand type the code {_plain(request.user_code)}")
+def _show(request: DeviceAuthorization, *, open_browser: bool) -> None:
+    _print_message(
+        f"Open {_printable(request.page)}\nand type the code {_printable(request.user_code)}"
+    )
     if request.link is not None:
-        _draw(request.link)
+        _print_qr_code(request.link)
     if open_browser and not webbrowser.open(request.link or request.page):
-        _say("No browser could be started here: open the address on another machine.")
-    _say("Waiting for you to agree there. Ctrl-C stops.")
+        _print_message("No browser could be started here: open the address on another machine.")
+    _print_message("Waiting for you to agree there. Ctrl-C stops.")
 
 
-def _draw(link: str) -> None:
-    """The link as a QR code, for whoever has a phone and `pip install comfy-keys[qr]`."""
+def _print_qr_code(link: str) -> None:
+    """Print the link as a QR code, with `pip install comfy-keys[qr]`."""
     if not sys.stderr.isatty() or "utf" not in sys.stderr.encoding.lower():
         return
     try:
@@ -208,46 +214,47 @@ def _draw(link: str) -> None:
         return
     picture = qrcode.QRCode(border=2)
     picture.add_data(link)
-    # Terminals are dark: what is printed is the light part.
+    # Terminals are dark, so the light parts are printed.
     picture.print_ascii(out=sys.stderr, invert=True)
 
 
-def _tell_of_comfy_cli(url: str, store: ComfyCli) -> None:
-    _say(
-        "Without these, comfy-cli sends the key to cloud.comfy.org and api.comfy.org:\n"
+def _explain_comfy_cli(url: str, store: ComfyCli) -> None:
+    _print_message(
+        "Without these, comfy-cli sends the key to comfy.org:\n"
         f"  export COMFY_API_BASE_URL={url}\n"
-        f"  export COMFY_CLOUD_BASE_URL={url}"
+        f"  export COMFY_CLOUD_BASE_URL={url}\n"
+        f"  export COMFY_BUILDER_URL={url}\n"
+        f"  export COMFY_DEPLOY_URL={url}\n"
+        "The platform runs no workflows: comfy run --where local"
     )
-    if store.is_signed_in():
-        _say("comfy-cli is signed in elsewhere, and prefers that: comfy cloud logout")
+    if store.has_session():
+        _print_message("comfy-cli is signed in elsewhere, and prefers that: comfy cloud logout")
     for name in (VARIABLE, "COMFY_CLOUD_API_KEY"):
         if os.environ.get(name):
-            _say(f"{name} is set, and comfy-cli prefers that.")
+            _print_message(f"{name} is set, and comfy-cli prefers that.")
 
 
-def _check(asked: argparse.Namespace) -> int:
-    key = "" if asked.stdin else os.environ.get(VARIABLE, "")
+def _check(options: argparse.Namespace) -> int:
+    key = "" if options.stdin else os.environ.get(VARIABLE, "")
     if not key.strip():
         key = getpass.getpass("API key: ") if sys.stdin.isatty() else sys.stdin.readline(1000)
     key = key.strip()
     if not key:
         raise ValueError(f"There is no key, neither in {VARIABLE} nor on standard input.")
-    # Whoever asks by hand wants to know how it is now, and has been warned of plain http.
-    with Client(asked.url, cache_for=0, allow_http=True) as client:
+    # The user wants the current state, and has been warned of plain http.
+    with Client(options.url, cache_for=0, allow_http=True) as client:
         verdict = client.validate(key)
     if verdict:
-        print(_plain(_praise(verdict)))
+        print(_printable(_describe_key(verdict)))
         return DONE
-    print(_plain(verdict.message))
+    print(_printable(verdict.message))
     if not looks_right(key):
-        print(_plain(_mistake(key)))
-    return NO
+        print(_printable(_describe_mistake(key)))
+    return INVALID
 
 
-def _praise(verdict: Verdict) -> str:
+def _describe_key(verdict: GoodVerdict) -> str:
     key, customer = verdict.key, verdict.customer
-    if key is None or customer is None:
-        raise TypeError("a good verdict says whose key it is")
     until = "" if key.expires_at is None else f", until {key.expires_at:%Y-%m-%d %H:%M %Z}"
     return (
         f"Good: {key.name} ({key.prefix}…) of {customer.name} <{customer.email}>, "
@@ -255,8 +262,8 @@ def _praise(verdict: Verdict) -> str:
     )
 
 
-def _mistake(key: str) -> str:
-    """What one can see of a mistyped key, without showing it."""
+def _describe_mistake(key: str) -> str:
+    """Describe the error in a mistyped key, without showing the key."""
     if not key.startswith("comfyui-"):
         return "It does not begin with comfyui-."
     if len(key) != 72:
@@ -272,13 +279,13 @@ def _reason(error: Exception) -> str:
     return "It is not as comfy-cli leaves it." if isinstance(error, ValueError) else str(error)
 
 
-def _plain(text: str) -> str:
-    """What a server said, without what would steer a terminal."""
+def _printable(text: str) -> str:
+    """Return `text` of a server without control characters, which would control a terminal."""
     return "".join(character if character.isprintable() else "�" for character in text)[:500]
 
 
-def _say(text: str) -> None:
-    print("\n".join(map(_plain, text.split("\n"))), file=sys.stderr, flush=True)
+def _print_message(text: str) -> None:
+    print("\n".join(map(_printable, text.split("\n"))), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How a machine without a browser comes to a key of its own: device authorization (RFC 8628).
+"""Device authorization (RFC 8628): a key for a machine without a browser.
 
-It shows a short code; a person who is signed in to the platform types that code and agrees; the
-machine, which has been asking meanwhile, receives a key that is only its own.
+The machine shows a code; a user who is logged in to the platform enters it and agrees; the machine
+polls meanwhile and receives a key of its own.
 """
 
 import time
@@ -11,19 +11,20 @@ from typing import Any, Final
 
 import httpx
 
-from comfy_keys import address, protocol
+from comfy_keys import platform_url, protocol
 from comfy_keys.errors import NoVerdict, Unavailable
-from comfy_keys.keys import looks_right
-from comfy_keys.protocol import Intake
+from comfy_keys.key_format import looks_right
+from comfy_keys.protocol import BodyReader
+from comfy_keys.transport import deadline
 
 CLIENT_ID: Final = "comfy-key"
 
 _GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
 _WELL_KNOWN: Final = "/.well-known/oauth-authorization-server"
 _TIMEOUT: Final = 15.0
-# What RFC 8628 §3.2 and §3.5 say, and bounds on what a server says instead.
+# Defaults of RFC 8628 §3.2 and §3.5, and bounds for the values that a server sends.
 _INTERVAL: Final = 5.0
-_SLOWER: Final = 5.0
+_SLOW_DOWN_STEP: Final = 5.0
 _LONGEST_INTERVAL: Final = 60.0
 _LONGEST_LIFE: Final = 3600.0
 
@@ -40,8 +41,8 @@ _REFUSALS: Final = {
 }
 
 
-class Refused(Exception):  # noqa: N818 (it says what happened)
-    """There will be no key: somebody said no, nobody said yes, or the platform can't."""
+class LoginRefused(Exception):  # noqa: N818 (a result, not an error of the caller)
+    """There is no key: the user refused or did not agree in time, or the platform issues none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,11 @@ class Endpoints:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What a person is shown, and how long it counts.
+class DeviceAuthorization:
+    """A pending device authorization.
 
     link: the page with the code filled in, if the platform has such a link.
-    until: when it ends, by the clock it was made with.
+    until: when it expires, by the clock of its DeviceLogin.
     """
 
     user_code: str
@@ -67,10 +68,10 @@ class Request:
     device_code: str = field(repr=False)
 
 
-class Machine:
-    """A machine that asks the platform at `url` for a key.
+class DeviceLogin:
+    """Get a key from the platform at `url`.
 
-    clock, sleep: what time does, in seconds.
+    clock, sleep: replaceable for tests, in seconds.
     """
 
     def __init__(
@@ -81,39 +82,40 @@ class Machine:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._url = address.read(url)
+        self._url = platform_url.normalize(url)
         self._http = http
         self._clock = clock
         self._sleep = sleep
 
-    def ask(self, *, name: str, scope: str | None = None) -> tuple[Endpoints, Request]:
-        """Tells the platform that the machine `name` wants a key. Raises Refused, Unavailable."""
+    def start(
+        self, *, name: str, scope: str | None = None
+    ) -> tuple[Endpoints, DeviceAuthorization]:
+        """Begin an authorization for the machine `name`. Raise LoginRefused, Unavailable."""
         endpoints = self._endpoints()
         fields = {"client_id": CLIENT_ID, "device_name": name}
         if scope:
             fields["scope"] = scope
-        asked_at = self._clock()
-        status, headers, said = self._call("POST", endpoints.code, fields)
+        sent_at = self._clock()
+        status, headers, data = self._call("POST", endpoints.code, fields)
         if status != 200:
-            raise self._refusal(status, headers, said)
+            raise self._refusal(status, headers, data)
         try:
-            link = said.get("verification_uri_complete")
-            return endpoints, Request(
-                user_code=_text(said["user_code"]),
-                page=_web_page(said["verification_uri"]),
-                link=None if link is None else _web_page(link),
-                until=asked_at + min(_seconds(said["expires_in"]), _LONGEST_LIFE),
-                interval=min(_seconds(said.get("interval", _INTERVAL)), _LONGEST_INTERVAL),
-                device_code=_text(said["device_code"]),
+            link = data.get("verification_uri_complete")
+            return endpoints, DeviceAuthorization(
+                user_code=_text(data["user_code"]),
+                page=_web_url(data["verification_uri"]),
+                link=None if link is None else _web_url(link),
+                until=sent_at + min(_seconds(data["expires_in"]), _LONGEST_LIFE),
+                interval=min(_seconds(data.get("interval", _INTERVAL)), _LONGEST_INTERVAL),
+                device_code=_text(data["device_code"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise _no_platform(self._url) from None
+            raise _not_a_platform(self._url) from None
 
-    def wait(self, endpoints: Endpoints, request: Request) -> str:
-        """The key, once somebody has agreed. Raises Refused.
+    def wait(self, endpoints: Endpoints, request: DeviceAuthorization) -> str:
+        """Poll until the user has agreed, and return the key. Raise LoginRefused.
 
-        What goes wrong on the way is no answer: it goes on asking, less often, while the code
-        counts.
+        After a network error it polls on, less often, until the code expires.
         """
         fields = {
             "client_id": CLIENT_ID,
@@ -121,92 +123,96 @@ class Machine:
             "device_code": request.device_code,
         }
         interval = pause = request.interval
-        trouble: NoVerdict | None = None
-        # Once more after its end: whoever agrees in the last second is still given the key.
+        last_error: NoVerdict | None = None
+        # Polls again after the end, for a user who agreed in the last second.
         while self._clock() < request.until:
             self._sleep(pause)
             try:
-                status, headers, said = self._call("POST", endpoints.token, fields)
+                status, headers, data = self._call("POST", endpoints.token, fields)
             except Unavailable as problem:
-                trouble, pause = problem, min(pause * 2, _LONGEST_INTERVAL)
+                last_error, pause = problem, min(pause * 2, _LONGEST_INTERVAL)
                 continue
             if status == 200:
-                return self._key(said)
-            match said.get("error") if isinstance(said, dict) else None:
+                return self._key(data)
+            match data.get("error") if isinstance(data, dict) else None:
                 case "authorization_pending":
-                    trouble, pause = None, interval
+                    last_error, pause = None, interval
                 case "slow_down":
-                    interval = min(interval + _SLOWER, _LONGEST_INTERVAL)
-                    trouble, pause = None, interval
+                    interval = min(interval + _SLOW_DOWN_STEP, _LONGEST_INTERVAL)
+                    last_error, pause = None, interval
                 case str(error) if error in _REFUSALS and status < 500:
-                    raise Refused(_REFUSALS[error])
+                    raise LoginRefused(_REFUSALS[error])
                 case _:
-                    refusal = self._refusal(status, headers, said)
+                    refusal = self._refusal(status, headers, data)
                     if not isinstance(refusal, Unavailable):
                         raise refusal
-                    trouble = refusal
+                    last_error = refusal
                     pause = min(max(pause * 2, refusal.retry_after), _LONGEST_INTERVAL)
-        if trouble is not None:
-            raise Refused(f"Nobody's consent was heard of in time: {trouble}")
-        raise Refused(_REFUSALS["expired_token"])
+        if last_error is not None:
+            raise LoginRefused(f"Nobody's consent was heard of in time: {last_error}")
+        raise LoginRefused(_REFUSALS["expired_token"])
 
-    def give_back(self, endpoints: Endpoints, key: str) -> bool:
-        """Ends a key that nobody could keep (RFC 7009). Whether the platform has said so."""
+    def revoke(self, endpoints: Endpoints, key: str) -> bool:
+        """Revoke a key that could not be stored (RFC 7009). Return whether that succeeded."""
         if endpoints.revocation is None:
             return False
         try:
-            status, _headers, _said = self._call("POST", endpoints.revocation, {"token": key})
+            status, _headers, _data = self._call("POST", endpoints.revocation, {"token": key})
         except Unavailable:
             return False
         return status == 200
 
     def _endpoints(self) -> Endpoints:
-        """Where to ask, as the platform itself says (RFC 8414)."""
-        status, headers, said = self._call("GET", self._url + _WELL_KNOWN)
+        """Return the endpoints in the platform's metadata (RFC 8414)."""
+        status, headers, data = self._call("GET", self._url + _WELL_KNOWN)
         if status == 404:
             return Endpoints(f"{self._url}/oauth/device/code", f"{self._url}/oauth/token")
         if status != 200:
-            raise self._refusal(status, headers, said)
+            raise self._refusal(status, headers, data)
         try:
-            issuer = _text(said["issuer"]).rstrip("/")
+            issuer = _text(data["issuer"]).rstrip("/")
             found = Endpoints(
-                _web_page(said["device_authorization_endpoint"]), _web_page(said["token_endpoint"])
+                _web_url(data["device_authorization_endpoint"]), _web_url(data["token_endpoint"])
             )
-            # RFC 8414 §3.3: what calls itself otherwise is not to be believed. And a code for a
-            # key goes to nobody but the platform that was named.
+            # RFC 8414 §3.3: another issuer must be refused. A device code is sent only to the
+            # platform that the user named.
             if issuer != self._url:
-                raise Refused(
+                raise LoginRefused(
                     f"The platform at {self._url} calls itself {issuer}. Use --url {issuer}"
                 )
-            revocation = said.get("revocation_endpoint")
+            revocation = data.get("revocation_endpoint")
             if revocation is not None:
-                found = replace(found, revocation=_web_page(revocation))
-            here = address.origin(self._url)
-            if {address.origin(end) for end in astuple(found) if end} != {here}:
-                raise _no_platform(self._url)
+                found = replace(found, revocation=_web_url(revocation))
+            here = platform_url.origin(self._url)
+            if {platform_url.origin(end) for end in astuple(found) if end} != {here}:
+                raise _not_a_platform(self._url)
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise _no_platform(self._url) from None
+            raise _not_a_platform(self._url) from None
         return found
 
-    def _key(self, said: Any) -> str:
-        key = said.get("access_token") if isinstance(said, dict) else None
+    def _key(self, data: Any) -> str:
+        key = data.get("access_token") if isinstance(data, dict) else None
         if not isinstance(key, str) or not looks_right(key):
-            raise Refused(
+            raise LoginRefused(
                 "The platform's answer holds no whole key. Delete it in the list there, should it "
                 "be in it, and start again."
             )
         return key
 
-    def _refusal(self, status: int, headers: Mapping[str, str], said: Any) -> Refused | Unavailable:
+    def _refusal(
+        self, status: int, headers: Mapping[str, str], data: Any
+    ) -> LoginRefused | Unavailable:
         if 300 <= status < 400:
-            return Refused(f"{self._url} redirects. Give the address that it leads to.")
-        if isinstance(said, dict):
-            error = said.get("error")
+            return LoginRefused(f"{self._url} redirects. Give the address that it leads to.")
+        if isinstance(data, dict):
+            error = data.get("error")
             if isinstance(error, str) and status < 500 and status != 429:
-                words = said.get("error_description") or said.get("message")
-                return Refused(_REFUSALS.get(error) or (words if isinstance(words, str) else error))
+                words = data.get("error_description") or data.get("message")
+                return LoginRefused(
+                    _REFUSALS.get(error) or (words if isinstance(words, str) else error)
+                )
         if status < 500 and status != 429:
-            return Refused(f"{self._url} answered {status}: there may be no platform.")
+            return LoginRefused(f"{self._url} answered {status}: there may be no platform.")
         return Unavailable(
             f"{self._url} answered {status}.", retry_after=protocol.retry_after(headers)
         )
@@ -216,28 +222,31 @@ class Machine:
     ) -> tuple[int, Mapping[str, str], Any]:
         until = time.monotonic() + _TIMEOUT
         try:
-            with self._http.stream(
-                method,
-                url,
-                data=fields,
-                headers=protocol.common_headers(),
-                follow_redirects=False,
-                timeout=_TIMEOUT,
-            ) as response:
-                intake = Intake(response, until=until)
+            with (
+                deadline(until),
+                self._http.stream(
+                    method,
+                    url,
+                    data=fields,
+                    headers=protocol.common_headers(),
+                    follow_redirects=False,
+                    timeout=_TIMEOUT,
+                ) as response,
+            ):
+                reader = BodyReader(response, until=until)
                 for chunk in response.iter_raw():
-                    intake.take(chunk)
-                answer = intake.answer()
+                    reader.add(chunk)
+                result = reader.response()
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
-            problem = protocol.no_answer(error, url=self._url)
+            problem = protocol.unavailable(error, url=self._url)
         else:
-            return answer.status, answer.headers, protocol.said_in(answer)
-        # Not in the `except`: httpx's errors hold the request, and the request holds the code.
+            return result.status, result.headers, protocol.parse_json(result)
+        # Not in the `except`: httpx's errors refer to the request, which contains the code.
         raise problem
 
 
-def _no_platform(url: str) -> Refused:
-    return Refused(f"What answers at {url} does not speak as a platform does.")
+def _not_a_platform(url: str) -> LoginRefused:
+    return LoginRefused(f"What answers at {url} does not speak as a platform does.")
 
 
 def _text(value: object) -> str:
@@ -252,8 +261,8 @@ def _seconds(value: object) -> float:
     return float(value)
 
 
-def _web_page(value: object) -> str:
-    # It is shown to be opened, and may be handed to a browser: nothing but the web.
+def _web_url(value: object) -> str:
+    # It is shown to the user and may be opened in a browser: only http and https.
     page = _text(value)
     if not page.startswith(("https://", "http://")):
         raise ValueError("not a page")

@@ -1,4 +1,4 @@
-"""For Django REST framework: who holds a good key is signed in.
+"""Authentication and permissions for Django REST framework.
 
     COMFY_KEYS = {"URL": "https://keys.example.org"}
 
@@ -6,8 +6,8 @@
         authentication_classes = [ComfyKeyAuthentication]
         permission_classes = [IsAuthenticated, HasScope("proxy:openai")]
 
-`request.user` is a `Customer`, `request.auth` the Verdict. Put this class before others: the first
-one's challenge is what a refusal shows, and without any REST framework answers 403 for 401.
+`request.user` is a `Customer`, `request.auth` the Verdict. Put this class before others: REST
+framework uses the challenge of the first one, and responds with 403 instead of 401 without one.
 """
 
 import functools
@@ -32,7 +32,7 @@ _SETTINGS = ("URL", "CACHE_FOR", "CACHE_SIZE", "TIMEOUT", "ALLOW_HTTP")
 
 @dataclass(frozen=True)
 class Customer(verdicts.Customer):
-    """Whose key it is, as Django's views ask about a user. There is no row for it here."""
+    """The owner of the key, with the attributes of a Django user. It has no row here."""
 
     is_authenticated = True
     is_anonymous = False
@@ -55,9 +55,9 @@ class CannotKnow(APIException):
     default_code = "service_unavailable"
 
     def __init__(self, problem: NoVerdict) -> None:
-        super().__init__(headers.CANNOT_KNOW)
+        super().__init__(headers.UNAVAILABLE)
         # REST framework writes it into Retry-After.
-        self.wait = headers.wait(problem.retry_after)
+        self.wait = headers.retry_after(problem.retry_after)
 
 
 class ComfyKeyAuthentication(BaseAuthentication):
@@ -73,20 +73,20 @@ class ComfyKeyAuthentication(BaseAuthentication):
             verdict = client().validate(key)
         except NoVerdict as problem:
             raise CannotKnow(problem) from None
-        if not verdict or verdict.customer is None:
+        if not verdict:
             raise AuthenticationFailed(verdict.message, verdict.code)
-        whose = verdict.customer
-        return Customer(whose.id, whose.email, whose.name), verdict
+        customer = verdict.customer
+        return Customer(customer.id, customer.email, customer.name), verdict
 
     def authenticate_header(self, request: Request) -> str:
         return headers.CHALLENGE
 
 
-def HasScope(scope: str) -> type[BasePermission]:  # noqa: N802 (it stands where classes do)
-    """A permission: the key may be used for `scope`, such as "proxy:openai"."""
+def HasScope(scope: str) -> type[BasePermission]:  # noqa: N802 (used like a class)
+    """Return a permission for keys with `scope`, such as "proxy:openai"."""
 
     class _HasScope(BasePermission):
-        message = headers.lacks(scope)
+        message = headers.missing_scope_message(scope)
         code = "INSUFFICIENT_SCOPE"
 
         def has_permission(self, request: Request, view: Any) -> bool:
@@ -98,15 +98,15 @@ def HasScope(scope: str) -> type[BasePermission]:  # noqa: N802 (it stands where
 
 @functools.cache
 def client() -> Client:
-    """This process's client, as the setting COMFY_KEYS says."""
-    given = getattr(settings, "COMFY_KEYS", {})
-    if unknown := set(given) - set(_SETTINGS):
+    """Return the client of this process, configured by the setting COMFY_KEYS."""
+    options = getattr(settings, "COMFY_KEYS", {})
+    if unknown := set(options) - set(_SETTINGS):
         raise ImproperlyConfigured(f"COMFY_KEYS does not know {', '.join(sorted(unknown))}.")
-    if "URL" not in given:
+    if "URL" not in options:
         raise ImproperlyConfigured('COMFY_KEYS needs "URL", the address of the platform.')
     try:
-        return Client(**{name.lower(): value for name, value in given.items()})
-    except ValueError as error:
+        return Client(**{name.lower(): value for name, value in options.items()})
+    except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"COMFY_KEYS: {error}") from None
 
 

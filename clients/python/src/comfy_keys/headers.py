@@ -1,6 +1,6 @@
-"""How a key comes in a request, and what those are told who bring none, or a bad one.
+"""The headers that carry a key, and the texts of refusals.
 
-The platform's own rules and words, so that a service behind it answers as it does.
+They are those of the platform, so that a service responds as the platform does.
 """
 
 import math
@@ -9,37 +9,44 @@ from typing import Final
 REALM: Final = "ComfyUI keys"
 CHALLENGE: Final = f'Bearer realm="{REALM}"'
 NO_KEY: Final = "Send an API key in the X-API-Key header."
-CANNOT_KNOW: Final = "Keys can't be checked just now. Try again shortly."
+UNAVAILABLE: Final = "Keys can't be checked just now. Try again shortly."
 
 
 def presented_key(x_api_key: str | None, authorization: str | None) -> str | None:
-    """The text presented as a key, from the two headers' values; None for none.
+    """Return the key in the two headers' values, or None.
 
-    With both, X-API-Key wins. A key in the address is none: addresses are written into logs.
+    X-API-Key wins over Authorization. An empty or blank header counts as absent. Keys in URLs are
+    not read, because URLs are written into logs.
     """
-    if x_api_key is not None:
-        return x_api_key
+    if key := _non_empty(x_api_key or ""):
+        return key
     scheme, _space, value = (authorization or "").strip().partition(" ")
-    return value if scheme.lower() == "bearer" else None
+    return _non_empty(value) if scheme.lower() == "bearer" else None
 
 
-def refused() -> str:
-    """The challenge to a key that is not good (RFC 6750 §3.1)."""
+def _non_empty(value: str) -> str | None:
+    # Repeated headers are joined with commas (RFC 9110 §5.3), empty ones as well. Two keys stay
+    # joined, which is no valid key.
+    return ",".join(one for one in value.split(",") if one.strip()) or None
+
+
+def invalid_token_challenge() -> str:
+    """Return the challenge for an invalid key (RFC 6750 §3.1)."""
     return f'{CHALLENGE}, error="invalid_token"'
 
 
-def out_of_scope(scope: str) -> str:
-    """The challenge to a good key that is not for this."""
+def insufficient_scope_challenge(scope: str) -> str:
+    """Return the challenge for a valid key that lacks `scope`."""
     return f'{CHALLENGE}, error="insufficient_scope", scope="{scope}"'
 
 
-def lacks(scope: str) -> str:
+def missing_scope_message(scope: str) -> str:
     return (
         f"This API key may not be used for this: it lacks the scope {scope}. "
         "Generate one that has it."
     )
 
 
-def wait(seconds: float) -> int:
-    """`seconds` as Retry-After says it: whole ones, and not none."""
+def retry_after(seconds: float) -> int:
+    """Return `seconds` for Retry-After: rounded up, at least 1."""
     return max(1, math.ceil(seconds))

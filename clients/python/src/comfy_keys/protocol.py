@@ -1,7 +1,7 @@
-"""What is sent to the platform, and what its answers mean. Nothing here waits or connects.
+"""Requests to the platform and the parsing of its responses, without input or output.
 
-A verdict comes from an answer that is the platform's beyond doubt. Anything else, a redirect, a
-proxy's own page, an answer about another key, is Unavailable: it says nothing of the key.
+Only a response that is certainly the platform's gives a verdict. Others (a redirect, the page of a
+proxy, a verdict on another key) raise Unavailable.
 """
 
 import json
@@ -16,42 +16,42 @@ import httpx
 
 from comfy_keys import verdicts
 from comfy_keys.errors import DEFAULT_RETRY_AFTER, NotAllowed, Unavailable
-from comfy_keys.keys import public_part
+from comfy_keys.key_format import public_part
 from comfy_keys.verdicts import Verdict
 from comfy_keys.version import VERSION
 
 BATCH: Final = 100
-"""How many keys the platform judges in one call."""
+"""How many keys the platform validates in one request."""
 
-MAX_ANSWER: Final = 1_000_000
+MAX_BODY: Final = 1_000_000
 _LONGEST_WAIT: Final = 3600.0
-NAME: Final = f"comfy-keys/{VERSION}"
-"""How this calls itself to the platform."""
+USER_AGENT: Final = f"comfy-keys/{VERSION}"
+"""The User-Agent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One POST. What it carries is in no repr: it holds a key, or a secret and many keys."""
+class Request:
+    """One POST. Its repr shows no contents: they are a key, or a secret and many keys."""
 
     path: str
     headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(repr=False)
     keys: Sequence[str] = field(repr=False)
-    patience: float = 0.0
-    """Seconds that it may take beyond what one key takes."""
+    extra_timeout: float = 0.0
+    """Seconds added to the timeout for one key."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
 
 
-class Intake:
-    """An answer's body as it comes in, in bounds of size and of time. Raises Unavailable.
+class BodyReader:
+    """Read the body of a response, bounded in size and time. Raise Unavailable.
 
-    As it comes, and as it was asked for: unpacking what a stranger packed has no bounds.
+    The raw body, without decompression, which has no bound in size.
     """
 
     def __init__(self, response: httpx.Response, *, until: float) -> None:
@@ -59,27 +59,27 @@ class Intake:
         self._until = until
         self._body = bytearray()
 
-    def take(self, chunk: bytes) -> None:
+    def add(self, chunk: bytes) -> None:
         self._body += chunk
-        if len(self._body) > MAX_ANSWER:
+        if len(self._body) > MAX_BODY:
             raise Unavailable("The platform's answer does not end.")
         if time.monotonic() > self._until:
             raise Unavailable("The platform's answer takes too long.")
 
-    def answer(self) -> Answer:
-        return Answer(self._response.status_code, self._response.headers, bytes(self._body))
+    def response(self) -> Response:
+        return Response(self._response.status_code, self._response.headers, bytes(self._body))
 
 
-def about_one(key: str) -> Question:
-    """The question about one key that looks right, in the form that is answered fastest."""
-    return Question(
+def validate_request(key: str) -> Request:
+    """Return the request that validates one well-formed key: the form that the platform caches."""
+    return Request(
         "/api/v1/keys/validate", {**common_headers(), "X-API-Key": key}, content=b"", keys=[key]
     )
 
 
-def about_many(keys: Sequence[str], *, service_secret: str) -> Question:
-    """The question about up to BATCH keys that look right."""
-    return Question(
+def batch_request(keys: Sequence[str], *, service_secret: str) -> Request:
+    """Return the request that validates up to BATCH well-formed keys."""
+    return Request(
         "/api/v1/keys/validate/batch",
         {
             **common_headers(),
@@ -88,51 +88,54 @@ def about_many(keys: Sequence[str], *, service_secret: str) -> Question:
         },
         content=json.dumps({"keys": list(keys)}).encode(),
         keys=keys,
-        # A key that is asked about for the first time takes some 25 ms.
-        patience=0.1 * len(keys),
+        # The first validation of a key takes some 25 ms.
+        extra_timeout=0.1 * len(keys),
     )
 
 
-def verdict_on_one(question: Question, answer: Answer) -> Verdict:
-    """Raises Unavailable."""
-    said = said_in(answer)
+def parse_verdict(request: Request, response: Response) -> Verdict:
+    """Return the verdict in `response`. Raise Unavailable."""
+    data = parse_json(response)
     try:
-        match answer.status:
+        match response.status:
             case 200:
-                return _about(question.keys[0], said)
-            case 401 if said["error"] != "UNAUTHORIZED":
-                return verdicts.bad(said["error"], said["message"])
+                return _parse_one(request.keys[0], data)
+            case 401 if data["error"] != "UNAUTHORIZED":
+                return verdicts.bad(data["error"], data["message"])
             case 401:
                 raise Unavailable(
                     "The key did not reach the platform: something on the way takes X-API-Key out."
                 )
     except (KeyError, TypeError, ValueError):
-        raise _rubbish(answer) from None
-    raise _no_verdict(answer, said)
+        raise _unexpected_response(response) from None
+    raise _error_response(response, data)
 
 
-def verdicts_on_many(question: Question, answer: Answer) -> list[Verdict]:
-    """A verdict for each key, in their order. Raises Unavailable, NotAllowed."""
-    said = said_in(answer)
-    if answer.status in (401, 403, 404):
-        raise NotAllowed(
-            "The platform does not know this service's secret."
-            if answer.status == 401
-            else "The platform does not judge many keys at once: it has no SERVICE_SECRETS."
-        )
-    if answer.status != 200:
-        raise _no_verdict(answer, said)
+_BATCH_REFUSALS = {
+    401: "The platform does not know this service's secret.",
+    403: "This service's secret lacks the scope batch, which judging many keys at once needs.",
+    404: "The platform does not judge many keys at once: it has no SERVICE_SECRETS.",
+}
+
+
+def parse_verdicts(request: Request, response: Response) -> list[Verdict]:
+    """Return a verdict for each key, in their order. Raise Unavailable, NotAllowed."""
+    data = parse_json(response)
+    if refusal := _BATCH_REFUSALS.get(response.status):
+        raise NotAllowed(refusal)
+    if response.status != 200:
+        raise _error_response(response, data)
     try:
-        given = said["verdicts"]
-        if not isinstance(given, list) or len(given) != len(question.keys):
+        given = data["verdicts"]
+        if not isinstance(given, list) or len(given) != len(request.keys):
             raise ValueError("verdicts")
-        return [_about(key, one) for key, one in zip(question.keys, given, strict=True)]
+        return [_parse_one(key, one) for key, one in zip(request.keys, given, strict=True)]
     except (KeyError, TypeError, ValueError):
-        raise _rubbish(answer) from None
+        raise _unexpected_response(response) from None
 
 
-def no_answer(error: Exception, *, url: str) -> Unavailable:
-    """What is raised where a request failed. What the request carried is not in it."""
+def unavailable(error: Exception, *, url: str) -> Unavailable:
+    """Return the exception for a failed request, without the contents of the request."""
     match error:
         case TimeoutError() | httpx.TimeoutException():
             return Unavailable(f"{url} did not answer in time.")
@@ -143,7 +146,7 @@ def no_answer(error: Exception, *, url: str) -> Unavailable:
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the answer asks to wait (RFC 9110 §10.2.3), within reason."""
+    """Return the seconds of Retry-After (RFC 9110 §10.2.3), at most an hour."""
     value = headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit() and len(value) < 10:
         seconds = float(value)
@@ -157,37 +160,37 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
 
 def common_headers() -> dict[str, str]:
-    return {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": NAME}
+    return {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
 
 
-def _about(key: str, said: Mapping[str, Any]) -> Verdict:
-    if said["valid"] is False:
-        return verdicts.bad(said["code"], said["message"])
-    if said["valid"] is not True or said["code"] != verdicts.VALID:
+def _parse_one(key: str, data: Mapping[str, Any]) -> Verdict:
+    if data["valid"] is False:
+        return verdicts.bad(data["code"], data["message"])
+    if data["valid"] is not True or data["code"] != verdicts.VALID:
         raise ValueError("valid")
-    verdict = verdicts.good(said)
-    # Whatever stands between us and the platform must not give one key's answer to another.
-    if verdict.key is None or verdict.key.prefix != public_part(key):
+    verdict = verdicts.good(data)
+    # A cache or proxy on the way may have returned the response for another key.
+    if verdict.key.prefix != public_part(key):
         raise ValueError("key_prefix")
     return verdict
 
 
-def said_in(answer: Answer) -> Any:
+def parse_json(response: Response) -> Any:
     try:
-        return json.loads(answer.body)
+        return json.loads(response.body)
     except (ValueError, RecursionError):
         return None
 
 
-def _no_verdict(answer: Answer, said: Any) -> Unavailable:
-    status, wait = answer.status, retry_after(answer.headers)
+def _error_response(response: Response, data: Any) -> Unavailable:
+    status, wait = response.status, retry_after(response.headers)
     if 300 <= status < 400:
-        # Not followed: it would take the key to wherever it leads.
+        # Not followed: the key would be sent to the target.
         return Unavailable("The platform's address redirects. Give the address it leads to.")
-    if isinstance(said, dict) and isinstance(said.get("message"), str):
-        return Unavailable(f"The platform answered {status}: {said['message']}", retry_after=wait)
+    if isinstance(data, dict) and isinstance(data.get("message"), str):
+        return Unavailable(f"The platform answered {status}: {data['message']}", retry_after=wait)
     return Unavailable(f"The platform answered {status}.", retry_after=wait)
 
 
-def _rubbish(answer: Answer) -> Unavailable:
-    return Unavailable(f"What answered ({answer.status}) does not speak as the platform does.")
+def _unexpected_response(response: Response) -> Unavailable:
+    return Unavailable(f"What answered ({response.status}) does not speak as the platform does.")

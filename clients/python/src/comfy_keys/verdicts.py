@@ -1,9 +1,9 @@
-"""What the platform says of a key. Nothing in here holds a key's text: all of it may be logged."""
+"""Verdicts on keys. They never contain the key itself, so they may be logged."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 VALID: Final = "VALID"
 MALFORMED: Final = "MALFORMED"
@@ -16,9 +16,9 @@ _MISTYPED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A good key, without its secret.
+    """A valid key, without its secret.
 
-    prefix: what is shown of it, `comfyui-87d01e28d3f4`.
+    prefix: its public part, `comfyui-87d01e28d3f4`.
     """
 
     id: str
@@ -30,7 +30,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Customer:
-    """Whose key it is."""
+    """The owner of a key."""
 
     id: str
     email: str
@@ -38,51 +38,70 @@ class Customer:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a key is good, and whose it is. True in an `if` when it is good, and only then.
+class GoodVerdict:
+    """The key is valid, with its owner. True in an `if`."""
 
-    code: VALID, MALFORMED, NOT_FOUND, REVOKED, SUSPENDED, EXPIRED, ACCOUNT_DISABLED, or one of
-    later days.
-    message: what to tell the person; "" for a good key.
-    key, customer: None unless the key is good.
-    """
-
-    valid: bool
-    code: str
+    key: Key
+    customer: Customer
+    valid: Literal[True] = True
+    code: Literal["VALID"] = VALID
     message: str = ""
-    key: Key | None = None
-    customer: Customer | None = None
 
-    def __bool__(self) -> bool:
-        return self.valid
+    def __bool__(self) -> Literal[True]:
+        return True
 
     def covers(self, scope: str) -> bool:
-        """Whether the key may be used for `scope`, such as "proxy:openai"."""
-        if not self.valid or self.key is None:
-            return False
+        """Return whether the key may be used for `scope`, such as "proxy:openai"."""
         granted = self.key.scopes
         return scope in granted or (scope.startswith("proxy:") and "proxy:*" in granted)
 
     def is_over(self) -> bool:
-        """Whether the key has expired since this was said, by this machine's clock."""
-        if self.key is None or self.key.expires_at is None:
-            return False
-        return self.key.expires_at <= datetime.now(UTC)
+        """Return whether the key has expired since, by this machine's clock."""
+        return self.key.expires_at is not None and self.key.expires_at <= datetime.now(UTC)
 
 
-MISTYPED: Final = Verdict(valid=False, code=MALFORMED, message=_MISTYPED)
-"""What is said of a key that can't be one, without asking anybody."""
+@dataclass(frozen=True, slots=True)
+class BadVerdict:
+    """The key is invalid. False in an `if`.
+
+    code: MALFORMED, NOT_FOUND, REVOKED, SUSPENDED, EXPIRED, ACCOUNT_DISABLED, or a later one.
+    message: text for the user.
+    """
+
+    code: str
+    message: str = ""
+    valid: Literal[False] = False
+    key: None = None
+    customer: None = None
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def covers(self, scope: str) -> Literal[False]:
+        """Return False: an invalid key covers no scope."""
+        return False
+
+    def is_over(self) -> Literal[False]:
+        """Return False: an invalid key does not expire."""
+        return False
 
 
-def good(answer: Mapping[str, Any]) -> Verdict:
-    """The verdict in an answer about a good key. Raises KeyError, TypeError, ValueError."""
-    key, customer = answer["key"], answer["customer"]
+# Two classes, so that type checkers infer from `if verdict:` that there is a customer.
+Verdict = GoodVerdict | BadVerdict
+"""The result of a validation. True in an `if` for a valid key only."""
+
+
+MISTYPED: Final = BadVerdict(MALFORMED, _MISTYPED)
+"""The verdict on a malformed key, which needs no request."""
+
+
+def good(response: Mapping[str, Any]) -> GoodVerdict:
+    """Return the verdict in a response for a valid key. Raise KeyError, TypeError, ValueError."""
+    key, customer = response["key"], response["customer"]
     scopes, expires_at = key["scopes"], key["expires_at"]
     if not isinstance(scopes, list):
         raise TypeError("scopes")
-    return Verdict(
-        valid=True,
-        code=VALID,
+    return GoodVerdict(
         key=Key(
             id=_text(key["id"]),
             name=_text(key["name"]),
@@ -98,12 +117,12 @@ def good(answer: Mapping[str, Any]) -> Verdict:
     )
 
 
-def bad(code: object, message: object) -> Verdict:
-    """The verdict on a key that is not good. Raises TypeError, ValueError."""
+def bad(code: object, message: object) -> BadVerdict:
+    """Return the verdict on an invalid key. Raise TypeError, ValueError."""
     code = _text(code)
     if code == VALID or not code:
         raise ValueError("code")
-    return Verdict(valid=False, code=code, message=_text(message))
+    return BadVerdict(code, _text(message))
 
 
 def _text(value: object) -> str:

@@ -1,3 +1,3 @@
-"""In step with the platform: a client asks a platform of its own version or a later one."""
+"""The version of the platform that the client belongs to. Later platforms support it as well."""
 
 VERSION = "0.1.0"

@@ -1,0 +1,59 @@
+"""URLs of providers, uploads and workflows, which this platform does not serve."""
+
+from django.utils.translation import gettext_lazy as _
+from drf_spectacular.utils import extend_schema
+from rest_framework import status
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from apikeys import scopes
+from apikeys.api.comfyui.base import KeyRequiredView
+from apikeys.api.errors import Refused
+
+
+class UnconfiguredProxyView(KeyRequiredView):
+    """URLs of providers that API nodes call, where no gateway answers them. Any method.
+
+    A node with an invalid key gets an error about the key, not about a missing page.
+    """
+
+    # Providers define the parameters.
+    parameters: frozenset[str] | None = None
+    message = _("No gateway is set up at this address. Ask whoever runs this site.")
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request, **_: str) -> Response:
+        raise Refused("NOT_FOUND", self.message, status.HTTP_404_NOT_FOUND)
+
+    post = put = patch = delete = get
+
+    def wanted_scope(self, request: Request) -> str | None:
+        return scopes.for_provider(request.path.split("/")[2])
+
+
+class StorageView(UnconfiguredProxyView):
+    """The URL for uploads of API nodes. No gateway in deploy/ stores files."""
+
+    message = _(
+        "This site stores no files, so nodes that upload an image, sound or video to a provider "
+        "can't run here. Nodes that only send text can. Nothing is wrong with your key."
+    )
+
+    def wanted_scope(self, request: Request) -> str | None:
+        return scopes.SIGN_IN
+
+
+class WorkflowsView(UnconfiguredProxyView):
+    """URLs of the hosted ComfyUI.
+
+    With COMFY_CLOUD_BASE_URL and a key set, `comfy run` calls them unless an option says otherwise.
+    """
+
+    message = _(
+        "This site signs people in and runs no workflows. Run it on your own ComfyUI: "
+        "comfy run --where local. To make that the default: comfy set-default --where local, or "
+        "COMFY_WHERE=local in the environment."
+    )
+
+    def wanted_scope(self, request: Request) -> str | None:
+        return None

@@ -1,0 +1,1 @@
+"""The validation cache: cached responses, rows and verified hashes, and their invalidation."""

@@ -1,0 +1,274 @@
+"""The validation cache: WSGI middleware that answers validations with cached responses.
+
+A response is used while the version table shows no change to the key. The middleware decides
+nothing about keys. What it stores is in apikeys.cache.responses.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Final
+
+from apikeys.cache.ages import clock, lifetime
+from apikeys.cache.responses import (
+    CACHE_DIRECTIVE,
+    CacheDirective,
+    CachedResponse,
+    Headers,
+    Refusals,
+    Response,
+    ResponseStore,
+    Variant,
+)
+from apikeys.cache.versions import VersionTable, bucket_of, is_stable
+from apikeys.tokens import LENGTH, Token, parse
+
+type Environ = dict[str, Any]
+type StartResponse = Callable[..., Any]
+type Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+_BEARER: Final = "Bearer "
+# Longer query strings are not cached.
+_MAX_QUERY: Final = 64
+# Seconds between two checks that the version table was not replaced: a system call per request
+# would cost as much as everything else here.
+_CHECK_INTERVAL: Final = 0.05
+_EMPTY_LENGTHS: Final = ("0", "")
+
+
+def has_no_body(environ: Environ) -> bool:
+    """Return whether the request certainly has no body: HTTP/2 needs no Content-Length."""
+    return (
+        environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+        and environ.get("CONTENT_LENGTH", "0") in _EMPTY_LENGTHS
+        and "HTTP_TRANSFER_ENCODING" not in environ
+    )
+
+
+class ValidationCache:
+    """WSGI middleware that answers `routes` from memory while `versions` shows no change.
+
+    routes: (method, path) to cache; none of them reads the request body.
+    bodiless: paths that are only cached for requests without a body.
+    queries: by path, the prefix of the query string that is cached.
+    count: called with a key's id at each use.
+    count_guess: called with the client IP at each failed validation. Returns 0, the seconds that
+        the client has to wait, or None if only the application can decide.
+    capacity: maximum of cached tokens.
+    max_age: seconds after which a response is a cache miss in any case: not every change sends a
+        notification. One request refreshes it earlier, in the last quarter of that time.
+    multi_host: whether cached responses need a running lease, as other hosts may change keys.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        versions: VersionTable,
+        tag_keys: Sequence[bytes],
+        routes: Iterable[tuple[str, str]],
+        bodiless: Iterable[str],
+        queries: Mapping[str, str],
+        count: Callable[[Any], None],
+        count_guess: Callable[[str], int | None],
+        capacity: int,
+        max_age: float = 60.0,
+        multi_host: bool = False,
+    ) -> None:
+        self._application = application
+        self._versions = versions
+        self._tag_keys = tag_keys
+        bodiless_paths = frozenset(bodiless)
+        self._routes = {(method, path): path in bodiless_paths for method, path in routes}
+        self._queries = queries
+        self._count = count
+        self._count_guess = count_guess
+        self._max_age = max_age
+        self._multi_host = multi_host
+        # Keyed with a random secret of this process: its memory holds no plaintext of a key.
+        self._keyed = blake2b(key=os.urandom(32), digest_size=16)
+        self._responses = ResponseStore(capacity)
+        self._checked_at = self._check_due = 0.0
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        # A cache hit is one long function on purpose: every request pays for it, and the threads
+        # of a process run it one at a time.
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        needs_no_body = self._routes.get((method, path))
+        query = environ.get("QUERY_STRING")
+        # Unusual requests bypass the cache.
+        if (
+            needs_no_body is None
+            or (query and not self._is_cacheable_query(path, query))
+            or "HTTP_COOKIE" in environ
+            or "HTTP_TRANSFER_ENCODING" in environ
+            or "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK" in environ
+            or "HTTP_X_ORIGINAL_X_API_KEY" in environ
+            or "HTTP_X_ORIGINAL_AUTHORIZATION" in environ
+            or (needs_no_body and not has_no_body(environ))
+        ):
+            return self._application(environ, start_response)
+        token = environ.get("HTTP_X_API_KEY")
+        # As in the endpoints, an empty or blank header counts as absent.
+        if not token or token.isspace():
+            token = environ.get("HTTP_AUTHORIZATION", "")
+            if not token.startswith(_BEARER):
+                return self._application(environ, start_response)
+            token = token[len(_BEARER) :]
+        if len(token) != LENGTH:
+            return self._application(environ, start_response)
+        keyed = self._keyed.copy()
+        keyed.update(token.encode("latin-1"))
+        digest = keyed.digest()
+        host, scheme = environ.get("HTTP_HOST"), environ["wsgi.url_scheme"]
+        variant = (method, path, query, host, scheme, not environ.get("HTTP_ORIGIN"))
+        cached = self._responses.young.get(digest) or self._responses.promote(digest)
+        now = time.time()
+        if (
+            cached is None
+            or self._versions.version(cached.bucket) != cached.version
+            or not cached.begins_at <= now < cached.expires_at
+            or clock() >= cached.refresh_at
+            or not (self._checked_at <= now < self._check_due or self._check_table(now))
+            or (self._multi_host and not self._versions.has_lease())
+        ):
+            if cached is not None:
+                # Other requests use the entry until it is stale, while this one refreshes it.
+                cached.refresh_at = cached.stale_at
+            return self._miss(environ, start_response, token, digest, variant)
+        response = cached.variants.get(variant)
+        if response is None:
+            return self._miss_variant(environ, start_response, cached, variant)
+        if cached.key_id is not None:
+            if environ.get("REMOTE_ADDR", "") not in cached.client_ips:
+                return self._miss_variant(environ, start_response, cached, variant)
+            self._count(cached.key_id)
+        elif cached.is_guess and self._count_guess(environ.get("REMOTE_ADDR", "")) != 0:
+            return self._application(environ, start_response)
+        start_response(response.status, response.headers)
+        return response.body
+
+    def _is_cacheable_query(self, path: str, query: str) -> bool:
+        prefix = self._queries.get(path)
+        return prefix is not None and len(query) <= _MAX_QUERY and query.startswith(prefix)
+
+    def _check_table(self, now: float) -> bool:
+        """Return whether the version table is current; skip the check for a while if so."""
+        is_current = self._versions.is_current()
+        self._checked_at, self._check_due = (
+            (now, now + _CHECK_INTERVAL) if is_current else (0.0, 0.0)
+        )
+        return is_current
+
+    def _miss(
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        token: str,
+        digest: bytes,
+        variant: Variant,
+    ) -> Iterable[bytes]:
+        """Call the application for a token without a valid entry, and store its response."""
+        refusals = self._responses.refusals(digest)
+        if refusals is None:
+            parsed = parse(token, tag_keys=self._tag_keys)
+            if isinstance(parsed, Token):
+                return self._miss_token(environ, start_response, parsed, digest, variant)
+            if "," in token or token.isspace():
+                # Repeated headers: the endpoints refuse or ignore them without a verdict on a key.
+                return self._application(environ, start_response)
+            refusals = self._responses.add_refused(digest, parsed)
+        return self._refuse(environ, start_response, refusals, variant)
+
+    def _miss_token(
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        token: Token,
+        digest: bytes,
+        variant: Variant,
+    ) -> Iterable[bytes]:
+        bucket = bucket_of(token.public_id)
+        # Read before the endpoint reads the row, so that a change in between changes the version.
+        version = self._versions.version(bucket)
+        started_at = clock()
+        directive = CacheDirective(token)
+        response = self._capture(environ, start_response, directive)
+        if is_stable(version) and directive.is_allowed and not directive.wait:
+            refresh_at, stale_at = directive.lifetime or lifetime(started_at, self._max_age)
+            cached = CachedResponse(
+                bucket,
+                version,
+                directive.begins_at,
+                directive.expires_at,
+                refresh_at,
+                stale_at,
+                directive.key_id,
+                directive.is_guess,
+            )
+            self._responses.add_variant(cached, variant, response, environ.get("REMOTE_ADDR", ""))
+            self._responses.store(digest, cached)
+        return response.body
+
+    def _miss_variant(
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        cached: CachedResponse,
+        variant: Variant,
+    ) -> Iterable[bytes]:
+        """Call the application for a valid entry without this variant or this client IP."""
+        # Without the parsed token: an entry that held it would hold the plaintext of a key.
+        directive = CacheDirective()
+        response = self._capture(environ, start_response, directive)
+        if directive.is_allowed and not directive.wait and directive.key_id == cached.key_id:
+            # The response is at least as new as the entry.
+            self._responses.add_variant(cached, variant, response, environ.get("REMOTE_ADDR", ""))
+        return response.body
+
+    def _refuse(
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        refusals: Refusals,
+        variant: Variant,
+    ) -> Iterable[bytes]:
+        """Answer a malformed or forged token with the response that all of its kind get.
+
+        Rate-limited clients get one per second of Retry-After.
+        """
+        by_wait = refusals.get(variant)
+        if by_wait is not None:
+            # Not counted where the application has to be called: it counts as well.
+            wait = self._count_guess(environ.get("REMOTE_ADDR", ""))
+            known = None if wait is None else by_wait.get(wait)
+            if known is not None:
+                start_response(known.status, known.headers)
+                return known.body
+        directive = CacheDirective()
+        response = self._capture(environ, start_response, directive)
+        if directive.is_allowed and directive.key_id is None:
+            refusals.add(variant, directive.wait, response)
+        return response.body
+
+    def _capture(
+        self, environ: Environ, start_response: StartResponse, directive: CacheDirective
+    ) -> Response:
+        """Call the application, pass its response on and return a copy."""
+        started: list[tuple[str, Headers]] = []
+
+        def capture(status: str, headers: Headers, exc_info: Any = None) -> Any:
+            started.append((status, headers))
+            return start_response(status, headers, *([exc_info] if exc_info else []))
+
+        environ[CACHE_DIRECTIVE] = directive
+        chunks = self._application(environ, capture)
+        try:
+            body = b"".join(chunks)
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
+        status, headers = started[-1]
+        intern = self._responses.intern
+        return Response(intern(status), intern(tuple(headers), list(headers)), [body])

@@ -1,0 +1,98 @@
+"""The page on how to connect ComfyUI, with a form to test a key."""
+
+from django import forms
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
+from django.views.decorators.http import require_http_methods
+
+from apikeys import messages, services, tokens
+from apikeys.services import VerdictCode
+from core.error_views import RETRY_AFTER
+from core.exceptions import HashingBusy
+
+# URLs that --feature-flag sets.
+_URL_FLAGS = ["comfy_api_base_url", "comfy_platform_base_url", "comfy_cloud_base_url"]
+
+# Frontends from 1.54 on ignore a URL without https; 1.51 and 1.52 send the key elsewhere.
+_NEWEST_FRONTEND = "pip install -U comfyui-frontend-package"
+_FRONTEND_WITHOUT_HTTPS = 'pip install -U "comfyui-frontend-package==1.50.*"'
+
+
+class TestForm(forms.Form):
+    # A password widget does not render its value.
+    key = forms.CharField(
+        label=_("Your key"),
+        max_length=4096,
+        widget=forms.PasswordInput(
+            attrs={
+                "autocomplete": "off",
+                "spellcheck": "false",
+                "placeholder": "comfyui-…",
+                "data-forgets": True,
+            }
+        ),
+        help_text=_("It is checked and forgotten: not stored, not logged, not shown."),
+    )
+
+
+@sensitive_variables()
+@sensitive_post_parameters("key")
+@require_http_methods(["GET", "HEAD", "POST"])
+def connect(request: HttpRequest) -> HttpResponse:
+    """Show the page, also without a login: operators of a ComfyUI may have no account."""
+    form = TestForm(request.POST or None)
+    status = 200
+    verdict: tuple[bool, object] | None = None
+    if form.is_valid():
+        try:
+            verdict = _test_key(form.cleaned_data["key"])
+        except HashingBusy:
+            status, verdict = 503, (False, _("This can't be checked just now. Try again shortly."))
+    context = {
+        "layout": "app.html" if request.user.is_authenticated else "entrance.html",
+        "section": "connect",
+        "form": form,
+        "verdict": verdict,
+        **_instructions(),
+    }
+    response = render(request, "apikeys/connect.html", context, status=status)
+    if status == 503:
+        response["Retry-After"] = str(RETRY_AFTER)
+    return response
+
+
+def _instructions() -> dict[str, object]:
+    """Return what the template says about this platform."""
+    return {
+        "flags": _flags(settings.PUBLIC_URL),
+        "is_https": settings.HTTPS,
+        "upgrade": _NEWEST_FRONTEND if settings.HTTPS else _FRONTEND_WITHOUT_HTTPS,
+        "has_own_authority": settings.TLS and settings.TLS_CERT is None,
+    }
+
+
+def _flags(url: str) -> list[str]:
+    """Return the arguments that connect a ComfyUI to `url`."""
+    return [
+        f"--comfy-api-base {url}",
+        *(f"--feature-flag {name}={url}" for name in _URL_FLAGS),
+        "--feature-flag show_signin_button=true",
+    ]
+
+
+@sensitive_variables()
+def _test_key(presented: str) -> tuple[bool, str]:
+    """Return whether the key is valid, and a message for the user."""
+    error = tokens.shape_error(presented)
+    if error is not None:
+        length = {"length": len(presented.strip()), "wanted": tokens.LENGTH}
+        return False, messages.SHAPE_ERRORS[error] % length
+    # is_use=False: "last used" must not show tests.
+    verdict = services.validate(presented, hash_wait=settings.ARGON2_PATIENT_WAIT, is_use=False)
+    if verdict.code is not VerdictCode.VALID or verdict.key is None:
+        return False, str(messages.VERDICTS_ON_PAGE[verdict.code])
+    names = {"name": verdict.key.name, "masked": verdict.key.masked}
+    return True, messages.VERDICTS_ON_PAGE[verdict.code] % names

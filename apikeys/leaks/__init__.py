@@ -1,0 +1,1 @@
+"""Reports of leaked keys by GitHub, by services and on a page."""

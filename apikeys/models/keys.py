@@ -1,0 +1,273 @@
+"""Keys. The plaintext of a key is not stored."""
+
+import uuid
+from collections.abc import Collection
+from typing import Any
+
+from django.conf import settings
+from django.core.validators import RegexValidator
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from apikeys import scopes, tokens
+from apikeys.cache.ages import Lifetime
+from apikeys.cache.invalidation import changing
+from apikeys.models.validators import (
+    MAX_DESCRIPTION,
+    MAX_FOLDED,
+    MAX_NAME,
+    validate_description,
+    validate_name,
+    validate_scopes,
+)
+from core import text
+
+
+class Reason(models.TextChoices):
+    """Why a key was revoked."""
+
+    DELETED_BY_OWNER = "owner", _("deleted by its owner")
+    REVOKED_BY_STAFF = "staff", _("revoked by staff")
+    ACCOUNT_DELETED = "account", _("its account was deleted")
+    ROTATED = "rolled", _("replaced by a new key")
+    LEAKED = "leaked", _("found where others can read it")
+    CODE_REUSED = "code", _("the code it was fetched with came twice")
+
+
+# Fields that no verdict depends on.
+_FIELDS_WITHOUT_EFFECT = frozenset({"last_used_at", "holds_name", "tag_pepper"})
+# Fields that end or suspend a key, for watchers of changes.
+_END_FIELDS = ("revoked_at", "revoked_reason", "suspended_at", "expires_at")
+
+
+class APIKeyQuerySet(models.QuerySet["APIKey"]):
+    """Keys. Updates and deletions invalidate the validation cache, as `APIKey.save` does."""
+
+    def update(self, **kwargs: Any) -> int:
+        if kwargs.keys() <= _FIELDS_WITHOUT_EFFECT:
+            return super().update(**kwargs)
+        return self.update_known(self._public_ids(), **kwargs)
+
+    def update_known(self, public_ids: Collection[str], **kwargs: Any) -> int:
+        """Update keys whose public ids the caller knows, without a query for them."""
+        with changing(public_ids, kwargs):
+            return super().update(**kwargs)
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        with changing(self._public_ids(), None):
+            return super().delete()
+
+    def _public_ids(self) -> list[str]:
+        return list(self.order_by().values_list("public_id", flat=True))
+
+    def kept(self) -> "APIKeyQuerySet":
+        """Return keys that are not revoked; some may have expired."""
+        return self.filter(revoked_at__isnull=True)
+
+    def live(self) -> "APIKeyQuerySet":
+        """Return keys that are not revoked, suspended or expired."""
+        return (
+            self.kept()
+            .filter(suspended_at__isnull=True)
+            .filter(models.Q(expires_at__isnull=True) | models.Q(expires_at__gt=timezone.now()))
+        )
+
+    def expired(self) -> "APIKeyQuerySet":
+        """Return keys that have expired and are not revoked."""
+        return self.kept().filter(expires_at__lte=timezone.now())
+
+    def listed(self) -> "APIKeyQuerySet":
+        """Return keys as lists show them: replaced ones only until they expire."""
+        replaced = models.Q(successor__isnull=False, expires_at__lte=timezone.now())
+        return self.kept().exclude(replaced)
+
+    def matching(self, words: str) -> "APIKeyQuerySet":
+        """Return keys with `words` in the name, the description or the masked key."""
+        return self.filter(
+            models.Q(folded_name__contains=text.fold(words))
+            | models.Q(description__icontains=words)
+            # Only the public part of a pasted key goes into the query.
+            | models.Q(public_id__startswith=words.lower().removeprefix(tokens.PREFIX)[:12])
+        )
+
+
+class APIKey(models.Model):
+    """A key of an account, with the hash of its token."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        # accounts.services deletes an account's keys before the account.
+        on_delete=models.PROTECT,
+        related_name="api_keys",
+        verbose_name=_("owner"),
+    )
+    name = models.CharField(_("name"), max_length=MAX_NAME, validators=[validate_name])
+    # The case-folded name (text.fold), for uniqueness: databases differ in case folding.
+    folded_name = models.CharField(max_length=MAX_FOLDED, editable=False)
+    # Whether no other key of the owner may have this name. A key that has expired loses this when
+    # another key takes the name, since a constraint can't compare with the current time.
+    holds_name = models.BooleanField(default=True, db_default=True, editable=False)
+    description = models.CharField(
+        _("description"),
+        max_length=MAX_DESCRIPTION,
+        blank=True,
+        validators=[validate_description],
+    )
+    public_id = models.CharField(
+        _("public id"),
+        max_length=12,
+        unique=True,
+        editable=False,
+        validators=[RegexValidator(r"\A[0-9a-f]{12}\Z")],
+    )
+    encoded = models.CharField(max_length=255, editable=False)
+    # The id of the pepper of the token's tag. NULL: unknown, for keys older than this column that
+    # were not used since. The hash contains the id of its own pepper.
+    tag_pepper = models.CharField(max_length=8, null=True, editable=False)  # noqa: DJ001
+    # Identifies the rendered form that created this key: one form creates one key.
+    nonce = models.UUIDField(default=uuid.uuid4, editable=False)
+    # Separated by spaces; empty: all scopes (apikeys.scopes).
+    scopes = models.CharField(
+        _("scopes"),
+        max_length=scopes.MAX_LENGTH,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        validators=[validate_scopes],
+    )
+    # The key that replaces this one. The name belongs to the successor.
+    successor = models.ForeignKey(
+        "self",
+        null=True,
+        editable=False,
+        on_delete=models.SET_NULL,
+        # The constraint below has an index. SQLite would use a second one to find keys without a
+        # successor, which are nearly all.
+        db_index=False,
+        related_name="+",
+        verbose_name=_("replaced by"),
+    )
+    created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
+    last_used_at = models.DateTimeField(_("last used"), null=True, editable=False)
+    # Suspended by staff; the name remains reserved.
+    suspended_at = models.DateTimeField(_("suspended"), null=True, editable=False)
+    revoked_at = models.DateTimeField(_("revoked"), null=True, editable=False)
+    revoked_reason = models.CharField(
+        _("reason"), max_length=16, choices=Reason, blank=True, editable=False
+    )
+
+    # Lifetime of the cached row; None unless apikeys.cache.rows.find has read it.
+    lifetime: Lifetime | None = None
+    # The version of its bucket before the row was read; None if the bucket was dirty.
+    read_version: int | None = None
+
+    objects = APIKeyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("API key")
+        verbose_name_plural = _("API keys")
+        ordering = ["-created_at", "-id"]
+        permissions = [
+            ("revoke_apikey", _("Can revoke API keys")),
+            ("suspend_apikey", _("Can suspend and restore API keys")),
+        ]
+        indexes = [
+            models.Index(
+                fields=["owner", "-created_at"],
+                condition=models.Q(revoked_at__isnull=True),
+                name="apikeys_apikey_kept",
+            ),
+            models.Index(fields=["-created_at", "-id"], name="apikeys_apikey_newest"),
+            # For the filters and the search of staff. Using a key changes no column of these.
+            models.Index(
+                fields=["-created_at", "-id"],
+                condition=models.Q(revoked_at__isnull=False),
+                name="apikeys_apikey_revoked",
+            ),
+            models.Index(
+                fields=["-created_at", "-id"],
+                condition=models.Q(revoked_at__isnull=True, suspended_at__isnull=False),
+                name="apikeys_apikey_suspended",
+            ),
+            models.Index(
+                fields=["expires_at"],
+                condition=models.Q(revoked_at__isnull=True, expires_at__isnull=False),
+                name="apikeys_apikey_expiring",
+            ),
+            models.Index(
+                fields=["folded_name"],
+                opclasses=["varchar_pattern_ops"],
+                name="apikeys_apikey_begins",
+            ),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner", "folded_name"],
+                condition=models.Q(
+                    revoked_at__isnull=True, successor__isnull=True, holds_name=True
+                ),
+                name="apikeys_apikey_name",
+                violation_error_message=_(
+                    "You have a key with this name already. "
+                    "Choose another name, or delete that key first."
+                ),
+            ),
+            models.UniqueConstraint(fields=["owner", "nonce"], name="apikeys_apikey_nonce"),
+            models.UniqueConstraint(
+                fields=["successor"],
+                condition=models.Q(successor__isnull=False),
+                name="apikeys_apikey_successor",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(revoked_at__isnull=True, revoked_reason="")
+                | (models.Q(revoked_at__isnull=False) & ~models.Q(revoked_reason="")),
+                name="apikeys_apikey_revoked_with_reason",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.masked})"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        # No cache has a new key.
+        ended = {name: getattr(self, name) for name in _END_FIELDS if getattr(self, name)}
+        with changing([] if self._state.adding else [self.public_id], ended):
+            super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        with changing([self.public_id], None):
+            return super().delete(*args, **kwargs)
+
+    def clean_fields(self, exclude: Any = None) -> None:
+        self.name = text.tidy(self.name)
+        self.description = text.tidy(self.description)
+        self.folded_name = text.fold(self.name)
+        super().clean_fields(exclude=exclude)
+
+    @property
+    def masked(self) -> str:
+        """Return the part of the key that may be shown: `comfyui-87d01e28d3f4…`."""
+        return tokens.mask(self.public_id)
+
+    @property
+    def granted(self) -> tuple[str, ...]:
+        """Return the effective scopes: all of them if none are stored."""
+        return scopes.granted(self.scopes)
+
+    @property
+    def state_label(self) -> str:
+        """Return `live`, or why a validation refuses the key (without the owner's state)."""
+        if self.revoked_at is not None:
+            return str(self.get_revoked_reason_display())
+        if self.suspended_at is not None:
+            return gettext("suspended")
+        return gettext("expired") if self.is_expired else gettext("live")
+
+    @property
+    def is_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= timezone.now()

@@ -1,0 +1,1 @@
+"""How long a revocation on one host takes to count on another."""

@@ -1,0 +1,253 @@
+"""Error views for 400 to 503: HTML for browsers, JSON for API clients."""
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import DisallowedHost, RequestDataTooBig
+from django.db import Error as DatabaseError
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import render
+from django.utils.translation import gettext as _
+
+from core import content_encoding
+from core.exceptions import Busy, RateLimited
+from core.ratelimit import BatchedRateLimiter, RateLimiter
+from core.requests import BodyTooSlow, request_ip
+
+logger = logging.getLogger(__name__)
+
+_API_PREFIXES = (
+    "/customers", "/api/", "/proxy/", "/releases", "/admin/verify-api-key", "/health", "/ready",
+    "/oauth/device/", "/oauth/token", "/oauth/revoke", "/oauth/introspect", "/.well-known/",
+)  # fmt: skip
+# Seconds, for all 503 responses. ComfyUI's API nodes honour it.
+RETRY_AFTER = 5
+# Seconds. allauth does not report which of its rate limits was exceeded. Nearly all have a sliding
+# window of a minute.
+_ALLAUTH_RETRY_AFTER = 60
+
+# Log lines per minute and client IP: refused requests must not fill the disk.
+_LOG_LIMITER = BatchedRateLimiter(RateLimiter("refusals", 10, 60), batch=1)
+
+type View = Callable[..., HttpResponseBase]
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, DisallowedHost):
+        return _wrong_host(request)
+    if isinstance(exception, BodyTooSlow):
+        return _respond(
+            request,
+            408,
+            "REQUEST_TIMEOUT",
+            _("The rest of this request did not arrive in time. Nothing was changed. Try again."),
+        )
+    if isinstance(exception, RequestDataTooBig):
+        return _respond(
+            request, 400, "INVALID_REQUEST", _("This request is too large. Nothing was changed.")
+        )
+    return _respond(request, 400, "BAD_REQUEST", _("This request can't be understood."))
+
+
+def _wrong_host(request: HttpRequest) -> HttpResponse:
+    return _respond(
+        request,
+        400,
+        "WRONG_ADDRESS",
+        _(
+            "This platform answers at %(address)s only. Whoever runs it can change that: it is "
+            "the variable PUBLIC_URL."
+        )
+        % {"address": settings.PUBLIC_URL},
+    )
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    return _respond(
+        request,
+        403,
+        "CSRF_FAILED",
+        _(
+            "This page was open for too long, or your browser refuses cookies. Go back, reload the "
+            "page and try again. Nothing was changed."
+        ),
+    )
+
+
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    _log_refusal("not allowed", request)
+    return _respond(request, 403, "FORBIDDEN", _("Your account may not do this."))
+
+
+def key_in_query_string(request: HttpRequest) -> HttpResponse:
+    _log_refusal("a key in the address", request)
+    return _respond(
+        request,
+        400,
+        "KEY_IN_ADDRESS",
+        _(
+            "A key in the address is written into logs and histories on its way here. If it was a "
+            "real key, delete it and make another."
+        ),
+    )
+
+
+def compressed_form(request: HttpRequest) -> HttpResponse:
+    response = _respond(
+        request,
+        415,
+        "UNSUPPORTED_MEDIA_TYPE",
+        _("This form is compressed. Send it without a Content-Encoding header, as it is."),
+    )
+    for name, value in content_encoding.ACCEPTED.items():
+        response[name] = value
+    return response
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _respond(
+        request,
+        404,
+        "NOT_FOUND",
+        _("There is nothing at this address. It may have been deleted, or mistyped."),
+    )
+
+
+def too_many_requests(
+    request: HttpRequest, *, retry_after: int = _ALLAUTH_RETRY_AFTER
+) -> HttpResponse:
+    """429 for the rate limits of django-allauth and of pages. retry_after: in seconds."""
+    _log_refusal("too often", request)
+    response = _respond(
+        request,
+        429,
+        "TOO_MANY_REQUESTS",
+        _("That was tried too often. Wait some minutes, then try again."),
+    )
+    response["Retry-After"] = str(retry_after)
+    return response
+
+
+def rate_limited_page(view: View) -> View:
+    """Decorate a view that may raise RateLimited: answer 429."""
+
+    @wraps(view)
+    def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        try:
+            return view(request, *args, **kwargs)
+        except RateLimited as limited:
+            return too_many_requests(request, retry_after=limited.retry_after)
+
+    return wrapper
+
+
+def safe_methods_only(view: View) -> View:
+    """Decorate a view as Django's require_safe does, with a 405 that API clients can parse."""
+
+    @wraps(view)
+    def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if request.method in {"GET", "HEAD"}:
+            return view(request, *args, **kwargs)
+        message = _("This address is for reading: GET or HEAD.")
+        response = _respond(request, 405, "METHOD_NOT_ALLOWED", message)
+        response["Allow"] = "GET, HEAD"
+        return response
+
+    return wrapper
+
+
+def page_method_not_allowed(request: HttpRequest) -> HttpResponse:
+    """405 for a method that no page accepts, such as TRACE or DELETE."""
+    message = _("This page takes GET, HEAD and POST.")
+    response = _respond(request, 405, "METHOD_NOT_ALLOWED", message)
+    response["Allow"] = "GET, HEAD, POST"
+    return response
+
+
+def plain_http(request: HttpRequest) -> HttpResponse:
+    """403 for a request that crossed a network in plain text (core.https_only)."""
+    if is_for_clients(request):
+        message = _(
+            "This platform is reached by %(address)s alone, and this came by plain http. A key in "
+            "it has already travelled in plain text: delete it and make another. If a proxy ends "
+            "TLS in front of the platform, name it in TRUSTED_PROXIES and let it set "
+            "X-Forwarded-For and X-Forwarded-Proto."
+        )
+    else:
+        message = _(
+            "This platform is reached by %(address)s alone, and this form came by plain http. "
+            "Nothing was changed. What you typed into it has already travelled in plain text: if "
+            "it was a password, choose another."
+        )
+    return _respond(request, 403, "TLS_REQUIRED", message % {"address": settings.PUBLIC_URL})
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    match sys.exc_info()[1]:
+        case DatabaseError():
+            return unavailable(
+                request,
+                _(
+                    "Our records can't be read just now. Nothing was changed. Try again in a "
+                    "moment."
+                ),
+            )
+        case Busy():
+            return unavailable(
+                request,
+                _("Too many people are at this at once. Nothing was changed. Try again shortly."),
+            )
+    return _respond(
+        request,
+        500,
+        "SERVER_ERROR",
+        _("Something broke on our side. It was written down. Try again in a moment."),
+    )
+
+
+def unavailable(request: HttpRequest, message: str) -> HttpResponse:
+    """503 with a Retry-After header."""
+    response = _respond(request, 503, "SERVICE_UNAVAILABLE", message)
+    response["Retry-After"] = str(RETRY_AFTER)
+    return response
+
+
+def is_for_clients(request: HttpRequest) -> bool:
+    """Return whether `request` is for an endpoint of programs: its errors are JSON."""
+    return is_path_for_clients(request.path)
+
+
+def is_path_for_clients(path: str) -> bool:
+    """Return whether `path` is an endpoint of programs."""
+    return path.startswith(_API_PREFIXES)
+
+
+def _log_refusal(reason: str, request: HttpRequest) -> None:
+    """Log a refused request with its account and client IP, so that attacks are visible."""
+    ip = request_ip(request)
+    if _LOG_LIMITER.consume(ip or ""):
+        return
+    # Never log the query: it may contain a code or a key.
+    account = getattr(getattr(request, "user", None), "pk", None)
+    logger.warning(
+        "Refused, %s: %s %s, account %s, from %s.",
+        reason,
+        request.method,
+        request.path,
+        account,
+        ip,
+    )
+
+
+def _respond(request: HttpRequest, status: int, code: str, message: str) -> HttpResponse:
+    if is_for_clients(request):
+        # The API's responses have it too: an error may be gone a moment later.
+        headers = {"Cache-Control": "no-store"}
+        return JsonResponse({"error": code, "message": message}, status=status, headers=headers)
+    context: dict[str, Any] = {"status": status, "message": message}
+    # Without the request, the template makes no query: the database may be what failed.
+    return render(None, "error.html", context, status=status)

@@ -1,0 +1,75 @@
+"""OAuth errors: their JSON bodies and descriptions, and the error classes that Authlib lacks."""
+
+from typing import Final
+
+from authlib.oauth2 import OAuth2Error
+
+# Descriptions for errors with names that explain little. English, like the whole API, and ASCII
+# (RFC 6749 §5.2).
+DESCRIPTIONS: Final = {
+    "access_denied": "The person said no, or may not hold keys here.",
+    "authorization_pending": "Nobody has confirmed this yet. Ask again in a moment.",
+    "expired_token": "Nobody confirmed this in time. Start anew.",
+    "invalid_client": (
+        "This client is not known here. The client id of a site is its origin, and staff have to "
+        "list it."
+    ),
+    "invalid_grant": "This code is not good: it is unknown, over, or was used. Start anew.",
+    "invalid_request": "This request can't be understood.",
+    "invalid_scope": (
+        "There is no such scope. The scopes are customers:read, proxy:*, proxy:<provider> and "
+        "keys:manage."
+    ),
+    "invalid_target": "This resource is not on this platform.",
+    "slow_down": "Asked too soon. Wait longer between two questions.",
+    "temporarily_unavailable": "That can't be done just now. Ask again shortly.",
+    "unauthorized_client": "This client may not have a key in this way.",
+    "unsupported_grant_type": (
+        "The grants here are authorization_code and urn:ietf:params:oauth:grant-type:device_code."
+    ),
+    "unsupported_response_type": "The only response type here is code.",
+}
+
+
+class UnsupportedResponseTypeError(OAuth2Error):  # type: ignore[misc]
+    """RFC 6749 §4.1.2.1."""
+
+    error = "unsupported_response_type"
+
+
+class InvalidTargetError(OAuth2Error):  # type: ignore[misc]
+    """RFC 8707 §2."""
+
+    error = "invalid_target"
+
+
+class InteractionRequiredError(OAuth2Error):  # type: ignore[misc]
+    """For `prompt=none` (OpenID Connect Core §3.1.2.6), whether or not a user is logged in."""
+
+    error = "interaction_required"
+
+
+class TemporarilyUnavailableError(OAuth2Error):  # type: ignore[misc]
+    """RFC 6749 §4.1.2.1, with status 503."""
+
+    error = "temporarily_unavailable"
+    status_code = 503
+
+
+def error_body(error: str, description: str = "") -> dict[str, str]:
+    """Return the JSON body of an error (RFC 6749 §5.2), with ComfyUI's field `message`."""
+    description = description or DESCRIPTIONS.get(error, "")
+    return {
+        "error": error,
+        "error_description": to_ascii(description),
+        "message": description,
+    }
+
+
+def to_ascii(description: str) -> str:
+    """Return `description` in the characters of an error_description (RFC 6749 §5.2)."""
+    plain = description.translate(_QUOTES).encode("ascii", "replace").decode()
+    return "".join(mark if " " <= mark <= "~" and mark not in '"\\' else "'" for mark in plain)
+
+
+_QUOTES: Final = str.maketrans({"“": "'", "”": "'", "’": "'", "…": "..."})

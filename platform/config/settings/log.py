@@ -1,0 +1,42 @@
+"""Logging, and the redaction of keys and secrets in it."""
+
+from config.settings.base import env
+
+env.section("Logging")
+
+DEFAULT_EXCEPTION_REPORTER = "apikeys.log_redaction.ExceptionReporter"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "apikeys.log_redaction.ExceptionReporterFilter"
+LOG_LEVEL: str = env.text(
+    "LOG_LEVEL",
+    default="INFO",
+    kind="`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`",
+    help="The lowest level that is logged.",
+).upper()
+if LOG_LEVEL not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
+    env.add_error("LOG_LEVEL", "must be DEBUG, INFO, WARNING, ERROR or CRITICAL.")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "redacting": {
+            "()": "apikeys.log_redaction.Formatter",
+            "format": "{asctime} {levelname} {name}: {message}",
+            "style": "{",
+        },
+    },
+    "handlers": {
+        "terminal": {"class": "logging.StreamHandler", "formatter": "redacting"},
+        # A logger without handlers falls back to Python's own, which does not redact.
+        "nowhere": {"class": "logging.NullHandler"},
+    },
+    "root": {"handlers": ["terminal"], "level": LOG_LEVEL},
+    # Django's own handlers would write a second copy, unredacted.
+    "loggers": {
+        "django": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
+        # A warning for each 401 and 404 would let any client fill the disk.
+        "django.request": {"level": "ERROR"},
+        # At DEBUG it logs the context of pages: codes, email addresses, forms.
+        "django.template": {"level": "INFO"},
+        "django.security.DisallowedHost": {"handlers": ["nowhere"], "propagate": False},
+    },
+}

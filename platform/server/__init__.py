@@ -1,0 +1,1 @@
+"""The production server: workers, threads, request bodies, database pool and TLS."""

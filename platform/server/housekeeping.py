@@ -1,0 +1,57 @@
+"""Periodic tasks of each worker, in one thread.
+
+Each task may run in many processes at once, and is cheap when there is nothing to do.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Thread
+
+from django.conf import settings
+from django.db import connection
+
+from accounts import expired_sessions
+from apikeys.cache import invalidation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Task:
+    """Call `run` every `every` seconds, for the first time after as long. due: time.monotonic."""
+
+    run: Callable[[], object]
+    every: float
+    due: float = 0.0
+
+
+def tasks() -> list[Task]:
+    return [
+        # A bucket is swept after CACHE_MAX_AGE, at most a quarter of it late.
+        Task(invalidation.sweep, every=min(max(settings.CACHE_MAX_AGE / 4, 0.25), 15.0)),
+        Task(expired_sessions.sweep_if_due, every=expired_sessions.SWEEP_INTERVAL / 4),
+    ]
+
+
+def start() -> None:
+    Thread(target=_run_forever, args=(tasks(),), name="housekeeping", daemon=True).start()
+
+
+def _run_forever(scheduled: list[Task]) -> None:
+    for task in scheduled:
+        task.due = time.monotonic() + task.every
+    while True:
+        time.sleep(max(min(task.due for task in scheduled) - time.monotonic(), 0))
+        for task in scheduled:
+            if task.due > time.monotonic():
+                continue
+            try:
+                task.run()
+            except Exception:
+                # Any exception: an uncaught one would end this thread, and with it all tasks.
+                logger.exception("A periodic task failed. It is tried again later.")
+            task.due = time.monotonic() + task.every
+        # Django closes connections at the end of requests, and this thread has none.
+        connection.close()

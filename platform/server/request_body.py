@@ -1,0 +1,177 @@
+"""Request bodies: read before the request is answered, or refused and the connection closed.
+
+On a connection that is kept, the next request begins after the whole body of this one. Threads and
+timeouts are in server.body_reader.
+"""
+
+import io
+import json
+from collections.abc import Iterable
+from threading import BoundedSemaphore
+from typing import Any, Final, Protocol
+
+from django.conf import settings
+from django.core.exceptions import BadRequest, RequestDataTooBig
+
+from core.exceptions import BodiesBusy
+
+type Environ = dict[str, Any]
+
+# Bytes. A body of at most this size is always read, whatever the response is.
+SMALL: Final = 64 * 1024
+# Larger bodies that a process reads at once: each may take DATA_UPLOAD_MAX_MEMORY_SIZE.
+MAX_LARGE_READS: Final = 16
+
+_large = BoundedSemaphore(MAX_LARGE_READS)
+
+
+class UnclearLength(BadRequest):
+    """A proxy may see another end of this body (RFC 9112 §6.3)."""
+
+
+type Reason = BodiesBusy | BadRequest | RequestDataTooBig
+
+
+class Stream(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class Unread:
+    """Replaces a body that was not read, or not to its end. Reading it raises `reason`.
+
+    The response to such a request closes the connection, because the rest of the body may follow.
+    stream: the rest of the body, which is read after the response.
+    """
+
+    def __init__(self, reason: Reason, stream: Stream | None = None) -> None:
+        self.reason = reason
+        self.stream = stream
+
+    def read(self, size: int = -1, /) -> bytes:
+        raise self.reason
+
+    def readline(self, size: int = -1, /) -> bytes:
+        raise self.reason
+
+
+def has_length(environ: Environ) -> bool:
+    """Return whether the length is stated: chunked bodies and many of HTTP/2 have none."""
+    return bool(environ.get("CONTENT_LENGTH")) and "HTTP_TRANSFER_ENCODING" not in environ
+
+
+def fetch(environ: Environ) -> bytes | Reason:
+    """Return the whole body, or the reason why it was not read. Block until it has arrived."""
+    if str(environ.get("HTTP_TRANSFER_ENCODING", "chunked")).lower() != "chunked":
+        # granian accepts any list of codings that ends in `chunked`, and decodes the last one.
+        return UnclearLength("The only transfer coding here is chunked, once.")
+    stream, limit = environ["wsgi.input"], _max_size()
+    if has_length(environ):
+        # HTTP/2 ends a body with a flag, perhaps in a separate frame. A stream that is answered
+        # before that frame is reset, and the client may lose the response.
+        beyond = 0 if environ["SERVER_PROTOCOL"].startswith("HTTP/1") else 1
+        return _fetch_stated(stream, environ["CONTENT_LENGTH"], limit, beyond)
+    # One byte more than the limit shows that the body is too large.
+    data: bytes = stream.read(SMALL + 1)
+    if len(data) > SMALL:
+        rest = _fetch_large(stream, limit + 1 - len(data))
+        if not isinstance(rest, bytes):
+            return rest
+        data += rest
+        if len(data) > limit:
+            return RequestDataTooBig("The body is above the limit.")
+    return data
+
+
+def _fetch_stated(stream: Stream, stated: str, limit: int, beyond: int) -> bytes | Reason:
+    if not stated.isdecimal():
+        return UnclearLength("Content-Length has to be a number.")
+    length = int(stated)
+    if length > limit:
+        return RequestDataTooBig("The stated length is above the limit.")
+    size = length + beyond
+    data = stream.read(size) if length <= SMALL else _fetch_large(stream, size)
+    if isinstance(data, bytes) and len(data) < length:
+        # A form that is cut off can still be parsed, with other values.
+        return BadRequest("The body ended before its stated length.")
+    return data
+
+
+def _fetch_large(stream: Stream, length: int) -> bytes | BodiesBusy:
+    if not _large.acquire(blocking=False):
+        return BodiesBusy("Too many large bodies are being read.")
+    try:
+        return stream.read(length)
+    finally:
+        _large.release()
+
+
+def put(environ: Environ, body: bytes | Reason) -> None:
+    """Replace `wsgi.input` with the body that was fetched, or with Unread.
+
+    Django ignores a body without a stated length, so the length is added.
+    """
+    if isinstance(body, bytes):
+        environ["wsgi.input"] = io.BytesIO(body)
+        if not has_length(environ):
+            environ["CONTENT_LENGTH"] = str(len(body))
+    else:
+        environ["wsgi.input"] = Unread(body, environ["wsgi.input"])
+        if not environ.get("CONTENT_LENGTH"):
+            # Not 0: Django would not read a body of that length.
+            environ["CONTENT_LENGTH"] = "1"
+
+
+def _max_size() -> int:
+    size = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    assert size is not None  # noqa: S101 (Django's default, which we keep)
+    return size
+
+
+def with_bodies(application: Any) -> Any:
+    """Return `application` (WSGI) with the body read, or a response that closes the connection."""
+
+    def answer(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        if type(environ["wsgi.input"]) is not io.BytesIO:
+            if not isinstance(environ["wsgi.input"], Unread):
+                # Not served through server.leader_follower.
+                put(environ, fetch(environ))
+            body = environ["wsgi.input"]
+            if isinstance(body, Unread):
+                start_response = _closing(start_response, environ)
+                if isinstance(body.reason, UnclearLength):
+                    return _refuse(body.reason, start_response)
+        chunks: Iterable[bytes] = application(environ, start_response)
+        if environ["REQUEST_METHOD"] != "HEAD":
+            return chunks
+        # On HTTP/2 granian would send this body.
+        if hasattr(chunks, "close"):
+            chunks.close()
+        return [b""]
+
+    return answer
+
+
+CLOSE: Final = ("Connection", "close")
+
+
+def _closing(start_response: Any, environ: Environ) -> Any:
+    """Add `Connection: close`. HTTP/2 has no such header, and closes a stream alone."""
+    if not environ["SERVER_PROTOCOL"].startswith("HTTP/1"):
+        return start_response
+
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        # A new list: the given one may belong to a cached response.
+        more = [exc_info] if exc_info else []
+        return start_response(status, [*headers, CLOSE], *more)
+
+    return start
+
+
+def _refuse(reason: UnclearLength, start_response: Any) -> Iterable[bytes]:
+    """Answer 400 without calling the application."""
+    answer = json.dumps({"error": "BAD_REQUEST", "message": str(reason)}).encode()
+    start_response(
+        "400 Bad Request",
+        [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))],
+    )
+    return [answer]

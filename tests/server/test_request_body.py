@@ -1,0 +1,196 @@
+"""A body is read before its request is answered, or the response closes the connection."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Semaphore
+from typing import Any
+
+import pytest
+from django.core.exceptions import BadRequest, RequestDataTooBig
+
+from core.exceptions import BodiesBusy
+from server import request_body
+from server.request_body import MAX_LARGE_READS, SMALL, Unread, with_bodies
+
+LIMIT = 2_621_440
+
+
+class ServerStream:
+    """A body as granian hands it over. taken: how many bytes were read."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+        self.taken = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._data.read(size)
+        self.taken += len(data)
+        return data
+
+
+def post(data: bytes = b"abc", **more: str) -> dict[str, Any]:
+    return {
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REQUEST_METHOD": "POST",
+        "CONTENT_LENGTH": str(len(data)),
+        "wsgi.input": ServerStream(data),
+        **more,
+    }
+
+
+def chunked(data: bytes) -> dict[str, Any]:
+    environ = post(data, HTTP_TRANSFER_ENCODING="chunked")
+    del environ["CONTENT_LENGTH"]
+    return environ
+
+
+def read(environ: dict[str, Any]) -> Any:
+    request_body.put(environ, request_body.fetch(environ))
+    return environ["wsgi.input"]
+
+
+def answer(environ: dict[str, Any]) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body of the response."""
+    started: list[tuple[str, list[tuple[str, str]]]] = []
+
+    def application(given: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    body = b"".join(with_bodies(application)(environ, lambda *given: started.append(given)))
+    return dict(started[0][1]), body
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL, SMALL + 1, LIMIT])
+@pytest.mark.parametrize("make", [post, chunked])
+def test_a_body_up_to_the_limit_is_read_whole(make, size):
+    environ = make(b"a" * size)
+    body = read(environ)
+    assert body.read() == b"a" * size
+    assert environ["CONTENT_LENGTH"] == str(size)
+
+
+@pytest.mark.parametrize("make", [post, chunked])
+def test_a_body_above_the_limit_is_left_unread(make):
+    body = read(make(b"a" * (LIMIT + 1)))
+    for read_body in (body.read, body.readline):
+        with pytest.raises(RequestDataTooBig):
+            read_body()
+
+
+def test_a_body_with_too_large_a_length_is_not_read():
+    environ = post(b"abc", CONTENT_LENGTH="9223372036854775807")
+    stream = environ["wsgi.input"]
+    assert isinstance(read(environ), Unread)
+    assert stream.taken == 0
+
+
+def test_on_http_2_the_end_of_the_body_is_read_too():
+    environ = post(b"abc", SERVER_PROTOCOL="HTTP/2")
+    sizes: list[int] = []
+    original = environ["wsgi.input"].read
+
+    def counted(size: int) -> Any:
+        sizes.append(size)
+        return original(size)
+
+    environ["wsgi.input"].read = counted
+    assert read(environ).read() == b"abc"
+    # One byte more than the length: granian returns once it knows that nothing follows.
+    assert sizes == [4]
+
+
+def test_a_body_that_ends_early_is_refused():
+    with pytest.raises(BadRequest):
+        read(post(b"ab", CONTENT_LENGTH="3")).read()
+
+
+@pytest.mark.parametrize("codings", ["gzip, chunked", "chunked,chunked", "identity"])
+def test_a_transfer_coding_that_proxies_may_read_differently_is_refused(codings):
+    environ = post(HTTP_TRANSFER_ENCODING=codings)
+    headers, body = answer(environ)
+    assert headers["Connection"] == "close"
+    assert b"BAD_REQUEST" in body
+
+
+@pytest.mark.parametrize("length", ["five", "-1", "1.0"])
+def test_a_length_that_is_not_a_number_is_refused(length):
+    assert b"Content-Length" in answer(post(CONTENT_LENGTH=length))[1]
+
+
+def test_the_number_of_large_bodies_read_at_once_is_limited():
+    large = b"a" * (SMALL + 1)
+    is_read, end = Semaphore(0), Event()
+
+    class Slow(ServerStream):
+        def read(self, size: int = -1, /) -> bytes:
+            is_read.release()
+            assert end.wait(20)
+            return super().read(size)
+
+    with ThreadPoolExecutor(MAX_LARGE_READS) as pool:
+        reads = [
+            pool.submit(read, {**post(large), "wsgi.input": Slow(large)})
+            for _ in range(MAX_LARGE_READS)
+        ]
+        try:
+            for _ in reads:
+                assert is_read.acquire(timeout=20)
+            with pytest.raises(BodiesBusy):
+                read(post(large)).read()
+            # Small bodies are not limited.
+            assert read(post(b"a" * SMALL)).read() == b"a" * SMALL
+        finally:
+            end.set()
+    assert [one.result().read() for one in reads] == [large] * MAX_LARGE_READS
+    assert read(post(large)).read() == large
+
+
+def test_a_response_after_the_whole_body_keeps_the_connection():
+    assert "Connection" not in answer(post())[0]
+
+
+def test_a_response_without_the_body_closes_the_connection():
+    assert answer(post(CONTENT_LENGTH=str(LIMIT + 1)))[0]["Connection"] == "close"
+
+
+def test_a_response_on_http_2_has_no_connection_header():
+    environ = post(CONTENT_LENGTH=str(LIMIT + 1), SERVER_PROTOCOL="HTTP/2")
+    assert "Connection" not in answer(environ)[0]
+
+
+def test_the_headers_of_a_cached_response_are_not_changed():
+    kept = [("Content-Length", "2")]
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", kept)
+        return [b"ok"]
+
+    environ = post(CONTENT_LENGTH=str(LIMIT + 1))
+    with_bodies(application)(environ, lambda *given: None)
+    assert kept == [("Content-Length", "2")]
+
+
+def test_a_body_that_the_application_ignores_is_read():
+    environ = post(b"abc")
+    stream = environ["wsgi.input"]
+    answer(environ)
+    assert stream.taken == 3
+
+
+def test_a_response_to_head_has_no_body_and_is_closed():
+    class Chunks(list[bytes]):
+        is_closed = False
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    chunks = Chunks([b"ok"])
+
+    def application(environ: Any, start_response: Any) -> Chunks:
+        start_response("200 OK", [("Content-Length", "2")])
+        return chunks
+
+    environ = post(b"", REQUEST_METHOD="HEAD")
+    assert b"".join(with_bodies(application)(environ, lambda *given: None)) == b""
+    assert chunks.is_closed
