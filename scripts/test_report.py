@@ -1,14 +1,21 @@
 """Print how long each stage of the tests took, and the ten slowest tests.
 
     python scripts/test_report.py FOLDER
+    python scripts/test_report.py --failed CACHE
 
 FOLDER holds a JUnit report for each stage, and `seconds`: a stage and its seconds on each line.
-The last line is `all`: stages may overlap.
+The last line is `all`: stages may overlap. `flaky` holds tests that failed and passed when they ran again.
+
+The second form prints the tests that failed according to pytest's cache folder, and fails if there are
+none or more than MAX_RETRIED.
 """
 
+import json
 import sys
 from pathlib import Path
 from xml.etree.ElementTree import parse
+
+MAX_RETRIED = 3
 
 
 def main(folder: Path) -> None:
@@ -32,7 +39,21 @@ def main(folder: Path) -> None:
     print("\nThe slowest tests, in seconds")
     for seconds, name in sorted(tests, reverse=True)[:10]:
         print(f"{seconds:6.1f}  {name}")
+    flaky = folder / "flaky"
+    if flaky.exists():
+        print("\nFlaky: failed, and passed when run again")
+        print(flaky.read_text(), end="")
+
+
+def failed(cache: Path) -> int:
+    """Print the failed tests of a stage. Return an exit code: 1 if there are none or too many."""
+    file = cache / "v" / "cache" / "lastfailed"
+    tests = json.loads(file.read_text()) if file.exists() else {}
+    print(*tests)
+    return 0 if 0 < len(tests) <= MAX_RETRIED else 1
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--failed":
+        sys.exit(failed(Path(sys.argv[2])))
     main(Path(sys.argv[1]))
