@@ -4,10 +4,11 @@
     python scripts/test_report.py --failed CACHE
 
 FOLDER holds a JUnit report for each stage, and `seconds`: a stage and its seconds on each line.
-The last line is `all`: stages may overlap. `flaky` holds tests that failed and passed when they ran again.
+The last line is `all`: stages may overlap. `flaky` holds tests that failed, and passed when they
+ran again.
 
-The second form prints the tests that failed according to pytest's cache folder, and fails if there are
-none or more than MAX_RETRIED.
+The second form prints the tests that failed according to pytest's cache folder, and fails if there
+are none or more than MAX_RETRIED.
 """
 
 import json
