@@ -10,7 +10,7 @@ export
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
-.PHONY: help run dev staff backup restore test test-fast coverage mutants coherence behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts clean
+.PHONY: help run dev staff backup restore test test-fast coverage mutants coherence behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts install lint-deploy clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -131,6 +131,13 @@ bench-propagation: ## measure how soon a change reaches the other hosts
 bench-verdicts: ## measure the memory of the cached responses
 	@scripts/install bench
 	@$(PYTHON) -m bench.verdicts
+
+install: ## install the service into PREFIX (/opt/comfyui-keys), with its systemd units (docs/install.md)
+	@scripts/install-service "$(or $(PREFIX),/opt/comfyui-keys)"
+
+lint-deploy: ## lint Dockerfile and deploy/kubernetes with hadolint and kubernetes-validate
+	@scripts/install test
+	@scripts/lint-deploy
 
 clean: ## delete .venv and the caches of the tools
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -85,17 +85,27 @@ def platform(folder: Path, **variables: str) -> Iterator[Platform]:
     if counted := os.environ.get("COUNT_PLATFORMS"):
         with Path(counted).open("a") as lines:
             lines.write(f"{folder}\n")
-    log = folder / "server.log"
+    command = [sys.executable, "manage.py", "serve"]
+    with run_server(command, folder / "server.log", environment) as started:
+        yield started
+
+
+@contextmanager
+def run_server(
+    command: list[str], log: Path, environment: dict[str, str], *, cwd: Path = ROOT
+) -> Iterator[Platform]:
+    """Run the command that serves a platform, with PORT and TLS in `environment`."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "manage.py", "serve"],
-            cwd=ROOT,
+            command,
+            cwd=cwd,
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    scheme = "https" if variables.get("TLS") else "http"
+    port = int(environment["PORT"])
+    scheme = "https" if environment.get("TLS") else "http"
     url = f"{scheme}://127.0.0.1:{port}"
     try:
         _wait(f"http://127.0.0.1:{port}/ready" if scheme == "http" else None, process, log, port)

@@ -13,7 +13,7 @@ from scripts.locked import OURSELVES, pins
 
 ROOT = Path(__file__).parents[1]
 SETS = sorted(path.stem for path in (ROOT / "requirements").glob("*.txt"))
-OURS = {"runtime", "test", "bench", "mutants", "audit"}
+OURS = {"runtime", "test", "bench", "mutants", "audit", "deploy"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

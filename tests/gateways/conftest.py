@@ -362,20 +362,31 @@ def nginx(
 
 
 @contextmanager
-def caddy(folder: Path, *, port: int, **variables: str) -> Iterator[ReverseProxy]:
+def caddy(
+    folder: Path,
+    *,
+    port: int,
+    config: str = "Caddyfile",
+    certificates: Certificates | None = None,
+    **variables: str,
+) -> Iterator[ReverseProxy]:
+    """Run Caddy with a file of deploy/; by https if there are certificates."""
     folder.mkdir(parents=True)
-    text = (DEPLOY / "caddy" / "Caddyfile").read_text()
+    text = (DEPLOY / "caddy" / config).read_text()
     assert set(re.findall(r"\{\$(\w+)\}", text)) == {"SITE", *variables}
     # No administration endpoint, and listen on loopback only.
     first, rest = text.split("\n{\n", 1)
+    if certificates is not None:
+        certificate = f"tls {certificates.chain} {certificates.key}"
+        rest = rest.replace("{$SITE} {", f"{{$SITE}} {{\n\t{certificate}")
     (folder / "Caddyfile").write_text(f"{first}\n{{\n\tadmin off\n\tdefault_bind 127.0.0.1\n{rest}")
     program = shutil.which("caddy", path=PATH)
     assert program, "scripts/gateways installs caddy"
-    site = f"http://127.0.0.1:{port}"
+    scheme = "http" if certificates is None else "https"
     with running(
         [program, "run", "--config", "Caddyfile", "--adapter", "caddyfile"],
-        ReverseProxy(port, folder),
-        SITE=site,
+        ReverseProxy(port, folder, certificates.trusting if certificates else None),
+        SITE=f"{scheme}://127.0.0.1:{port}",
         **variables,
     ) as reverse_proxy:
         yield reverse_proxy

@@ -1,4 +1,4 @@
-"""The platform behind HAProxy, with the configuration of deploy/ and with HAProxy's defaults.
+"""The platform behind nginx, Caddy and HAProxy of deploy/, and behind HAProxy with its defaults.
 
 The client's IP is 127.0.0.5, the proxy's 127.0.0.1.
 """
@@ -7,11 +7,21 @@ import contextlib
 import http.client
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from tests.gateways.conftest import Certificates, ReverseProxy, assert_no_secret_logged, haproxy
+from tests.gateways.conftest import (
+    Certificates,
+    ReverseProxy,
+    assert_no_secret_logged,
+    caddy,
+    filled_in,
+    haproxy,
+    nginx,
+)
 from tests.live.conftest import Account, Answer, Folder, join, serving, shell
 from tests.platforms import Platform, free_port
 
@@ -62,7 +72,32 @@ class Site:
             return Answer(answer.status, names, answer.read().decode())
 
 
-@pytest.fixture(scope="module", params=["as deploy/ has it", "as it comes"])
+def reverse_proxy_of(
+    name: str, folder: Path, certificates: Certificates, *, port: int, keys: str
+) -> AbstractContextManager[ReverseProxy]:
+    """Start a proxy with its file in deploy/, or HAProxy with its defaults."""
+    match name:
+        case "nginx":
+            config = filled_in(
+                "nginx/platform.conf",
+                LISTEN=f"127.0.0.1:{port} ssl",
+                SERVER_NAME="127.0.0.1",
+                CERT=str(certificates.chain),
+                CERT_KEY=str(certificates.key),
+                KEYS=keys,
+                LOGS=str(folder),
+            )
+            return nginx(folder, certificates, port=port, platform=config)
+        case "caddy":
+            config = "platform.Caddyfile"
+            return caddy(folder, port=port, config=config, certificates=certificates, KEYS=keys)
+        case "haproxy":
+            return haproxy(folder, certificates, port=port, config="platform.cfg", KEYS=keys)
+        case _:
+            return haproxy(folder, certificates, port=port, config=AS_IT_COMES, KEYS=keys)
+
+
+@pytest.fixture(scope="module", params=["nginx", "caddy", "haproxy", "haproxy as it comes"])
 def site(
     request: pytest.FixtureRequest,
     fresh_folder: Folder,
@@ -70,10 +105,10 @@ def site(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
     port = free_port()
-    if request.param == "as it comes":
-        config, variables = AS_IT_COMES, {"CLIENT_IP_HEADER": HEADER}
+    if request.param == "haproxy as it comes":
+        variables = {"CLIENT_IP_HEADER": HEADER}
     else:
-        config, variables = "platform.cfg", {"PROXIES_DROP_UNDERSCORES": "1"}
+        variables = {"PROXIES_DROP_UNDERSCORES": "1"}
     with serving(
         fresh_folder(),
         PUBLIC_URL=f"https://127.0.0.1:{port}",
@@ -82,9 +117,11 @@ def site(
         **variables,
     ) as running:
         account = join(running, keys=8)
-        folder = tmp_path_factory.mktemp("proxy") / "haproxy"
+        folder = tmp_path_factory.mktemp("proxy") / "of-its-own"
         keys = running.url.removeprefix("http://")
-        with haproxy(folder, certificates, port=port, config=config, KEYS=keys) as reverse_proxy:
+        with reverse_proxy_of(
+            request.param, folder, certificates, port=port, keys=keys
+        ) as reverse_proxy:
             yield Site(running, reverse_proxy, account)
             assert_no_secret_logged(reverse_proxy, running)
 
@@ -132,11 +169,26 @@ def test_guesses_are_limited_whatever_ip_is_forged(site: Site) -> None:
     assert site.reverse_proxy.ask("/customers/me", key="comfyui-nonsense").status == 401
 
 
-@pytest.mark.parametrize("site", ["as deploy/ has it"], indirect=True)
+@pytest.mark.parametrize("site", ["nginx", "caddy", "haproxy"], indirect=True)
 @pytest.mark.parametrize("name", ["X_API_Key", "X-API_Key", "x_api-key"])
-def test_the_proxy_of_deploy_drops_headers_with_underscores(site: Site, name: str) -> None:
-    """By default HAProxy passes them on, and the server maps both to one name."""
+def test_proxies_of_deploy_drop_headers_with_underscores(site: Site, name: str) -> None:
+    """By default HAProxy and Caddy pass them on, and the server maps both to one name."""
     one, two = (key.token for key in site.account.keys[:2])
     assert site.ask("/customers/me", (name, one)).status == 401
     for headers in ([("X-API-Key", one), (name, "x")], [(name, two), ("X-API-Key", one)]):
         assert site.ask("/customers/me", *headers).status == 200
+
+
+@pytest.mark.parametrize("name", ["nginx", "caddy", "haproxy"])
+def test_a_platform_that_is_down_is_a_503_that_clients_understand(
+    name: str, certificates: Certificates, tmp_path: Path
+) -> None:
+    down = f"127.0.0.1:{free_port()}"
+    with reverse_proxy_of(
+        name, tmp_path / "of-its-own", certificates, port=free_port(), keys=down
+    ) as reverse_proxy:
+        answer = reverse_proxy.ask("/customers/me", key=f"comfyui-{'0' * 64}")
+    assert (answer.status, answer.json()["error"]) == (503, "SERVICE_UNAVAILABLE")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["retry-after"] == "5"
+    assert answer.headers["access-control-allow-origin"] == "*"

@@ -1,0 +1,93 @@
+"""Files of deploy/ that need servers which the tests can't start: Docker, Compose, Kubernetes."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "settings.md").read_text()))
+COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+KUBERNETES = {
+    resource["kind"]: resource
+    for path in (ROOT / "deploy" / "kubernetes").glob("*.yaml")
+    for resource in yaml.safe_load_all(path.read_text())
+}
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def is_setting(name: str) -> bool:
+    return name.removesuffix("_FILE") in SETTINGS
+
+
+def test_compose_sets_settings_only() -> None:
+    environment = COMPOSE["services"]["platform"]["environment"]
+    assert [name for name in environment if not is_setting(name)] == []
+
+
+def test_compose_trusts_the_network_that_caddy_is_in_and_no_other() -> None:
+    platform, caddy = (set(COMPOSE["services"][name]["networks"]) for name in ("platform", "caddy"))
+    (shared,) = platform & caddy
+    (subnet,) = COMPOSE["networks"][shared]["ipam"]["config"]
+    assert COMPOSE["services"]["platform"]["environment"]["TRUSTED_PROXIES"] == subnet["subnet"]
+    assert COMPOSE["networks"][shared]["internal"]
+
+
+def test_compose_defines_every_secret_volume_and_service_that_it_uses() -> None:
+    services = COMPOSE["services"]
+    for service in services.values():
+        assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
+        assert set(service.get("depends_on", {})) <= set(services)
+        named = {volume.split(":")[0] for volume in service.get("volumes", [])}
+        assert {name for name in named if not name.startswith(".")} <= set(COMPOSE["volumes"])
+
+
+def test_the_commands_of_the_docs_create_the_secrets_of_compose() -> None:
+    docs = (ROOT / "docs" / "install.md").read_text()
+    for secret in COMPOSE["secrets"].values():
+        assert f">{Path(secret['file']).name}" in docs
+
+
+def test_kubernetes_sets_settings_only() -> None:
+    (config,) = KUBERNETES["Kustomization"]["configMapGenerator"]
+    assert [name for name, _ in (line.split("=", 1) for line in config["literals"])] != []
+    assert all(is_setting(line.split("=")[0]) for line in config["literals"])
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_pods_satisfy_the_restricted_pod_security_standard(kind: str) -> None:
+    pod = KUBERNETES[kind]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert f"USER {pod['securityContext']['runAsUser']}" in DOCKERFILE
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+def test_service_and_disruption_budget_select_the_pods() -> None:
+    labels = KUBERNETES["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert KUBERNETES["Service"]["spec"]["selector"] == labels
+    assert KUBERNETES["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    # Not the pods of the job.
+    assert KUBERNETES["Job"]["spec"]["template"]["metadata"]["labels"] != labels
+
+
+def test_the_image_gets_every_package_of_the_wheel_and_nothing_that_is_secret() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    wanted = {path.split("/")[0] for path in [*wheel["packages"], *wheel["force-include"]]}
+    first, *rest = (ROOT / ".dockerignore").read_text().split()
+    assert first == "*"
+    sent = {line.removeprefix("!") for line in rest if line.startswith("!")}
+    assert wanted | {"pyproject.toml", "README.md", "LICENSE"} <= sent
+    assert not sent & {"var", ".git", "deploy", "tests"}
+
+
+def test_the_image_installs_by_hash_and_does_not_run_as_root() -> None:
+    assert "--require-hashes" in DOCKERFILE
+    assert re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)[-1] not in {"root", "0"}
