@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from config import database_urls
 from config.settings.base import env
+from core import database_urls
 
 env.section("Cache")
 

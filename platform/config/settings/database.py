@@ -4,8 +4,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from config import database_urls
 from config.settings.base import PRODUCTION, VAR, env
+from core import database_urls
 
 env.section("Database")
 

@@ -3,9 +3,9 @@
 from email.utils import parseaddr
 from typing import Any
 
-from config import database_urls
 from config.settings.base import PRODUCTION, env
 from config.settings.network import PUBLIC_HOST
+from core import database_urls
 
 env.section("Mail")
 

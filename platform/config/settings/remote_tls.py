@@ -1,10 +1,10 @@
 """Verified TLS for connections to other hosts, which production requires."""
 
-from config import database_urls
 from config.settings.base import PRODUCTION, env
 from config.settings.caches import CACHE_URL
 from config.settings.database import database, listener_parameters, migration_parameters
 from config.settings.mail import mail_options
+from core import database_urls
 
 env.section("Network")
 

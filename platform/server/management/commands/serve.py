@@ -74,8 +74,13 @@ def _check() -> None:
 
 def _prepare() -> tls.Certificate | None:
     """Bring database, static files and certificate up to date; return the certificate, if any."""
-    from backups import pepper_rotation, restore  # need Django set up
+    from backups import copying, pepper_rotation, restore  # need Django set up
 
+    if copying.is_unfinished():
+        raise migrate.CannotStart(
+            "DATABASE_URL names an unfinished copy: with the former DATABASE_URL, stop the "
+            "platform on every host and run `manage.py copy_to` again."
+        )
     with _exclusively():
         restore.sweep()
         migrate.migrate()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from config import database_urls
+from core import database_urls
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""`manage.py copy_to URL`: copy the database into another one, such as SQLite into PostgreSQL."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import psycopg
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error, connections
+
+from backups import copying
+from backups.archive import BackupError
+from core import database_urls, running
+
+
+class Command(BaseCommand):
+    help = (
+        "Copies the database into an empty one, also of another kind. Run it while the platform "
+        "serves, and again after you have stopped it: only that run completes the copy."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "url",
+            help="the target, as in DATABASE_URL; libpq reads the password from ~/.pgpass as well",
+        )
+
+    def handle(self, *args: Any, url: str, **options: Any) -> None:
+        try:
+            target = database_urls.database(url)
+        except ValueError as error:
+            raise CommandError(f"The URL {error}") from None
+        connections.databases[copying.TARGET] = _settings(target)
+        try:
+            self._copy(url)
+        except (BackupError, Error, psycopg.Error, OSError) as error:
+            raise CommandError(f"Not copied. {error}") from None
+        except KeyboardInterrupt:
+            raise CommandError("Interrupted. Run it again: it continues.") from None
+
+    def _copy(self, url: str) -> None:
+        if not copying.check_target():
+            copying.begin()
+        _migrate(url)
+        try:
+            with running.hold_exclusive():
+                self._report_copy()
+                copying.finish()
+        except running.Locked:
+            self._report_copy()
+            self.stdout.write(
+                "The platform is running, so the copy is not complete. Stop the platform on every "
+                "host and run this again: it copies what has changed since."
+            )
+            return
+        self.stdout.write(
+            "Complete. Set DATABASE_URL to the copy and start. Users log in again; emails that "
+            "were waiting to be sent stay in the former database."
+        )
+
+    def _report_copy(self) -> None:
+        for table in copying.copy(self._report):
+            self._report(f"  {table.table}: {table.rows} rows, SHA-256 {table.checksum[:16]}")
+
+    def _report(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()
+
+
+def _settings(target: dict[str, Any]) -> dict[str, Any]:
+    empty = dict.fromkeys(["NAME", "USER", "PASSWORD", "HOST", "PORT"], "")
+    options = dict(target["OPTIONS"])
+    if target["ENGINE"].endswith("sqlite3"):
+        options["init_command"] = "PRAGMA journal_mode=WAL;"
+    # A long transaction for each table: no timeouts of requests, no pool.
+    return {**connections.databases["default"], **empty, **target, "OPTIONS": options}
+
+
+def _migrate(url: str) -> None:
+    """Migrate the target in a process of its own, whose DATABASE_URL it is."""
+    others = {"DATABASE_URL_FILE", "LISTEN_DATABASE_URL", "MIGRATION_DATABASE_URL"}
+    environment = {name: value for name, value in os.environ.items() if name not in others}
+    done = subprocess.run(
+        [sys.executable, "-m", "server.migrate"],
+        env={**environment, "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        *_traceback, last = done.stderr.strip().splitlines() or ["it was killed"]
+        raise BackupError(f"The target can't be migrated: {last}")
