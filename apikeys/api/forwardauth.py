@@ -100,13 +100,13 @@ class ForwardAuthView(BaseView):
             return wanted
         raise BadRequest(
             "INVALID_SCOPE",
-            _("There is no scope of this name. One is named, such as proxy:openai."),
+            _("Unknown scope. Name one, such as proxy:openai."),
         )
 
     def granted_status(self, request: Request) -> int:
         wanted = request.query_params.get("status", _GRANTED[0])
         if wanted not in _GRANTED:
-            raise BadRequest("INVALID_STATUS", _("The status that means yes is 200 or 204."))
+            raise BadRequest("INVALID_STATUS", _("The status for a valid key must be 200 or 204."))
         return int(wanted)
 
     # Proxies may keep the method of the original request.
@@ -155,7 +155,7 @@ class ForwardAuthBelowView(ForwardAuthView):
 
     def wanted_scope(self, request: Request) -> str | None:
         if len(request.query_params.getlist("scope")) > 1:
-            raise BadRequest("REPEATED_PARAMETER", _("There is more than one scope. Send one."))
+            raise BadRequest("REPEATED_PARAMETER", _("More than one scope was sent. Send one."))
         return super().wanted_scope(request)
 
     def granted_status(self, request: Request) -> int:

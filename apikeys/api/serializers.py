@@ -133,7 +133,7 @@ class StrictSerializer[T](serializers.Serializer[T]):
             if unknown:
                 raise serializers.ValidationError(
                     {
-                        shown(name): _("There is no such field. %(suggestion)s")
+                        shown(name): _("Unknown field. %(suggestion)s")
                         % {"suggestion": suggestion(name, self.fields)}
                         for name in unknown[:_MOST_NAMED]
                     }

@@ -120,7 +120,7 @@ def _validate_body(request: Request) -> services.Verdict:
     if not (_has_json(request) if is_header_form else request.data):
         raise Unauthorized(
             "UNAUTHORIZED",
-            _('Send a key in the X-API-Key header, or ask with the body {"key": "comfyui-…"}.'),
+            _('Send a key in the X-API-Key header, or in the body as {"key": "comfyui-…"}.'),
         )
     serializer = serializers.PresentedKeySerializer(data=request.data)
     serializer.is_valid(raise_exception=True)

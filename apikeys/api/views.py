@@ -210,13 +210,13 @@ def _check_may_create_keys(request: Request, *, replacing: UUID | None = None) -
     if not is_allowed:
         raise Refused(
             "KEYS_MAY_NOT_CREATE_KEYS",
-            _("A key may not generate keys. Sign in to the keys page and generate one there."),
+            _("API keys can't create API keys. Log in to this site and create one there."),
             status.HTTP_403_FORBIDDEN,
         )
     if not may_hold_keys(current_user(request)):
         raise Refused(
             "EMAIL_NOT_VERIFIED",
-            _("Confirm your email address first: sign in to the keys page and follow it."),
+            _("Confirm your email first: log in to this site and follow the instructions there."),
             status.HTTP_403_FORBIDDEN,
         )
     if creator is None:
@@ -228,13 +228,16 @@ def _check_session(request: HttpRequest) -> None:
     if not reauthentication.is_fresh(request, within=settings.LONG_SESSION):
         raise Refused(
             "REAUTHENTICATION_REQUIRED",
-            _("You have been logged in for long. Generate the key on the keys page."),
+            _("You have been logged in for a while. Create the key on the API keys page."),
             status.HTTP_403_FORBIDDEN,
         )
     if reauthentication.lacks_second_factor(request):
         raise Refused(
             "SECOND_FACTOR_REQUIRED",
-            _("API keys need a second factor here. Generate the key on the keys page."),
+            _(
+                "This site requires two-factor authentication for API keys. Create the "
+                "key on the API keys page."
+            ),
             status.HTTP_403_FORBIDDEN,
         )
 
@@ -245,8 +248,8 @@ def _check_expiry(creator: APIKey, expires_at: datetime | None) -> None:
         raise Refused(
             "ENDS_LATER_THAN_ITS_MAKER",
             _(
-                "A key makes none that ends later than itself, which is at %(moment)s. Choose an "
-                "earlier time, or use the keys page."
+                "An API key can't create a key that expires after itself (%(moment)s). "
+                "Choose an earlier time, or use the API keys page."
             )
             % {"moment": creator.expires_at.isoformat(timespec="seconds")},
             status.HTTP_403_FORBIDDEN,
@@ -268,7 +271,7 @@ def _key(request: Request, key_id: str) -> APIKey:
 def _no_such_key() -> Refused:
     return Refused(
         "NOT_FOUND",
-        _("You have no key with this id. It may have been deleted already."),
+        _("You have no API key with this id. It may already be deleted."),
         status.HTTP_404_NOT_FOUND,
     )
 
@@ -278,5 +281,5 @@ def _uuid(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise BadRequest(
-            "INVALID_ID", _("A key's id is a UUID, as the list of keys gives it.")
+            "INVALID_ID", _("The id of a key must be a UUID, as in the list of keys.")
         ) from None

@@ -291,10 +291,12 @@ def _require_github_signature(request: Request, body: bytes) -> None:
             signature=request.headers.get(SIGNATURE, ""),
         )
     except github.Unreachable:
-        raise Unavailable(_("GitHub's keys can't be had just now. Try again shortly.")) from None
+        raise Unavailable(
+            _("GitHub's public keys are unavailable right now. Try again shortly.")
+        ) from None
     if not is_valid:
         raise Refused(
             "BAD_SIGNATURE",
-            _("This is not signed by GitHub, or not as it arrived here."),
+            _("GitHub's signature is missing or doesn't match the request body."),
             status.HTTP_403_FORBIDDEN,
         )

@@ -15,7 +15,7 @@ DESCRIPTIONS: Final = {
         "list it."
     ),
     "invalid_grant": "This code is not good: it is unknown, over, or was used. Start anew.",
-    "invalid_request": "This request can't be understood.",
+    "invalid_request": "This request is invalid.",
     "invalid_scope": (
         "There is no such scope. The scopes are customers:read, proxy:*, proxy:<provider> and "
         "keys:manage."

@@ -36,7 +36,7 @@ def test_a_key_is_reported_without_an_account(
     page = new_context(java_script_enabled=scripts).new_page()
     page.goto("/connect")
     page.get_by_role("link", name="Report it").click()
-    expect(page.get_by_role("heading", name="I found a key")).to_be_visible()
+    expect(page.get_by_role("heading", name="Report an exposed key")).to_be_visible()
     page.get_by_label("The key").fill(leaked)
     page.get_by_label("Address of the page").fill(f"{WHERE}&key={leaked}")
     page.get_by_role("button", name="Report").click()

@@ -23,7 +23,7 @@ from tests.platforms import Folder, Platform, clear_limits, serving
 from tests.providers import Address, GitHub, Google, Person, Provider
 
 KEYS = "Your ComfyUI API Keys"
-REFUSED = "That did not work"
+REFUSED = "Login failed"
 
 # Members signed up with a password, and confirmed their e-mail.
 _MAKE_MEMBERS = """
@@ -156,8 +156,8 @@ def recover(page: Page, social: Platform, email: str) -> None:
     page.goto(mailed_link(social, email, "/account/password/reset/"))
     for field in page.get_by_label("New password").all():
         field.fill("another horse battery staple")
-    page.get_by_role("button", name="Set the password").click()
-    expect(page.get_by_role("button", name="Set the password")).to_have_count(0)
+    page.get_by_role("button", name="Set password").click()
+    expect(page.get_by_role("button", name="Set password")).to_have_count(0)
     page.goto("/login")
     # Whether a new password logs in at once is not tested here.
     if "/login" in page.url:
@@ -197,7 +197,7 @@ def expect_out(page: Page) -> None:
 def expect_refusal(page: Page) -> None:
     """Expect a page that reports the failure and offers a next step, logged out."""
     expect(page.get_by_role("heading", name=REFUSED)).to_be_visible()
-    page.get_by_role("link", name="Back to log in").click()
+    page.get_by_role("link", name="Back to login").click()
     expect(page.get_by_role("heading", name="Log in to your account")).to_be_visible()
     expect_out(page)
 
@@ -332,7 +332,7 @@ def test_without_a_verified_email_there_is_no_account(provider: Provider, page: 
             "or sign up with an email address here."
         )
     ).to_be_visible()
-    page.get_by_role("link", name="Back to log in").click()
+    page.get_by_role("link", name="Back to login").click()
     expect_out(page)
     # The e-mail is free, so no account was made.
     sign_up(page, email_of(person))
@@ -461,7 +461,7 @@ def test_a_cancelled_login_shows_a_message_and_alternatives(
     expect(page.get_by_text("You stopped on the way.")).to_be_visible()
     expect_out(page)
     page.goto("/account/logins/cancelled")
-    page.get_by_role("link", name="Back to log in").click()
+    page.get_by_role("link", name="Back to login").click()
     continue_with(provider, page, newcomer(provider))
     expect_in(page)
 

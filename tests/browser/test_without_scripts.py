@@ -82,7 +82,7 @@ def test_cancelling_a_deletion_keeps_the_key(page: Page) -> None:
     generate(page, "studio")
     page.goto("/keys/")
     page.get_by_role("button", name="Delete").click()
-    page.get_by_role("link", name="Keep it").click()
+    page.get_by_role("link", name="Cancel").click()
     expect(page.locator(ROWS)).to_have_count(1)
 
 

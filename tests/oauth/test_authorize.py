@@ -112,7 +112,7 @@ def test_the_key_has_the_scopes_that_the_page_showed(signed_in, alice):
     params = {"scope": "proxy:openai keys:manage"}
     page = http.get(login.url(**params)).text
     assert "use API nodes of openai" in page
-    assert "list, replace and delete all your keys" in page
+    assert "List, rotate and delete all your API keys" in page
     token = login.redeem(login.code(http, params=params), scope="customers:read proxy:*").json()
     assert token["scope"] == "proxy:openai keys:manage", "a later scope parameter is ignored"
 

@@ -78,7 +78,7 @@ def test_a_machine_that_alice_confirms_gets_a_valid_key(begin, signed_in, alice)
     listed = signed_in(alice).get("/keys/").text
     assert "render box" in listed
     assert token["access_token"] not in listed
-    assert "The machine has its key" in signed_in(alice).get(done["Location"]).text
+    assert "Device connected" in signed_in(alice).get(done["Location"]).text
 
 
 def test_the_audit_log_has_oauth_and_the_ip_of_the_confirmation(begin, signed_in, alice):
@@ -122,13 +122,13 @@ def test_the_page_shows_device_ip_and_permissions_and_warns(begin, signed_in, al
         "203.0.113.9",
         "not the address that you are at",
         "comfy-key",
-        "list, replace and delete all your keys",
+        "List, rotate and delete all your API keys",
         "use API nodes of openai through",
         alice.email,
         "Only confirm if you started this on that machine just now and it shows this very code.",
     ):
         assert words in page, words
-    assert "sign in to ComfyUI" not in page, "a scope that was not requested"
+    assert "Sign in to ComfyUI" not in page, "a scope that was not requested"
 
 
 def test_a_user_code_in_the_query_is_filled_in_and_not_looked_up(begin, signed_in, alice):

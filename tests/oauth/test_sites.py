@@ -66,7 +66,7 @@ def test_a_site_cannot_be_listed_twice(signed_in, sam):
     http = signed_in(sam)
     add(http, "https://comfy.example.com")
     answer = add(http, "https://COMFY.example.com")
-    assert "This site is listed already." in answer.text
+    assert "This site is already listed." in answer.text
     assert Site.objects.count() == 1
 
 

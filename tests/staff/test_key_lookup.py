@@ -44,7 +44,7 @@ def test_a_whole_key_is_shown_with_its_state_and_account(security_browser, secur
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda key: services.revoke(key, reason=Reason.LEAKED), "found where others can read it"),
+        (lambda key: services.revoke(key, reason=Reason.LEAKED), "reported as exposed"),
         (lambda key: APIKey.objects.filter(pk=key.pk).update(suspended_at=timezone.now()),
          "suspended"),
         (lambda key: APIKey.objects.filter(pk=key.pk).update(

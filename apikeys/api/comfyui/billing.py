@@ -25,7 +25,7 @@ class CreditsPurchaseView(KeyRequiredView):
     def post(self, request: Request) -> Response:
         raise Refused(
             "NOT_SOLD",
-            _("There is nothing to buy here: whoever runs this site pays. Ask them for more."),
+            _("This site sells no credits. Ask your administrator."),
             status.HTTP_403_FORBIDDEN,
         )
 
@@ -41,7 +41,7 @@ class BalanceView(KeyRequiredView):
     def get(self, request: Request) -> Response:
         raise Refused(
             "NOT_FOUND",
-            _("This platform keeps no credits: nothing is counted, and nothing runs out."),
+            _("This site has no credits: usage is not billed."),
             status.HTTP_404_NOT_FOUND,
         )
 
@@ -120,6 +120,7 @@ def _number(request: Request, name: str, *, default: int, most: int) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 9 and 1 <= int(text) <= most):
         raise BadRequest(
             "INVALID_REQUEST",
-            _("%(name)s is one whole number from 1 to %(most)d.") % {"name": name, "most": most},
+            _("%(name)s must be a whole number from 1 to %(most)d, sent once.")
+            % {"name": name, "most": most},
         )
     return int(text)

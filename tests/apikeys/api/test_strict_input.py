@@ -154,7 +154,7 @@ def test_nowhere_is_a_parameter_ignored_that_may_restrict_something(ask, path):
 def test_the_list_of_keys_has_no_filter_and_a_key_is_not_deleted_past_a_condition(client, issue):
     key, token = issue()
     headers = {"X-API-Key": token.reveal()}
-    refused(client.get(f"{KEYS}?name=other", headers=headers), 400, "“name”", "It takes none.")
+    refused(client.get(f"{KEYS}?name=other", headers=headers), 400, "“name”", "None are accepted.")
     response = client.delete(f"{KEYS}/{key.pk}?if_unused=1", headers=headers)
     refused(response, 400, "“if_unused”")
     assert services.validate(token.reveal()).code is VerdictCode.VALID
