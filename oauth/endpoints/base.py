@@ -32,7 +32,7 @@ _ERRORS: Final = {
 
 # Docstrings and help texts of serializers are descriptions in the published OpenAPI schema.
 class ProblemSerializer(serializers.Serializer[dict[str, str]]):
-    """RFC 6749 §5.2, and the same words where ComfyUI looks for them."""
+    """RFC 6749 §5.2, with the message also in the field that ComfyUI reads."""
 
     error = serializers.CharField()
     error_description = serializers.CharField()
@@ -42,13 +42,13 @@ class ProblemSerializer(serializers.Serializer[dict[str, str]]):
 def error_responses(*statuses: int) -> dict[int, OpenApiResponse]:
     """Return the OpenAPI description of `statuses` and of 400, 415 and 503."""
     descriptions = {
-        400: "As `error` says.",
-        401: "Not a service that is known here.",
-        403: "Called by a page of a site that nobody listed, or by a service without the scope.",
-        404: "Off: the operator has set no `SERVICE_SECRETS`.",
+        400: "See `error`.",
+        401: "No valid service secret.",
+        403: "Called from a website that is not listed, or by a service without the scope.",
+        404: "Not available: the operator has set no `SERVICE_SECRETS`.",
         415: "The body is compressed.",
-        429: "Too often from this address.",
-        503: "Not now. Try again after `Retry-After` seconds.",
+        429: "Too many requests from this network.",
+        503: "Temporarily unavailable. Try again after `Retry-After` seconds.",
     }
     return {
         number: OpenApiResponse(ProblemSerializer, descriptions[number])

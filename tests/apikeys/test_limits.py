@@ -58,7 +58,7 @@ def test_too_many_new_keys_are_refused_on_every_path(few, alice, signed_in, issu
     for response in (page, rest, roll):
         assert response.status_code == 429
         assert 0 < int(response["Retry-After"]) <= 3600
-    assert "tried too often" in page.text
+    assert "Too many attempts" in page.text
     assert rest.json()["error"] == "TOO_MANY_REQUESTS"
     assert rest.json()["message"]
     assert set(APIKey.objects.values_list("name", flat=True)) == {"studio", "one", "two"}

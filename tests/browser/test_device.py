@@ -23,7 +23,7 @@ HOSTILE = "W" * 60 + "\u202e<b>x</b>"
 
 
 class Machine:
-    """A device without a browser that asks for a key."""
+    """A device without a browser that asks for an API key."""
 
     def __init__(self, url: str, name: str = "render box") -> None:
         self._http = requests.Session()
@@ -87,7 +87,7 @@ def test_alice_gives_her_device_a_key(
     page.get_by_role("button", name="Continue").click()
     expect(page.get_by_role("heading", name="Is this your device?")).to_be_visible()
     expect(page.get_by_text(machine.code)).to_be_visible()
-    expect(page.get_by_text("not the address that you are at")).to_have_count(0)
+    expect(page.get_by_text("not your current network")).to_have_count(0)
     expect(page.get_by_label("API Key name")).to_have_value("render box")
     shoot(page, f"device-confirm-{look}")
     page.get_by_role("button", name="Confirm").click()
@@ -130,7 +130,7 @@ def test_a_device_is_denied(enter: Callable[..., Page], base_url: str) -> None:
     assert machine.fetch()["error"] == "access_denied"
     page.goto(f"/device?user_code={machine.code}")
     page.get_by_role("button", name="Continue").click()
-    expect(page.get_by_text("No machine waits with this code.")).to_be_visible()
+    expect(page.get_by_text("No device is waiting with this code.")).to_be_visible()
 
 
 def test_the_key_expires_on_the_chosen_day(enter: Callable[..., Page], base_url: str) -> None:
@@ -262,7 +262,7 @@ def test_a_site_gets_a_key_for_alice(
             list_site(site, origin)
         page.goto(origin)
         page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_role("heading", name=f"{origin} asks for a key")).to_be_visible()
+        expect(page.get_by_role("heading", name=f"{origin} asks for an API key")).to_be_visible()
         expect(page.get_by_label("Expires")).to_have_value("90")
         shoot(page, f"authorize-{where}")
         page.get_by_role("button", name="Allow").click()
@@ -340,5 +340,5 @@ def test_a_site_on_plain_http_is_refused_with_an_alternative(
         f"/oauth/authorize?client_id=http://{LAN_HOST}:8188&response_type=code"
         f"&redirect_uri=http://{LAN_HOST}:8188/callback"
     )
-    expect(page.get_by_text("Such a site can't sign people in")).to_be_visible()
+    expect(page.get_by_text("Such a site can't log people in")).to_be_visible()
     expect(page.get_by_role("link", name="+ New")).to_be_visible()

@@ -113,7 +113,7 @@ def test_after_a_refused_name_the_field_has_the_focus(
     page.keyboard.press("Enter")
     page.keyboard.type("studio")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("You have a key with this name already.")).to_be_visible()
+    expect(page.get_by_text("You already have a key with this name.")).to_be_visible()
     expect(page.get_by_label("API Key name")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()

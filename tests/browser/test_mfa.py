@@ -184,7 +184,7 @@ def test_after_an_app_is_set_up_login_asks_for_its_code(enter: Enter, alice: Per
     assert len(set(codes)) == 10
     assert secret not in page.content()
     page.get_by_role("link", name="I saved my codes").click()
-    expect(page.get_by_text("On. Logging in with a password or by mail asks for")).to_be_visible()
+    expect(page.get_by_text("On. Logging in with a password or an emailed code")).to_be_visible()
 
     log_out(page)
     give_password(page, alice, "/login?next=/usage/")
@@ -337,7 +337,7 @@ def test_turning_mfa_off_needs_reauthentication(enter: Enter, ada: Person, site:
     send_code(page, code_of(ada.secret), "Continue")
     expect(page).to_have_url(re.compile(f"{DEACTIVATE}$"))
     off.click()
-    expect(page.get_by_text("Off. With it, a password alone no longer lets")).to_be_visible()
+    expect(page.get_by_text("Off. Turn it on so that a password alone")).to_be_visible()
     # The recovery codes were deleted with the app.
     expect(page.get_by_role("heading", name="Recovery codes")).to_have_count(0)
     log_out(page)

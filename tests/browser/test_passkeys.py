@@ -25,7 +25,7 @@ FACTORS = "/account/factors"
 ADD = f"{FACTORS}/passkeys/add"
 LIST = f"{FACTORS}/passkeys"
 CODES = f"{FACTORS}/recovery-codes"
-NOT_USED = "No passkey was used: it was cancelled, or this device has none for this site."
+NOT_USED = "No passkey was used: you cancelled, or this device has none for this site."
 
 # Makes accounts with sessions of a given age.
 _MAKE_PEOPLE = """
@@ -611,7 +611,7 @@ def test_a_device_without_a_passkey_gives_a_message(page: Page) -> None:
     page.goto("/login")
     use_passkey(page)
     expect(page.get_by_role("alert")).to_contain_text(NOT_USED)
-    expect(page.get_by_role("alert")).to_contain_text("Try again, or take another way.")
+    expect(page.get_by_role("alert")).to_contain_text("Try again or use another method.")
 
 
 def test_an_unreachable_platform_gives_a_message(page: Page) -> None:
@@ -652,7 +652,7 @@ def test_at_an_ip_address_passkeys_are_not_offered(
     page.context.add_cookies([{**alice.cookie, "url": site.url}])
     for path in (FACTORS, ADD):
         page.goto(f"{site.url}{path}")
-        expect(page.get_by_text("open it as http://localhost instead")).to_be_visible()
+        expect(page.get_by_text("open it at http://localhost")).to_be_visible()
         expect(page.get_by_role("link", name="Add a passkey")).to_have_count(0)
         expect(page.get_by_role("button", name="Add passkey")).to_have_count(0)
     page.goto(f"{site.url}{LIST}")
@@ -760,7 +760,7 @@ def test_after_losing_the_device_a_mailed_code_logs_in(enter: Enter, post: Maile
     expect_signed_in(page, nora)
     page = enter()
     page.goto(f"{post.home}/signup/passkey")
-    promise = "We first confirm your email address: it lets you in if you lose the device."
+    promise = "We confirm your email first, so that you can log in if you lose the device."
     expect(page.get_by_text(promise)).to_be_visible()
     log_in_by_mail(page, post, nora.email)
     expect_signed_in(page, nora)

@@ -24,7 +24,9 @@ def test_a_key_that_is_no_string_is_refused(key):
         lambda: asyncio.run(AsyncClient(URL).validate(key)),
     )
     for call in many:
-        with pytest.raises(TypeError, match=rf"A key is a str, not {type(key).__name__}") as known:
+        with pytest.raises(
+            TypeError, match=rf"The key must be a str, not {type(key).__name__}"
+        ) as known:
             call()
         assert "5e5e" not in str(known.value)
 
@@ -41,18 +43,18 @@ def test_keys_that_are_no_collection_are_refused(keys):
     ("options", "words"),
     [
         ({"url": None}, "address is a str"),
-        ({"url": "keys.example.org"}, "begins with https"),
+        ({"url": "keys.example.org"}, "must start with https"),
         ({"service_secret": 7}, "service secret"),
         ({"service_secret": ""}, "service secret"),
-        ({"timeout": None}, "timeout is a number"),
-        ({"timeout": 0}, "timeout is a number"),
-        ({"timeout": math.nan}, "timeout is a number"),
-        ({"timeout": "5"}, "timeout is a number"),
-        ({"cache_for": -1}, "cache_for is a number"),
-        ({"cache_for": math.inf}, "cache_for is a number"),
-        ({"cache_for": None}, "cache_for is a number"),
-        ({"cache_size": 0}, "cache_size is a whole number"),
-        ({"cache_size": True}, "cache_size is a whole number"),
+        ({"timeout": None}, "timeout must be a number"),
+        ({"timeout": 0}, "timeout must be a number"),
+        ({"timeout": math.nan}, "timeout must be a number"),
+        ({"timeout": "5"}, "timeout must be a number"),
+        ({"cache_for": -1}, "cache_for must be a number"),
+        ({"cache_for": math.inf}, "cache_for must be a number"),
+        ({"cache_for": None}, "cache_for must be a number"),
+        ({"cache_size": 0}, "cache_size must be a whole number"),
+        ({"cache_size": True}, "cache_size must be a whole number"),
     ],
 )
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

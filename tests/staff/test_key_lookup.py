@@ -80,9 +80,9 @@ def test_a_visible_part_with_another_secret_is_detected(security_browser, alice,
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("hello", "This is no key"),
-        ("comfyui-123", "no whole key"),
-        (f"comfyui-{'g' * 64}", "only the digits"),
+        ("hello", "This isn't a key"),
+        ("comfyui-123", "isn't a complete key"),
+        (f"comfyui-{'g' * 64}", "only digits"),
         (f"comfyui-{'0' * 64}", "typo"),
     ],
 )

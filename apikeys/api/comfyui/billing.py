@@ -17,8 +17,8 @@ _MAX_PAGE = 1_000_000
 class CreditsPurchaseView(KeyRequiredView):
     @extend_schema(
         tags=["ComfyUI"],
-        summary="Buying credits: refused",
-        description="This platform sells nothing.",
+        summary="Buy credits: always refused",
+        description="This site sells no credits.",
         request=None,
         responses={**schema.REFUSALS, 403: schema.NOT_SOLD},
     )
@@ -35,7 +35,7 @@ class BalanceView(KeyRequiredView):
 
     @extend_schema(
         tags=["ComfyUI"],
-        summary="A balance: none is kept",
+        summary="Credit balance: always 404",
         responses={404: schema.NOT_KEPT, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
@@ -66,7 +66,7 @@ class EventsSerializer(serializers.Serializer[dict[str, object]]):
 class EventsView(KeyRequiredView):
     @extend_schema(
         tags=["ComfyUI"],
-        summary="What the Credits panel lists: nothing, as no credits are kept",
+        summary="Billing events for the Credits panel: always empty",
         parameters=[
             OpenApiParameter("page", {"type": "integer", "minimum": 1, "maximum": _MAX_PAGE}),
             OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT}),
@@ -93,7 +93,7 @@ class BillingStatusSerializer(serializers.Serializer[dict[str, bool]]):
 class BillingStatusView(KeyRequiredView):
     @extend_schema(
         tags=["ComfyUI"],
-        summary="Nothing is gated: the operator pays",
+        summary="Billing status: always active",
         responses={200: BillingStatusSerializer, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
@@ -107,7 +107,7 @@ class PlansSerializer(serializers.Serializer[dict[str, object]]):
 class PlansView(KeyRequiredView):
     @extend_schema(
         tags=["ComfyUI"],
-        summary="What may be subscribed to: nothing",
+        summary="Subscription plans: always empty",
         responses={200: PlansSerializer, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:

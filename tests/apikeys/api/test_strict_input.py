@@ -57,9 +57,9 @@ def refused(response, status, *words):
         (KEYS, {"name": "x", "scope": ["proxy:bfl"]}, ["scope", "Did you mean scopes?"]),
         (KEYS, {"name": "x", "expires_in": 30}, ["expires_in", "Did you mean expires_in_days?"]),
         (KEYS, {"name": "x", "expiresAt": "2099-01-01"}, ["Did you mean expires_at?"]),
-        (KEYS, {"name": "x", "ttl": 30}, ["ttl", "There are: description, expires_at"]),
-        (KEYS, {"name": "x", "": 30}, ["There is no such field"]),
-        (KEYS, {"name": "x", "\ud800": 30}, ["There is no such field"]),
+        (KEYS, {"name": "x", "ttl": 30}, ["ttl", "Known names: description, expires_at"]),
+        (KEYS, {"name": "x", "": 30}, ["Unknown field"]),
+        (KEYS, {"name": "x", "\ud800": 30}, ["Unknown field"]),
         ("roll", {"overlap_seconds": 60, "overlap": 0}, ["Did you mean overlap_seconds?"]),
         (VALIDATE, {"key": "x", "scope": "proxy:bfl"}, ["scope"]),
         (VALIDATE, {"keys": ["x"]}, ["Did you mean key?"]),
@@ -77,7 +77,7 @@ def test_an_unknown_field_is_refused_with_the_one_that_was_meant(ask, issue, pat
 
 def test_a_key_as_the_name_of_a_field_is_not_repeated(ask, token):
     response = ask(KEYS, {"name": "x", token: 1})
-    refused(response, 400, "There is no such field")
+    refused(response, 400, "Unknown field")
     assert token[20:] not in response.text
 
 
@@ -129,9 +129,9 @@ def test_what_was_meant_is_found_by_case_hyphens_beginning_and_likeness():
         ("scope=", ["no scope"]),
         ("scope", ["no scope"]),
         ("scope=%20", ["no scope"]),
-        ("=proxy:bfl", ["There is no parameter"]),
-        ("scope%00=proxy:bfl", ["There is no parameter"]),
-        ("a;scope=proxy:bfl", ["There is no parameter"]),
+        ("=proxy:bfl", ["Unknown query parameter"]),
+        ("scope%00=proxy:bfl", ["Unknown query parameter"]),
+        ("a;scope=proxy:bfl", ["Unknown query parameter"]),
     ],
 )
 @pytest.mark.parametrize("method", ["get", "head", "post"])
@@ -147,7 +147,7 @@ def test_a_proxys_misspelt_question_lets_nobody_pass(client, token, query, words
 @pytest.mark.parametrize("path", [VALIDATE, BATCH, LEAKS, VERIFY, KEYS])
 def test_nowhere_is_a_parameter_ignored_that_may_restrict_something(ask, path):
     body = {"name": "x", "key": "x"} if path == KEYS else {"key": "x"}
-    refused(ask(f"{path}?scope=proxy:bfl", body), 400, "There is no parameter “scope”")
+    refused(ask(f"{path}?scope=proxy:bfl", body), 400, "Unknown query parameter “scope”")
     assert not APIKey.objects.filter(name="x").exists()
 
 
