@@ -421,7 +421,7 @@ def test_the_confirmation_page_deletes_nothing(signed_in, alice):
     client = signed_in(alice)
     page = client.get(DELETE, {"email": alice.email})
     assert page.status_code == 200
-    assert "for good" in page.text
+    assert "can't be undone" in page.text
     assert User.objects.filter(pk=alice.pk).exists()
 
 

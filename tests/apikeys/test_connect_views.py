@@ -116,14 +116,14 @@ def test_a_key_that_is_tried_was_not_used(client, alice, issue):
 def test_a_good_key_is_called_by_its_name(client, good):
     response = tried(client, f"  {good}\n")
     assert response.status_code == 200
-    assert "This key is valid: it is “studio-pc”" in response.text
+    assert "This key is valid: “studio-pc”" in response.text
 
 
 @pytest.mark.parametrize(
     ("made", "words"),
     [
         (lambda key: "sk-proj-abc", "start with comfyui-"),
-        (lambda key: key[:-1], "has 71 characters, and a key has 72"),
+        (lambda key: key[:-1], "it has 71 characters instead of 72"),
         (lambda key: key + key, "has 144 characters"),
         (lambda key: key.upper().replace("COMFYUI", "comfyui"), "lowercase letters a to f"),
         (lambda key: key[:-1] + "o", "lowercase letters a to f"),
@@ -137,7 +137,7 @@ def test_a_good_key_is_called_by_its_name(client, good):
             "unknown on this site",
         ),
         (lambda key: "", "required"),
-        (lambda key: "comfyui-<script>alert(1)</script>", "characters, and a key has 72"),
+        (lambda key: "comfyui-<script>alert(1)</script>", "characters instead of 72"),
         (lambda key: "x" * 5000, "at most 4096"),
     ],
 )

@@ -158,9 +158,9 @@ def test_an_expiry_is_some_days_the_end_of_a_day_or_never():
         ({"scopes": []}, "scopes"),
         ({"scopes": "customers:read"}, "scopes"),
         ({"scopes": [7]}, "scopes"),
-        ({"scopes": ["root"]}, "no scope “root”"),
-        ({"scopes": ["a b", "customers:read"]}, "no scope"),
-        ({"scopes": ["proxy:" + "a" * 32 + str(n) for n in range(9)]}, "no scope"),
+        ({"scopes": ["root"]}, "Unknown scope “root”"),
+        ({"scopes": ["a b", "customers:read"]}, "Unknown scope"),
+        ({"scopes": ["proxy:" + "a" * 32 + str(n) for n in range(9)]}, "Unknown scope"),
     ],
 )
 def test_a_bad_option_makes_no_key_and_says_which(alice, signed_in, options, words):

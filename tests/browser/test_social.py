@@ -329,7 +329,7 @@ def test_without_a_verified_email_there_is_no_account(provider: Provider, page: 
     expect(
         page.get_by_text(
             f"Confirm your email at {named(provider)} and try again, "
-            "or sign up with an email address here."
+            "or sign up here with an email."
         )
     ).to_be_visible()
     page.get_by_role("link", name="Back to login").click()

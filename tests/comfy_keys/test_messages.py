@@ -42,7 +42,7 @@ def test_keys_that_are_no_collection_are_refused(keys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"url": None}, "address is a str"),
+        ({"url": None}, "URL of the site must be a str"),
         ({"url": "keys.example.org"}, "must start with https"),
         ({"service_secret": 7}, "service secret"),
         ({"service_secret": ""}, "service secret"),
@@ -67,7 +67,7 @@ def test_invalid_options_are_refused_with_a_message(kind, options, words):
 def test_an_invalid_django_setting_is_named(url):
     with (
         override_settings(COMFY_KEYS={"URL": url}),
-        pytest.raises(ImproperlyConfigured, match=r"^COMFY_KEYS: The platform's address"),
+        pytest.raises(ImproperlyConfigured, match=r"^COMFY_KEYS: The URL of the site"),
     ):
         drf.client()
 

@@ -2,6 +2,7 @@
 
 import logging
 from datetime import timedelta
+from html import unescape
 from urllib.parse import urlsplit
 
 import pytest
@@ -211,7 +212,7 @@ def test_there_is_no_redirect_to_an_invalid_redirect_uri(
         for answer in (http.get(login.url(**changed)), login.approve(http, params=changed)):
             assert answer.status_code == 400
             assert "Location" not in answer
-            assert "a URL that doesn't belong to it" in answer.text
+            assert "a URL that doesn't belong to it" in unescape(answer.text)
     cancelled = http.post(login.url(), {"decision": "cancel"})
     assert (cancelled.status_code, "Location" in cancelled) == (400, False)
 
