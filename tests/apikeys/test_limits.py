@@ -16,6 +16,7 @@ from apikeys.models import APIKey, Reason
 from audit.models import Via
 from audit.services import Actor
 from core.exceptions import RateLimited
+from core.languages import accepted_language
 from tests.apikeys.cache.test_middleware import get_response, request, twin
 from tests.factories import generate_key
 
@@ -174,6 +175,7 @@ def cached_app(own_version_table, transactional_db):
         queries=QUERIES,
         count=usage.count,
         count_guess=limits.count_guess_locally,
+        language_of=accepted_language,
         capacity=100,
     )
 

@@ -328,8 +328,7 @@ def test_without_a_verified_email_there_is_no_account(provider: Provider, page: 
     expect(page.get_by_role("heading", name="Not logged in")).to_be_visible()
     expect(
         page.get_by_text(
-            f"Confirm your email at {named(provider)} and try again, "
-            "or sign up here with an email."
+            f"Confirm your email at {named(provider)} and try again, or sign up here with an email."
         )
     ).to_be_visible()
     page.get_by_role("link", name="Back to login").click()
