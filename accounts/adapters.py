@@ -42,6 +42,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         "email_taken": _(
             "This email can't be used for a new account. If it is yours, log in instead."
         ),
+        "duplicate_email": _("This is already the email of your account."),
+        "enter_current_password": _("Enter your current password."),
+        "rate_limited": _("Too many attempts. Try again in a few minutes."),
+        "too_many_login_attempts": _("Too many attempts. Try again in a few minutes."),
     }
 
     def is_safe_url(self, url: str | None) -> bool:

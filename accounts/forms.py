@@ -60,7 +60,12 @@ class CodeForm(forms.Form):
         label=_("Code"),
         max_length=32,
         widget=forms.TextInput(
-            attrs={"autocomplete": "one-time-code", "autocapitalize": "characters"}
+            attrs={
+                "autocomplete": "one-time-code",
+                "autocapitalize": "characters",
+                # Also on right-to-left pages.
+                "dir": "ltr",
+            }
         ),
     )
 
@@ -71,7 +76,7 @@ class DeleteAccountForm(forms.Form):
     email = forms.CharField(
         label=_("Email"),
         max_length=254,
-        widget=forms.TextInput(attrs={"autocomplete": "off", "inputmode": "email"}),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "inputmode": "email", "dir": "ltr"}),
     )
 
     def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:

@@ -20,6 +20,7 @@ class UserCodeForm(forms.Form):
                 "autocapitalize": "characters",
                 "autofocus": True,
                 "spellcheck": "false",
+                "dir": "ltr",
                 "placeholder": "BCDF-GHJK",
             }
         ),

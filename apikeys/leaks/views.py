@@ -52,7 +52,12 @@ class ReportForm(forms.Form):
         required=False,
         max_length=2000,
         widget=forms.TextInput(
-            attrs={"autocomplete": "off", "inputmode": "url", "placeholder": "https://…"}
+            attrs={
+                "autocomplete": "off",
+                "inputmode": "url",
+                "placeholder": "https://…",
+                "dir": "ltr",
+            }
         ),
         help_text=_("We pass it on to the owner, so that they can remove the key there."),
     )

@@ -39,7 +39,7 @@ from tests.platforms import Platform, Pool, clear_limits
 
 ACTIVATE = f"{FACTORS}/app/activate"
 DEACTIVATE = f"{FACTORS}/app/deactivate"
-STILL_YOU = "Confirm it’s you"
+STILL_YOU = "Confirm it's you"
 # The narrowest phone.
 NARROW = {"width": 320, "height": 640}
 
@@ -183,7 +183,7 @@ def test_after_an_app_is_set_up_login_asks_for_its_code(enter: Enter, alice: Per
     codes = shown_codes(page)
     assert len(set(codes)) == 10
     assert secret not in page.content()
-    page.get_by_role("link", name="I saved my codes").click()
+    page.get_by_role("link", name="I have saved them").click()
     expect(page.get_by_text("On. Logging in with a password or an emailed code")).to_be_visible()
 
     log_out(page)
@@ -249,7 +249,7 @@ def test_guesses_at_codes_are_limited(enter: Enter, ada: Person) -> None:
         send_code(page, code_of(ada.secret, steps=1000 + number))
         expect_refused_code(page)
     send_code(page, code_of(ada.secret))
-    expect(page.get_by_text("Too many failed login attempts")).to_be_visible()
+    expect(page.get_by_text("Too many attempts")).to_be_visible()
     expect(page.get_by_role("heading", name="Two-factor authentication")).to_be_visible()
 
 
@@ -276,8 +276,8 @@ def test_new_recovery_codes_replace_the_former_ones(enter: Enter, ada: Person) -
     page = enter(ada)
     page.goto(FACTORS)
     page.get_by_role("link", name="Create new codes").click()
-    expect(page.get_by_text("Your current codes stop working.")).to_be_visible()
-    page.get_by_role("button", name="Create new codes").click()
+    expect(page.get_by_text("Your present codes stop working.")).to_be_visible()
+    page.get_by_role("button", name="Create codes").click()
     codes = shown_codes(page)
     assert not set(codes) & set(ada.recovery_codes)
     log_out(page)
@@ -594,7 +594,7 @@ def walk(page: Page, alice: Person, ada: Person, look: Callable[[Page], Any]) ->
         page.goto(path)
         note(path)
     page.goto(f"{CODES}/generate")
-    page.get_by_role("button", name="Create new codes").click()
+    page.get_by_role("button", name="Create codes").click()
     shown_codes(page)
     note("new recovery codes")
     for asks in ("Rename", "Remove"):

@@ -284,7 +284,7 @@ def test_a_passkey_is_added_and_logs_in_alone(enter: Enter, alice: Person) -> No
     page.get_by_label("Name").fill("Laptop")
     page.get_by_role("button", name="Add passkey").click()
     shown_codes(page)
-    page.get_by_role("link", name="I saved my codes").click()
+    page.get_by_role("link", name="I have saved them").click()
     expect(page.get_by_text("You have 1 passkey.")).to_be_visible()
     (kept,) = device.passkeys()
     assert kept["rpId"] == "localhost"
@@ -328,7 +328,7 @@ def test_a_passkey_reauthenticates(enter: Enter, alice: Person, site: Platform) 
     add_passkey(page)
     age_session(site, page)
     page.goto("/account/delete")
-    expect(page.get_by_role("heading", name="Confirm it’s you")).to_be_visible()
+    expect(page.get_by_role("heading", name="Confirm it's you")).to_be_visible()
     way = page.get_by_role("link", name="passkey")
     expect(way).to_be_visible()
     way.click()
@@ -530,7 +530,7 @@ def test_another_accounts_passkey_does_not_reauthenticate(
     page.evaluate(_SEND, ["form[data-passkey]", page.evaluate(_ASSERTION)])
     expect(page.locator(".message.error, .errorlist:visible")).to_be_visible()
     page.goto("/account/delete")
-    expect(page.get_by_role("heading", name="Confirm it’s you")).to_be_visible()
+    expect(page.get_by_role("heading", name="Confirm it's you")).to_be_visible()
 
 
 def test_after_a_refused_passkey_the_question_is_shown_again(
@@ -545,7 +545,7 @@ def test_after_a_refused_passkey_the_question_is_shown_again(
     page.goto(asks)
     page.evaluate(_SEND, ["form[data-passkey]", late])
     expect(page.locator(".message.error, .errorlist:visible")).to_be_visible()
-    expect(page.get_by_role("heading", name="Confirm it’s you")).to_be_visible()
+    expect(page.get_by_role("heading", name="Confirm it's you")).to_be_visible()
     use_passkey(page)
     expect(page.get_by_role("heading", name="Delete your account")).to_be_visible()
 
@@ -659,7 +659,7 @@ def test_at_an_ip_address_passkeys_are_not_offered(
     expect(panel(page, "Laptop")).to_be_visible()
     expect(page.get_by_role("link", name="Add a passkey")).to_have_count(0)
     page.goto(f"{site.url}/account/reauthenticate")
-    expect(page.get_by_role("heading", name="Confirm it’s you")).to_be_visible()
+    expect(page.get_by_role("heading", name="Confirm it's you")).to_be_visible()
     expect(page.get_by_role("link", name="passkey")).to_have_count(0)
 
 
