@@ -37,9 +37,7 @@ REJECT_MESSAGES = {
         "Sites on a LAN or plain http can't log people in, because this host name means "
         "another machine in each network. Use an API key there."
     ),
-    RejectReason.LOOPBACK: _(
-        "The own machine (localhost) is always allowed and need not be listed."
-    ),
+    RejectReason.LOOPBACK: _("localhost is always allowed and need not be listed."),
 }
 
 

@@ -36,7 +36,7 @@ def suggestion(name: str, known: Collection[str]) -> str:
         return _("Did you mean %(name)s?") % {"name": near}
     if not known:
         return _("None are accepted.")
-    return _("Known names: %(names)s.") % {"names": ", ".join(sorted(known))}
+    return _("Accepted names: %(names)s.") % {"names": ", ".join(sorted(known))}
 
 
 def _fold(name: str) -> str:

@@ -97,7 +97,7 @@ def test_alice_gives_her_device_a_key(
     assert machine.owner_of(token) == alice.email
     page.reload()
     expect(page.get_by_role("heading", name="Device connected")).to_be_visible()
-    page.get_by_role("link", name="Go to API keys").click()
+    page.get_by_role("link", name="Go to your API keys").click()
     expect(page.get_by_text("render box")).to_be_visible()
     assert token not in page.content()
 

@@ -57,7 +57,7 @@ def refused(response, status, *words):
         (KEYS, {"name": "x", "scope": ["proxy:bfl"]}, ["scope", "Did you mean scopes?"]),
         (KEYS, {"name": "x", "expires_in": 30}, ["expires_in", "Did you mean expires_in_days?"]),
         (KEYS, {"name": "x", "expiresAt": "2099-01-01"}, ["Did you mean expires_at?"]),
-        (KEYS, {"name": "x", "ttl": 30}, ["ttl", "Known names: description, expires_at"]),
+        (KEYS, {"name": "x", "ttl": 30}, ["ttl", "Accepted names: description, expires_at"]),
         (KEYS, {"name": "x", "": 30}, ["Unknown field"]),
         (KEYS, {"name": "x", "\ud800": 30}, ["Unknown field"]),
         ("roll", {"overlap_seconds": 60, "overlap": 0}, ["Did you mean overlap_seconds?"]),
