@@ -100,9 +100,12 @@ settings-doc: ## write docs/settings.md from the settings
 	@scripts/install runtime
 	@$(PYTHON) scripts/settings_doc.py
 
+# LANGUAGES in platform/config/settings/static_files.py.
+LOCALES := zh_Hans zh_Hant ja ko es fr de pt_BR ru tr ar
+
 messages: ## collect the strings to translate and compile the catalogs (needs gettext)
 	@scripts/install test
-	@$(PYTHON) manage.py makemessages --all --no-location --no-wrap --no-obsolete \
+	@$(PYTHON) manage.py makemessages $(LOCALES:%=--locale %) --no-location --no-wrap --no-obsolete \
 		--ignore '.*' --ignore tests --ignore var --ignore docs --ignore bench
 	@$(PYTHON) manage.py compilemessages --ignore '.*'
 

@@ -36,13 +36,16 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     error_messages = {
         **DefaultAccountAdapter.error_messages,
         "email_password_mismatch": _(
-            "The email address or the password is not right. "
-            "If you have no account yet, sign up first."
+            "The email or password is incorrect. If you don't have an account yet, sign up first."
         ),
         # Shown only without a mail server to verify emails (docs/security.md).
         "email_taken": _(
-            "This address can't be used for a new account. If it is yours, log in instead."
+            "This email can't be used for a new account. If it is yours, log in instead."
         ),
+        "duplicate_email": _("This is already the email of your account."),
+        "enter_current_password": _("Enter your current password."),
+        "rate_limited": _("Too many attempts. Try again in a few minutes."),
+        "too_many_login_attempts": _("Too many attempts. Try again in a few minutes."),
     }
 
     def is_safe_url(self, url: str | None) -> bool:
@@ -56,13 +59,16 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
     def clean_email(self, email: str) -> str:
         if len(email) > app_settings.EMAIL_MAX_LENGTH:
-            raise ValidationError(_("This address is too long to be kept."), code="max_length")
+            raise ValidationError(_("This email is too long."), code="max_length")
         reject_api_key(email)
         if not email.isascii():
             # Homographs of Latin letters would make two emails look alike. Domains have an ASCII
             # form (RFC 5891).
             raise ValidationError(
-                _("Write this address in Latin letters; a domain in its form that begins xn--."),
+                _(
+                    "Use Latin letters in the email. Write the domain in its form that "
+                    "starts with xn--."
+                ),
                 code="not_ascii",
             )
         return email
@@ -260,9 +266,9 @@ def remove_unverified_login_methods(
     messages.warning(
         request,
         gettext(
-            "Your address was not confirmed before. Should somebody else have begun this account, "
-            "they are locked out: the password and other logins were removed. Set a password, and "
-            "look through the keys."
+            "Your email wasn't confirmed before. If someone else started this account, "
+            "they no longer have access: we removed the password and other login "
+            "methods. Set a password and review the API keys."
         ),
     )
 
@@ -274,5 +280,5 @@ def refuse_code_for_former_email(
     """Refuse a login code that was sent to a former email of the account."""
     if method == "code" and email and email.lower() != user.email:
         clear_login(request)
-        messages.error(request, gettext("This code is not good any more. Ask for a new one."))
+        messages.error(request, gettext("This code has expired. Request a new one."))
         raise ImmediateHttpResponse(redirect("account_login"))

@@ -16,7 +16,7 @@ from accounts import services
 from accounts.models import User
 
 # Replaces the list of four sentences made of the validators' help texts.
-PASSWORD_HELP = _("At least 10 characters, and not one of the common ones.")
+PASSWORD_HELP = _("At least 10 characters. Common passwords are not accepted.")
 
 
 class PublicDeviceField(forms.BooleanField):
@@ -26,7 +26,7 @@ class PublicDeviceField(forms.BooleanField):
         super().__init__(
             label=_("This is a public device"),
             required=False,
-            help_text=_("You are logged out when the browser closes."),
+            help_text=_("You will be logged out when the browser closes."),
         )
 
 
@@ -60,7 +60,12 @@ class CodeForm(forms.Form):
         label=_("Code"),
         max_length=32,
         widget=forms.TextInput(
-            attrs={"autocomplete": "one-time-code", "autocapitalize": "characters"}
+            attrs={
+                "autocomplete": "one-time-code",
+                "autocapitalize": "characters",
+                # Also on right-to-left pages.
+                "dir": "ltr",
+            }
         ),
     )
 
@@ -69,9 +74,9 @@ class DeleteAccountForm(forms.Form):
     """Takes the account's email as a confirmation."""
 
     email = forms.CharField(
-        label=_("Email address"),
+        label=_("Email"),
         max_length=254,
-        widget=forms.TextInput(attrs={"autocomplete": "off", "inputmode": "email"}),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "inputmode": "email", "dir": "ltr"}),
     )
 
     def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
@@ -82,7 +87,7 @@ class DeleteAccountForm(forms.Form):
         email: str = self.cleaned_data["email"].strip()
         if email.lower() != self._user.email:
             raise forms.ValidationError(
-                _("This is not the address of this account. Nothing was deleted."), code="other"
+                _("This is not the email of this account. Nothing was deleted."), code="other"
             )
         return email
 
@@ -177,4 +182,4 @@ class ProfileForm(forms.ModelForm[User]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Each language's name is in that language, not translated.
-        self.fields["language"].choices = [("", _("As my browser asks")), *settings.LANGUAGES]  # type: ignore[attr-defined]
+        self.fields["language"].choices = [("", _("Same as my browser")), *settings.LANGUAGES]  # type: ignore[attr-defined]

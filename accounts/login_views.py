@@ -175,7 +175,8 @@ def remove_passkey(request: HttpRequest, pk: int) -> HttpResponseBase:
     )
     if not services.has_other_login_method(passkey.user, besides=passkey):
         messages.error(
-            request, _("This is your last way in. Set a password or connect another login first.")
+            request,
+            _("This is your only way to log in. Set a password or connect another login first."),
         )
         return redirect("mfa_list_webauthn")
     response: HttpResponseBase = webauthn.remove_webauthn(request, pk=pk)
@@ -270,7 +271,7 @@ class GenerateRecoveryCodesView(recovery_codes.GenerateRecoveryCodesView):  # ty
 def view_recovery_codes(request: HttpRequest) -> HttpResponseBase:
     """Show the recovery codes; if they can't be decrypted, redirect to the page to replace them."""
     if Authenticator.Type.RECOVERY_CODES in mfa.unreadable_types(request.user):
-        messages.error(request, _("Your recovery codes can no longer be read. Make new ones."))
+        messages.error(request, _("Your recovery codes can no longer be read. Create new ones."))
         return redirect("mfa_generate_recovery_codes")
     response: HttpResponseBase = recovery_codes.view_recovery_codes(request)
     return response

@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 
 MAX_PASSKEY_NAME = 80
 _UNREADABLE = _(
-    "This code can't be checked: this site no longer has the key to your authenticator app or "
-    "your recovery codes. Use a passkey, or ask your administrator to reset your two-factor "
-    "authentication."
+    "This code can't be checked: this site can no longer decrypt your authenticator "
+    "app's secret or your recovery codes. Use a passkey, or ask your administrator to "
+    "reset your two-factor authentication."
 )
 # Exceptions of allauth and fido2 for malformed credentials.
 _MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
@@ -97,7 +97,7 @@ class _RateLimitedCode:
             if candidate.type != Authenticator.Type.TOTP or use_code(self.user, code):
                 mfa.reencrypt_all_of(self.user)
                 return candidate
-            raise forms.ValidationError(_("This code was used already. Wait for the next one."))
+            raise forms.ValidationError(_("This code was already used. Wait for the next one."))
         if is_unreadable:
             raise forms.ValidationError(_UNREADABLE, code="unreadable")
         raise get_adapter().validation_error("incorrect_code")
@@ -134,7 +134,7 @@ class ActivateTOTPForm(totp.ActivateTOTPForm):  # type: ignore[misc]
 def _with_one_error[Result](read: Callable[[], Result]) -> Result:
     """Return `read()`, with one error message for everything that is wrong with a passkey."""
     invalid = forms.ValidationError(
-        _("This passkey was not accepted here. Try again, or take another way."), code="passkey"
+        _("This passkey was not accepted. Try again or use another method."), code="passkey"
     )
     try:
         return read()

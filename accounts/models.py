@@ -66,40 +66,43 @@ class User(AbstractBaseUser, PermissionsMixin):
     class Notices(models.TextChoices):
         """Which optional mails the account gets. Security mails can't be turned off."""
 
-        ALL = "all", _("Everything that happens to my keys")
-        SECURITY = "security", _("Only what concerns my account's safety")
+        ALL = "all", _("All changes to my API keys")
+        SECURITY = "security", _("Security notices only")
 
     # A UUID, since clients see the id and a counter would reveal the number of accounts.
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     email = models.EmailField(
-        _("email address"),
+        _("email"),
         unique=True,
-        error_messages={"unique": _("An account with this email address exists already.")},
+        error_messages={"unique": _("An account with this email already exists.")},
     )
     name = models.CharField(
         _("name"),
         max_length=MAX_NAME,
         blank=True,
-        help_text=_("How ComfyUI and this site greet you."),
+        help_text=_("Shown in ComfyUI and on this site."),
     )
     is_active = models.BooleanField(
         _("active"),
         default=True,
-        help_text=_("Untick instead of deleting: sign-in and every key stop working at once."),
+        help_text=_(
+            "Clear this instead of deleting the account. Logins and API keys "
+            "stop working immediately."
+        ),
     )
     is_staff = models.BooleanField(
-        _("staff"), default=False, help_text=_("May open the staff pages.")
+        _("staff"), default=False, help_text=_("Can open the staff pages.")
     )
     language = models.CharField(
         _("language"),
         max_length=16,
         choices=settings.LANGUAGES,
         blank=True,
-        help_text=_("Of these pages, and of the mails that you get."),
+        help_text=_("Used on pages and in emails."),
     )
     # Language of the browser at the last log-in, for mails.
     browser_language = models.CharField(
-        _("language of the browser"),
+        _("browser language"),
         max_length=16,
         blank=True,
         default="",
@@ -108,11 +111,11 @@ class User(AbstractBaseUser, PermissionsMixin):
         editable=False,
     )
     notices = models.CharField(
-        _("mails about my keys"),
+        _("emails about my API keys"),
         max_length=16,
         choices=Notices,
         default=Notices.ALL,
-        help_text=_("Of a new device, a changed password or factor, you are always told."),
+        help_text=_("We always email you about new devices and password or two-factor changes."),
     )
     date_joined = models.DateTimeField(_("joined"), default=timezone.now, editable=False)
     # Changes only with fields in API responses (signals.watched_fields), so that a new language or
@@ -132,8 +135,8 @@ class User(AbstractBaseUser, PermissionsMixin):
         permissions = [
             ("disable_user", _("Can disable and enable accounts")),
             ("end_sessions", _("Can log people out everywhere")),
-            ("recover_user", _("Can remove people's second factors")),
-            ("manage_staff", _("Can say who is staff, and in which role")),
+            ("recover_user", _("Can reset two-factor authentication")),
+            ("manage_staff", _("Can assign staff roles")),
         ]
         # For the staff list's filters and search, besides the email.
         indexes = [
@@ -151,7 +154,7 @@ class User(AbstractBaseUser, PermissionsMixin):
             models.CheckConstraint(
                 condition=models.Q(email=Lower("email")),
                 name="accounts_user_email_lower",
-                violation_error_message=_("Write the email address in lower case."),
+                violation_error_message=_("Write the email in lower case."),
             ),
         ]
 

@@ -84,12 +84,15 @@ class SiteWordsValidator:
             rest = rest.replace(word, "")
         if rest != folded and len(rest) < _MIN_OTHER_CHARACTERS:
             raise ValidationError(
-                _("This is little more than words that everybody here would try first."),
+                _(
+                    "This password is too easy to guess: it is based on words that are "
+                    "common on this site."
+                ),
                 code="password_of_this_place",
             )
 
     def get_help_text(self) -> str:
-        return _("Not little more than words that everybody here would try first.")
+        return _("Your password can't be based on words that are common on this site.")
 
 
 def site_words() -> set[str]:

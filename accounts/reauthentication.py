@@ -105,10 +105,15 @@ def ask_before_key(
     if not kinds:
         messages.warning(
             request,
-            _("API keys need a second factor here. Set one up; then you can create a key."),
+            _(
+                "This site requires two-factor authentication for API keys. Set it up, "
+                "then create a key."
+            ),
         )
         return redirect("mfa_index")
-    messages.info(request, _("API keys need your second factor here."))
+    messages.info(
+        request, _("This site requires two-factor authentication for API keys. Confirm it is you.")
+    )
     by_passkey = "totp" not in kinds and mfa.may_use_passkeys(request)
     page = "mfa_reauthenticate_webauthn" if by_passkey else "mfa_reauthenticate"
     return ask(request, then=then, keep=keep, page=page)

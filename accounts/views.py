@@ -32,7 +32,7 @@ from core.private_names.allauth import add_email, record_authentication, resume_
 
 _NEW_EMAIL = "new_email"
 _REAUTHENTICATE = "reauthenticate"
-_TOO_MANY_CODES = gettext_lazy("That is enough codes for now. Try again in an hour.")
+_TOO_MANY_CODES = gettext_lazy("Too many codes were requested. Try again in an hour.")
 
 
 @login_required
@@ -100,7 +100,7 @@ def approve_email(request: HttpRequest) -> HttpResponse:
     """Take the code sent to the current email, then send one to the new email."""
     new = request.session.get(_NEW_EMAIL)
     if new is None or not email_codes.is_pending(request, _email_change(new)):
-        messages.error(request, _("That code is not good any more. Ask for the change once more."))
+        messages.error(request, _("This code has expired. Request the change again."))
         return redirect("account_email")
     if request.method == "POST" and not reauthentication.is_fresh(request):
         return reauthentication.ask(request)
@@ -110,7 +110,7 @@ def approve_email(request: HttpRequest) -> HttpResponse:
             return _confirm_new_email(request, request.session.pop(_NEW_EMAIL))
         if not email_codes.is_pending(request, _email_change(new)):
             return redirect("approve_email")
-        form.add_error("code", _("This is not the code that we sent. Look at the newest mail."))
+        form.add_error("code", _("This is not the code that we sent. Check the latest email."))
     return render(
         request,
         "accounts/approve_email.html",
@@ -168,9 +168,9 @@ def _accept_reauthentication_code(request: HttpRequest, form: CodeForm) -> HttpR
         record_authentication(request, request.user, "code", reauthenticated=True)
         return resume_request(request) or redirect("account")
     if not email_codes.is_pending(request, _REAUTHENTICATE):
-        messages.error(request, _("That code is not good any more. Ask for another one."))
+        messages.error(request, _("This code has expired. Request a new one."))
         return redirect(request.get_full_path())
-    form.add_error("code", _("This is not the code that we sent. Look at the newest mail."))
+    form.add_error("code", _("This is not the code that we sent. Check the latest email."))
     return None
 
 
@@ -206,7 +206,7 @@ def sessions(request: HttpRequest) -> HttpResponse:
             return reauthentication.ask(request)
         services.end_sessions(user, besides=request.session.session_key)
         audit_receivers.record_logout_elsewhere(request, user)
-        messages.success(request, _("You are logged out everywhere else."))
+        messages.success(request, _("You have been logged out on all other devices."))
         return redirect("sessions")
     return render(
         request,
@@ -227,7 +227,7 @@ def end_session(request: HttpRequest, session_id: int) -> HttpResponse:
         logout(request)
         return redirect("account_login")
     audit_receivers.record_logout_elsewhere(request, current_user(request))
-    messages.success(request, _("That device is logged out."))
+    messages.success(request, _("The device has been logged out."))
     return redirect("sessions")
 
 
@@ -260,7 +260,11 @@ def delete(request: HttpRequest) -> HttpResponse:
         services.delete_account(user, client_ip=get_adapter(request).get_client_ip(request))
         logout(request)
         messages.success(
-            request, _("Your account is deleted. Its keys work no more; nothing of you is left.")
+            request,
+            _(
+                "Your account and your personal data have been deleted. Your API "
+                "keys no longer work."
+            ),
         )
         return redirect("account_login")
     return render(

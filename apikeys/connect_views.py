@@ -34,7 +34,7 @@ class TestForm(forms.Form):
                 "data-forgets": True,
             }
         ),
-        help_text=_("It is checked and forgotten: not stored, not logged, not shown."),
+        help_text=_("We check it and forget it: it is not stored, logged or shown."),
     )
 
 
@@ -50,7 +50,7 @@ def connect(request: HttpRequest) -> HttpResponse:
         try:
             verdict = _test_key(form.cleaned_data["key"])
         except HashingBusy:
-            status, verdict = 503, (False, _("This can't be checked just now. Try again shortly."))
+            status, verdict = 503, (False, _("We can't check this right now. Try again shortly."))
     context = {
         "layout": "app.html" if request.user.is_authenticated else "entrance.html",
         "section": "connect",

@@ -47,7 +47,7 @@ class NonceForm(forms.Form):
             del self.errors["nonce"]
             written = {name: self[name].value() for name in self.fields}
             self.data = {**written, "nonce": str(uuid.uuid4())}
-            self.add_error(None, _("This form was incomplete. Press the button once more."))
+            self.add_error(None, _("This form was incomplete. Press the button again."))
         return super().clean()
 
 
@@ -58,9 +58,9 @@ class NewKeyForm(NonceForm, ExpiryForm):
         label=_("API Key name"),
         max_length=MAX_NAME,
         strip=False,
-        error_messages={"required": _("Give the key a name, so that you know it again later.")},
+        error_messages={"required": _("Name this key so you can recognize it later.")},
         widget=forms.TextInput(attrs={"autocomplete": "off", "autofocus": True}),
-        help_text=_("For example the machine it is for: studio-pc."),
+        help_text=_("For example, the device it is for: studio-pc."),
     )
     description = forms.CharField(
         label=_("Description"),
@@ -70,11 +70,11 @@ class NewKeyForm(NonceForm, ExpiryForm):
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
     scopes = forms.MultipleChoiceField(
-        label=_("The key may"),
+        label=_("Permissions"),
         choices=[
-            (scopes.SIGN_IN, _("sign in to ComfyUI")),
-            (scopes.ANY_PROVIDER, _("use API nodes through this site's gateway")),
-            (scopes.MANAGE, _("list and delete your keys")),
+            (scopes.SIGN_IN, _("Sign in to ComfyUI")),
+            (scopes.ANY_PROVIDER, _("Use API nodes through this site's gateway")),
+            (scopes.MANAGE, _("List and delete your API keys")),
         ],
         initial=scopes.ALL,
         required=False,
@@ -85,9 +85,7 @@ class NewKeyForm(NonceForm, ExpiryForm):
         chosen: list[str] = self.cleaned_data["scopes"]
         # A page of an older version sends only the name: then no scope was deselected.
         if not chosen and "expires" in self.data:
-            raise ValidationError(
-                _("Choose at least one thing that the key may do."), code="required"
-            )
+            raise ValidationError(_("Choose at least one permission."), code="required")
         return chosen
 
     @property
@@ -102,9 +100,9 @@ class NewKeyForm(NonceForm, ExpiryForm):
 
 class RotateForm(NonceForm):
     overlap = forms.TypedChoiceField(
-        label=_("The old key works on for"),
+        label=_("Old key keeps working for"),
         choices=[
-            (0, _("no longer: it ends at once")),
+            (0, _("Not at all: it stops working immediately")),
             (3600, _("1 hour")),
             (86400, _("24 hours")),
             (604800, _("7 days")),

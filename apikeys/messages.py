@@ -9,65 +9,64 @@ from apikeys.tokens import ShapeError
 
 # For the REST API. ComfyUI displays them, so each says what to do.
 VERDICTS: Final = {
-    VerdictCode.VALID: _("This API key is good."),
+    VerdictCode.VALID: _("This API key is valid."),
     VerdictCode.MALFORMED: _(
-        "This is not an API key of ours: it is mistyped or incomplete. "
-        "A key is comfyui- and 64 letters and digits; copy it whole."
+        "This isn't a complete API key of this site. Keys start with comfyui- and are "
+        "72 characters long. Copy it again."
     ),
-    VerdictCode.NOT_FOUND: _("This API key is not known here. Generate a new one and use that."),
-    VerdictCode.REVOKED: _("This API key was deleted. Generate a new one and use that."),
-    VerdictCode.SUSPENDED: _("This API key is suspended. Ask whoever runs this site."),
-    VerdictCode.EXPIRED: _("This API key has expired. Generate a new one and use that."),
+    VerdictCode.NOT_FOUND: _(
+        "This API key is unknown on this site. Create a new one and use that."
+    ),
+    VerdictCode.REVOKED: _("This API key was deleted. Create a new one and use that."),
+    VerdictCode.SUSPENDED: _("This API key is suspended. Ask your administrator."),
+    VerdictCode.EXPIRED: _("This API key has expired. Create a new one and use that."),
     VerdictCode.ACCOUNT_DISABLED: _(
-        "The account of this API key is disabled. Ask whoever runs this site."
+        "The account of this API key is disabled. Ask your administrator."
     ),
 }
 
 # For the page where users test a key.
 SHAPE_ERRORS: Final = {
     ShapeError.PREFIX: _(
-        "This is no key of this platform: those begin with comfyui-. It may be a key of another "
-        "service, or its beginning is missing."
+        "This isn't an API key of this site: those start with comfyui-. It may be a key "
+        "of another service, or its start is missing."
     ),
     ShapeError.LENGTH: _(
-        "This key has %(length)d characters, and a key has %(wanted)d: a part is missing, or "
-        "something was pasted along. Copy it whole, once."
+        "This isn't a complete key: it has %(length)d characters instead of %(wanted)d. "
+        "Copy the whole key, once."
     ),
     ShapeError.DIGITS: _(
-        "A character in this key can't be right: after comfyui- there are only the digits 0 to 9 "
-        "and the small letters a to f. Copy it again instead of typing it."
+        "This key contains a character that keys never have: after comfyui- there are "
+        "only digits 0 to 9 and lowercase letters a to f. Copy it again instead of "
+        "typing it."
     ),
     ShapeError.CHECKSUM: _(
-        "This key is mistyped, at least one character is wrong; or it was made on another "
-        "platform, such as platform.comfy.org. Copy it again, or generate one here."
+        "This key has a typo, or it was created on another site, such as "
+        "platform.comfy.org. Copy it again, or create a key here."
     ),
 }
 VERDICTS_ON_PAGE: Final = {
-    VerdictCode.VALID: _("This key is good: it is “%(name)s” (%(masked)s)."),
+    VerdictCode.VALID: _("This key is valid: “%(name)s” (%(masked)s)."),
     VerdictCode.MALFORMED: SHAPE_ERRORS[ShapeError.CHECKSUM],
     VerdictCode.NOT_FOUND: _(
-        "This key has the right shape, but is not known here. It was made on another platform, or "
-        "its account was deleted. Generate a new one."
+        "This key is complete but unknown on this site. It was created on another site, "
+        "or its account was deleted. Create a new one."
     ),
-    VerdictCode.REVOKED: _("This key was deleted. Generate a new one and use that."),
-    VerdictCode.SUSPENDED: _("This key is suspended. Ask whoever runs this site."),
-    VerdictCode.EXPIRED: _("This key has expired. Generate a new one and use that."),
-    VerdictCode.ACCOUNT_DISABLED: _(
-        "The account of this key is disabled. Ask whoever runs this site."
-    ),
+    VerdictCode.REVOKED: _("This key was deleted. Create a new one and use that."),
+    VerdictCode.SUSPENDED: _("This key is suspended. Ask your administrator."),
+    VerdictCode.EXPIRED: _("This key has expired. Create a new one and use that."),
+    VerdictCode.ACCOUNT_DISABLED: _("The account of this key is disabled. Ask your administrator."),
 }
 
 # For staff who look up a key that a user sent them.
 SHAPE_ERRORS_FOR_STAFF: Final = {
-    ShapeError.PREFIX: _("This is no key: those begin with comfyui-."),
-    ShapeError.LENGTH: _(
-        "This is no whole key: those have 72 characters. A part is missing, or added."
-    ),
+    ShapeError.PREFIX: _("This isn't a key: keys start with comfyui-."),
+    ShapeError.LENGTH: _("This isn't a complete key: keys are 72 characters long."),
     ShapeError.DIGITS: _(
-        "This is no key: after comfyui- there are only the digits 0 to 9 and the small letters a "
-        "to f."
+        "This isn't a key: after comfyui- there are only digits 0 to 9 and lowercase "
+        "letters a to f."
     ),
     ShapeError.CHECKSUM: _(
-        "This has a typo: its checksum does not fit. At least one character is wrong."
+        "This has a typo: its checksum doesn't match. At least one character is wrong."
     ),
 }

@@ -54,7 +54,7 @@ def generate(request: HttpRequest) -> HttpResponse:
     form = NewKeyForm(request.POST)
     owner = current_user(request)
     if not may_hold_keys(owner):
-        messages.error(request, _("Confirm your email address before you generate a key."))
+        messages.error(request, _("Confirm your email before you create an API key."))
         return redirect("account_email")
     if question := reauthentication.ask_before_key(
         request, then=reverse("keys") + "?new=1", keep=_KEPT

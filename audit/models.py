@@ -11,33 +11,33 @@ from django.utils.translation import gettext_lazy as _
 class Action(models.TextChoices):
     """The action of an event."""
 
-    KEY_ISSUED = "key.issued", _("key generated, and shown this once")
-    KEY_ROTATED = "key.rolled", _("key replaced")
-    KEY_REVOKED = "key.revoked", _("key revoked")
-    KEY_SUSPENDED = "key.suspended", _("key suspended")
-    KEY_RESTORED = "key.restored", _("key works again")
-    KEY_LEAKED = "key.leaked", _("key found where others can read it")
-    KEY_NEW_NETWORK = "key.new_network", _("key used from a new network")
-    KEY_REFUSED = "key.refused", _("key refused")
-    ACCOUNT_CREATED = "account.made", _("account made")
-    SIGNED_IN = "account.signed_in", _("signed in")
-    SIGN_IN_REFUSED = "account.refused", _("sign-in refused")
-    SIGNED_OUT = "account.signed_out", _("signed out")
+    KEY_ISSUED = "key.issued", _("API key created")
+    KEY_ROTATED = "key.rolled", _("API key rotated")
+    KEY_REVOKED = "key.revoked", _("API key revoked")
+    KEY_SUSPENDED = "key.suspended", _("API key suspended")
+    KEY_RESTORED = "key.restored", _("API key restored")
+    KEY_LEAKED = "key.leaked", _("API key reported as exposed")
+    KEY_NEW_NETWORK = "key.new_network", _("API key used from a new network")
+    KEY_REFUSED = "key.refused", _("API key refused")
+    ACCOUNT_CREATED = "account.made", _("account created")
+    SIGNED_IN = "account.signed_in", _("logged in")
+    SIGN_IN_REFUSED = "account.refused", _("login refused")
+    SIGNED_OUT = "account.signed_out", _("logged out")
     PASSWORD_CHANGED = "account.password", _("password changed")
-    EMAIL_CHANGED = "account.address", _("email address changed")
-    FACTOR_ADDED = "account.factor_added", _("second factor added")
-    FACTOR_REMOVED = "account.factor_removed", _("second factor removed")
+    EMAIL_CHANGED = "account.address", _("email changed")
+    FACTOR_ADDED = "account.factor_added", _("two-factor authentication added")
+    FACTOR_REMOVED = "account.factor_removed", _("two-factor authentication removed")
     LOGIN_ADDED = "account.login_added", _("login connected")
     LOGIN_REMOVED = "account.login_removed", _("login disconnected")
     ACCOUNT_DISABLED = "account.disabled", _("account disabled")
     ACCOUNT_ENABLED = "account.enabled", _("account enabled")
     ACCOUNT_DELETED = "account.deleted", _("account deleted by its owner")
-    STAFF_VIEWED = "staff.viewed", _("looked at by staff")
+    STAFF_VIEWED = "staff.viewed", _("viewed by staff")
     STAFF_CHANGED = "staff.changed", _("changed by staff")
     STAFF_LOOKED_UP = "staff.looked_up", _("key looked up by staff")
-    STAFF_REFUSED = "staff.refused", _("page refused to staff")
-    STAFF_EXPORTED = "staff.exported", _("trail exported by staff")
-    SERVICE_USED = "service.used", _("service asked about keys")
+    STAFF_REFUSED = "staff.refused", _("staff page refused")
+    STAFF_EXPORTED = "staff.exported", _("audit log exported by staff")
+    SERVICE_USED = "service.used", _("service validated keys")
     SERVICE_REFUSED = "service.refused", _("service refused")
 
 
@@ -48,7 +48,7 @@ class Via(models.TextChoices):
     API = "api", _("REST API")
     ADMIN = "admin", _("staff pages")
     COMMAND = "command", _("command line")
-    OAUTH = "oauth", _("machine or site that was allowed to")
+    OAUTH = "oauth", _("connected device or site")
     LEAK_REPORT = "leak", _("leak report")
 
 
@@ -85,7 +85,7 @@ class Event(models.Model):
         db_index=False,
         related_name="+",
         verbose_name=_("account"),
-        help_text=_("Whose account or key it is."),
+        help_text=_("The account, or the owner of the key."),
     )
     actor = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -94,7 +94,7 @@ class Event(models.Model):
         db_constraint=False,
         related_name="+",
         verbose_name=_("by"),
-        help_text=_("Who did it; nobody for a command on the server, or a stranger."),
+        help_text=_("Who did it. Empty for server commands and anonymous clients."),
     )
     key_id = models.UUIDField(_("key"), null=True, db_index=True)
     public_id = models.CharField(_("public id"), max_length=12, blank=True, db_index=True)
@@ -109,7 +109,7 @@ class Event(models.Model):
         verbose_name = _("event")
         verbose_name_plural = _("events")
         ordering = ["-at", "-id"]
-        permissions = [("export_event", _("Can export the trail"))]
+        permissions = [("export_event", _("Can export the audit log"))]
         indexes = [
             models.Index(fields=["action", "-at", "-id"], name="audit_event_action"),
             models.Index(fields=["via", "-at", "-id"], name="audit_event_via"),

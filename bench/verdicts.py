@@ -48,6 +48,7 @@ def _fill(*, ways: int) -> None:
             queries={},
             count=lambda _key: None,
             count_guess=lambda _client_ip: 0,
+            language_of=lambda _header: "en",
             capacity=_VERDICTS,
         )
         _ask(cache, 100, ways)

@@ -44,13 +44,13 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
             request,
             408,
             "REQUEST_TIMEOUT",
-            _("The rest of this request did not arrive in time. Nothing was changed. Try again."),
+            _("The rest of the request did not arrive in time. Nothing was changed. Try again."),
         )
     if isinstance(exception, RequestDataTooBig):
         return _respond(
             request, 400, "INVALID_REQUEST", _("This request is too large. Nothing was changed.")
         )
-    return _respond(request, 400, "BAD_REQUEST", _("This request can't be understood."))
+    return _respond(request, 400, "BAD_REQUEST", _("This request is invalid."))
 
 
 def _wrong_host(request: HttpRequest) -> HttpResponse:
@@ -59,8 +59,8 @@ def _wrong_host(request: HttpRequest) -> HttpResponse:
         400,
         "WRONG_ADDRESS",
         _(
-            "This platform answers at %(address)s only. Whoever runs it can change that: it is "
-            "the variable PUBLIC_URL."
+            "This site answers only at %(address)s. Your administrator can change that "
+            "with PUBLIC_URL."
         )
         % {"address": settings.PUBLIC_URL},
     )
@@ -72,15 +72,17 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
         403,
         "CSRF_FAILED",
         _(
-            "This page was open for too long, or your browser refuses cookies. Go back, reload the "
-            "page and try again. Nothing was changed."
+            "This page was open for too long, or your browser blocks cookies. Nothing "
+            "was changed. Go back, reload the page and try again."
         ),
     )
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
     _log_refusal("not allowed", request)
-    return _respond(request, 403, "FORBIDDEN", _("Your account may not do this."))
+    return _respond(
+        request, 403, "FORBIDDEN", _("Your account doesn't have permission to do this.")
+    )
 
 
 def key_in_query_string(request: HttpRequest) -> HttpResponse:
@@ -90,8 +92,8 @@ def key_in_query_string(request: HttpRequest) -> HttpResponse:
         400,
         "KEY_IN_ADDRESS",
         _(
-            "A key in the address is written into logs and histories on its way here. If it was a "
-            "real key, delete it and make another."
+            "Keys in URLs end up in logs and browser history. If it was a real key, "
+            "delete it and create a new one."
         ),
     )
 
@@ -101,7 +103,7 @@ def compressed_form(request: HttpRequest) -> HttpResponse:
         request,
         415,
         "UNSUPPORTED_MEDIA_TYPE",
-        _("This form is compressed. Send it without a Content-Encoding header, as it is."),
+        _("This form is compressed. Send it uncompressed, without a Content-Encoding header."),
     )
     for name, value in content_encoding.ACCEPTED.items():
         response[name] = value
@@ -113,7 +115,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
         request,
         404,
         "NOT_FOUND",
-        _("There is nothing at this address. It may have been deleted, or mistyped."),
+        _("This page doesn't exist. It may have been deleted, or the URL may have a typo."),
     )
 
 
@@ -126,7 +128,7 @@ def too_many_requests(
         request,
         429,
         "TOO_MANY_REQUESTS",
-        _("That was tried too often. Wait some minutes, then try again."),
+        _("Too many attempts. Try again in a few minutes."),
     )
     response["Retry-After"] = str(retry_after)
     return response
@@ -152,7 +154,7 @@ def safe_methods_only(view: View) -> View:
     def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if request.method in {"GET", "HEAD"}:
             return view(request, *args, **kwargs)
-        message = _("This address is for reading: GET or HEAD.")
+        message = _("This URL accepts only GET and HEAD.")
         response = _respond(request, 405, "METHOD_NOT_ALLOWED", message)
         response["Allow"] = "GET, HEAD"
         return response
@@ -162,7 +164,7 @@ def safe_methods_only(view: View) -> View:
 
 def page_method_not_allowed(request: HttpRequest) -> HttpResponse:
     """405 for a method that no page accepts, such as TRACE or DELETE."""
-    message = _("This page takes GET, HEAD and POST.")
+    message = _("This page accepts only GET, HEAD and POST.")
     response = _respond(request, 405, "METHOD_NOT_ALLOWED", message)
     response["Allow"] = "GET, HEAD, POST"
     return response
@@ -172,16 +174,17 @@ def plain_http(request: HttpRequest) -> HttpResponse:
     """403 for a request that crossed a network in plain text (core.https_only)."""
     if is_for_clients(request):
         message = _(
-            "This platform is reached by %(address)s alone, and this came by plain http. A key in "
-            "it has already travelled in plain text: delete it and make another. If a proxy ends "
-            "TLS in front of the platform, name it in TRUSTED_PROXIES and let it set "
-            "X-Forwarded-For and X-Forwarded-Proto."
+            "This site is only available at %(address)s, and this request came over "
+            "plain http. If it contained an API key, delete that key and create a new "
+            "one: it was sent in plain text. If a proxy terminates TLS for this site, "
+            "list it in TRUSTED_PROXIES and let it set X-Forwarded-For and "
+            "X-Forwarded-Proto."
         )
     else:
         message = _(
-            "This platform is reached by %(address)s alone, and this form came by plain http. "
-            "Nothing was changed. What you typed into it has already travelled in plain text: if "
-            "it was a password, choose another."
+            "This site is only available at %(address)s, and this form came over plain "
+            "http. Nothing was changed. What you entered was sent in plain text: if it "
+            "was a password, choose another one."
         )
     return _respond(request, 403, "TLS_REQUIRED", message % {"address": settings.PUBLIC_URL})
 
@@ -191,21 +194,18 @@ def server_error(request: HttpRequest) -> HttpResponse:
         case DatabaseError():
             return unavailable(
                 request,
-                _(
-                    "Our records can't be read just now. Nothing was changed. Try again in a "
-                    "moment."
-                ),
+                _("The database is unavailable. Nothing was changed. Try again in a moment."),
             )
         case Busy():
             return unavailable(
                 request,
-                _("Too many people are at this at once. Nothing was changed. Try again shortly."),
+                _("The site is busy. Nothing was changed. Try again shortly."),
             )
     return _respond(
         request,
         500,
         "SERVER_ERROR",
-        _("Something broke on our side. It was written down. Try again in a moment."),
+        _("Something went wrong on our side. We've logged the error. Try again in a moment."),
     )
 
 

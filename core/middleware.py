@@ -27,6 +27,8 @@ _PERMISSIONS = ", ".join(
 )
 # The CSP of API responses: a browser that opens one shows text and runs nothing.
 _API_CSP = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+# Descriptions of OAuth errors are ASCII (RFC 6749 §5.2). The OpenAPI document has one language.
+_ENGLISH_ONLY = ("/oauth/", "/.well-known/", "/api/schema/", "/api/docs/")
 _PROBES: dict[str, GetResponse] = {"/health": health.health, "/ready": health.ready}
 
 
@@ -123,12 +125,19 @@ class RefuseOtherMethods:
 def locale_from_account(get_response: GetResponse) -> GetResponse:
     """Activate the language of the account, else of the language cookie, else of the browser.
 
-    API responses are always in English: logs and other programs' tests contain them.
+    Messages of the API: of the cookie, else of Accept-Language, else English. ComfyUI shows them,
+    and its requests have the browser's Accept-Language. They get no Vary: nothing stores them.
     """
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         if error_views.is_for_clients(request):
-            with translation.override(settings.LANGUAGE_CODE):
+            is_english_only = request.path.startswith(_ENGLISH_ONLY)
+            language = (
+                settings.LANGUAGE_CODE
+                if is_english_only
+                else translation.get_language_from_request(request)
+            )
+            with translation.override(language):
                 return get_response(request)
         chosen = getattr(request.user, "language", "") if SESSION_KEY in request.session else ""
         language = chosen or translation.get_language_from_request(request)

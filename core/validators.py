@@ -11,8 +11,9 @@ def reject_api_key(value: object) -> None:
     if isinstance(value, str) and text.contains_key(value):
         raise ValidationError(
             _(
-                "This contains a whole API key, and others can read what is written here. Remove "
-                "the key. If you sent it to anyone by mistake, delete it and generate another."
+                "This contains a complete API key, and others can read this text. "
+                "Remove the key. If you shared it by mistake, delete it and create a "
+                "new one."
             ),
             code="key",
         )
@@ -22,12 +23,12 @@ def validate_name(value: str) -> None:
     """Raise ValidationError for a name with control characters, an invisible one, or an API key."""
     if text.has_controls(value):
         raise ValidationError(
-            _("This name has a line break or another invisible control character. Remove it."),
+            _("The name contains a line break or another invisible control character. Remove it."),
             code="controls",
         )
     if not text.is_visible(value):
         raise ValidationError(
-            _("This name would be invisible. Use at least one letter, digit or symbol."),
+            _("The name would be invisible. Use at least one letter, digit or symbol."),
             code="invisible",
         )
     reject_api_key(value)

@@ -13,17 +13,18 @@ class UserCodeForm(forms.Form):
         label=_("Code"),
         # More than eight letters, for spaces and dashes.
         max_length=32,
-        error_messages={"required": _("Type the code that the machine shows.")},
+        error_messages={"required": _("Enter the code shown on your device.")},
         widget=forms.TextInput(
             attrs={
                 "autocomplete": "off",
                 "autocapitalize": "characters",
                 "autofocus": True,
                 "spellcheck": "false",
+                "dir": "ltr",
                 "placeholder": "BCDF-GHJK",
             }
         ),
-        help_text=_("Eight letters. Capitals and the dash don't matter."),
+        help_text=_("Eight letters. Case and the dash don't matter."),
     )
 
 
@@ -36,9 +37,9 @@ class ConsentForm(ExpiryForm):
         strip=False,
         # Validated here as well: the key is created later, when the client redeems the grant.
         validators=[validate_name],
-        error_messages={"required": _("Give the key a name, so that you know it again later.")},
+        error_messages={"required": _("Name this key so you can recognize it later.")},
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
-        help_text=_("You find it under this name among your keys, and can delete it there."),
+        help_text=_("You can find and delete it by this name in your list of API keys."),
     )
 
     field_order = ["name", "expires", "expires_on"]

@@ -25,18 +25,19 @@ MAX_USER_AGENT = 255
 
 REJECT_MESSAGES = {
     RejectReason.SHAPE: _(
-        "Write the site's origin: scheme, host and port alone, such as https://comfy.example.org. "
-        "A name in another script goes in its form that begins xn--."
+        "Enter the site's origin: only scheme, host and port, such as "
+        "https://comfy.example.org. Write an internationalized domain in its form that "
+        "starts with xn--."
     ),
     RejectReason.PLAIN_HTTP: _(
-        "A LAN or plain-http site can't sign people in with a session: anybody on the way could "
-        "read along. Use a key there."
+        "Sites on a LAN or plain http can't log people in, because others on the "
+        "network could read the traffic. Use an API key there."
     ),
     RejectReason.PRIVATE: _(
-        "A LAN or plain-http site can't sign people in with a session: this address means another "
-        "machine in each network. Use a key there."
+        "Sites on a LAN or plain http can't log people in, because this host name means "
+        "another machine in each network. Use an API key there."
     ),
-    RejectReason.LOOPBACK: _("One's own machine is always allowed, and need not be listed."),
+    RejectReason.LOOPBACK: _("localhost is always allowed and need not be listed."),
 }
 
 
@@ -47,8 +48,8 @@ class Site(models.Model):
         _("origin"),
         max_length=origins.MAX_LENGTH,
         unique=True,
-        help_text=_("Such as https://comfy.example.org. It may ask people for a key of their own."),
-        error_messages={"unique": _("This site is listed already.")},
+        help_text=_("Such as https://comfy.example.org. It may ask people for an API key."),
+        error_messages={"unique": _("This site is already listed.")},
     )
     note = models.CharField(_("note"), max_length=200, blank=True)
     created_at = models.DateTimeField(_("listed"), default=timezone.now, editable=False)

@@ -1,8 +1,8 @@
-"""Fail on words that hide a standard term, in names, comments, docstrings and documentation.
+"""Fail on words that hide a standard term: in names, comments, docstrings, docs and user texts.
 
-    python scripts/check_words.py [file or folder ...]
+    python -m scripts.check_words [file or folder ...]
 
-Without arguments: every tracked file. Texts for users (gettext, templates, locale) are not checked.
+Without arguments: every tracked file. Translations are not checked.
 """
 
 import ast
@@ -13,6 +13,8 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+
+from scripts.texts import texts
 
 # Word and standard term. docs/architecture.md has the glossary.
 WORDS = {
@@ -31,6 +33,24 @@ WORDS = {
     r"(?<!proxy )(?<!gateway )in front of": "before, above",
     r"behind(?![ -](?:(?:a|the)[ -])?(?:proxy|gateway|nginx|HAProxy|Caddy))": "name the part",
 }
+# In texts for users: docs/translating.md has their vocabulary.
+USER_WORDS = {
+    **WORDS,
+    r"nobody|somebody|anybody|everybody": "no one, someone, anyone, everyone; or name the person",
+    r"works? no more": "no longer works",
+    r"(?:go|goes|going) on": "continue",
+    r"keep it": "cancel",
+    r"(?:this|the) platform": "this site",
+    r"second factors?": "two-factor authentication",
+    r"mails?(?! server)": "email",
+    r"roll(?:ed|s)?": "rotate",
+    r"kept": "stored, saved",
+    r"by which|one's": "write a plain sentence",
+    r"unproved": "not verified",
+    r"log in page|log-in page": "login page",
+}
+# Strings in these files are texts for users, also without gettext.
+FOR_USERS = ("apikeys/api/", "clients/python/src/", "oauth/endpoints/", "oauth/server/")
 # Messages are texts for users.
 ALLOWED = re.compile(r"\{\"error\": .*\}")
 NOT_CHECKED = (
@@ -41,14 +61,13 @@ NOT_CHECKED = (
     "requirements/",
     "docs/sbom.json",
 )
-PATTERN = re.compile(rf"(?<![A-Za-z])({'|'.join(WORDS)})(?![A-Za-z])", re.IGNORECASE)
 
 
 def main(paths: list[str]) -> int:
     listed = subprocess.run(
         ["git", "ls-files", "--", *paths], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    found = 0
+    found = _check_texts(set(listed))
     for name in listed:
         path = Path(name)
         # Applied migrations stay as they are.
@@ -65,13 +84,48 @@ def main(paths: list[str]) -> int:
         else:
             continue
         for line, text in texts:
-            for match in PATTERN.finditer(_split(ALLOWED.sub("", text))):
-                term = next(
-                    term for word, term in WORDS.items() if re.fullmatch(word, match[0], re.I)
-                )
-                print(f"{name}:{line}: {match[0]!r}: {term}")
-                found += 1
+            found += _report(name, line, _split(ALLOWED.sub("", text)), WORDS)
     return 1 if found else 0
+
+
+def _check_texts(listed: set[str]) -> int:
+    """Report words in texts for users; return how many."""
+    found = 0
+    for text in texts():
+        if text.path in listed and not text.path.startswith(FOR_USERS):
+            found += _report(text.path, text.line, f"{text.singular}\n{text.plural}", USER_WORDS)
+    for name in sorted(listed):
+        if name.startswith(FOR_USERS) and name.endswith(".py"):
+            for line, string in _strings(Path(name).read_text()):
+                found += _report(name, line, string, USER_WORDS)
+    return found
+
+
+def _report(name: str, line: int, text: str, words: dict[str, str]) -> int:
+    """Print where `words` occur in `text`; return how often."""
+    pattern = re.compile(rf"(?<![A-Za-z])({'|'.join(words)})(?![A-Za-z])", re.IGNORECASE)
+    found = 0
+    for match in pattern.finditer(text):
+        # The whole text: a word may be allowed by what is before or after it.
+        term = next(
+            term
+            for word, term in words.items()
+            if any(part[0] == match[0] for part in re.finditer(word, text, re.IGNORECASE))
+        )
+        print(f"{name}:{line}: {match[0]!r}: {term}")
+        found += 1
+    return found
+
+
+def _strings(source: str) -> Iterator[tuple[int, str]]:
+    """Yield line numbers and strings with several words, without docstrings."""
+    tree = ast.parse(source)
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in docstrings:
+            text = node.value
+            if isinstance(text, str) and " " in text:
+                yield node.lineno, text
 
 
 def _of_python(source: str) -> Iterator[tuple[int, str]]:

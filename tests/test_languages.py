@@ -1,108 +1,97 @@
-"""Every translatable text is translated, and compiled catalogs are up to date."""
+"""Every text is translated into every language, and scripts/check_messages.py finds what is not."""
 
-import re
-from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
 import pytest
-from babel.messages.catalog import Catalog
-from babel.messages.extract import extract
-from babel.messages.mofile import read_mo
-from babel.messages.pofile import read_po
+from babel.messages.catalog import Catalog, Message
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import write_po
 from django.conf import settings
 from django.utils.translation import to_locale
-from django.utils.translation.template import templatize
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("accounts", "apikeys", "audit", "backups", "oauth", "outbox", "platform", "staff")
+from scripts import check_messages
+from scripts.texts import ROOT, Text, texts, texts_of
+
 LOCALES = [to_locale(code) for code, _name in settings.LANGUAGES if code != settings.LANGUAGE_CODE]
-KEYWORDS = {
-    "gettext": None,
-    "gettext_lazy": None,
-    "gettext_noop": None,
-    "_": None,
-    "ngettext": (1, 2),
-    "ngettext_lazy": (1, 2),
-    "pgettext": ((1, "c"), 2),
-    "npgettext": ((1, "c"), 2, 3),
-}
-PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|\{\w*\}|</?\w+[^>]*>")
-
-type Word = str | tuple[str, ...]
-
-
-def translatable_texts() -> Iterator[Word]:
-    """Return the texts that code and templates pass to gettext."""
-    sources = [
-        (path, path.read_text()) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
-    ]
-    for kind in ("*.html", "*.txt"):
-        sources += [
-            # In brackets, where indentation is ignored: the output of templatize is no valid
-            # program.
-            (path, f"({templatize(path.read_text(), origin=str(path))})")
-            for path in (ROOT / "templates").rglob(kind)
-        ]
-    for path, source in sources:
-        if "migrations" in path.parts:
-            continue
-        found = extract("python", BytesIO(source.encode()), KEYWORDS, (), {"encoding": "utf-8"})
-        for _line, word, _comments, _context in found:
-            yield word[:2] if isinstance(word, tuple) else word
-
-
-def catalog(locale: str) -> Catalog:
-    with (ROOT / "locale" / locale / "LC_MESSAGES" / "django.po").open("rb") as file:
-        return read_po(file, locale=locale)
-
-
-def first(word: Word) -> str:
-    return word if isinstance(word, str) else word[0]
+HELLO = Text("views.py", 1, "Hello, %(name)s")
 
 
 @pytest.fixture(scope="module")
-def words() -> set[str]:
-    return {first(word) for word in translatable_texts()}
+def wanted() -> list[Text]:
+    return list(texts())
 
 
-def test_there_are_texts_to_check(words):
-    assert {"Generate", "Log in", "Your profile was saved."} <= words
-    assert len(words) > 300
-
-
-@pytest.mark.parametrize("locale", LOCALES)
-def test_every_text_is_translated(locale, words):
-    translated = {
-        first(message.id): message for message in catalog(locale) if message.id and message.string
-    }
-    assert words - set(translated) == set(), "run `make messages`, then translate these"
-    for message in translated.values():
-        assert not message.fuzzy, message.id
+def test_there_are_texts_to_check(wanted):
+    assert {"Generate", "Log in", "Your profile was saved."} <= {text.singular for text in wanted}
+    assert len(wanted) > 300
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_a_translation_keeps_its_placeholders(locale):
-    for message in catalog(locale):
-        forms = message.string if isinstance(message.string, tuple) else (message.string,)
-        # A singular may omit its number. These languages have one plural form.
-        original = message.id[-1] if isinstance(message.id, tuple) else message.id
-        for form in forms if message.id else ():
-            assert set(PLACEHOLDER.findall(form)) == set(PLACEHOLDER.findall(original)), original
+def test_every_text_is_translated(locale, wanted):
+    folder = ROOT / "locale" / locale / "LC_MESSAGES"
+    assert list(check_messages.problems(folder, locale, wanted)) == []
 
 
-@pytest.mark.parametrize("locale", LOCALES)
-def test_compiled_catalogs_are_up_to_date(locale):
-    with (ROOT / "locale" / locale / "LC_MESSAGES" / "django.mo").open("rb") as file:
-        compiled = read_mo(file)
-    assert texts(compiled) == texts(catalog(locale)), "run `make messages`"
+def test_texts_of_code_and_templates_are_found():
+    code = '_("One"); ngettext("%d key", "%d keys", n); pgettext("theme", "Light")'
+    page = (
+        '{% translate "Two" %}{% blocktranslate count n=n %}A{% plural %}B{% endblocktranslate %}'
+    )
+    assert [text[2:] for text in texts_of("x.py", code)] == [
+        ("One", "", ""), ("%d key", "%d keys", ""), ("Light", "", "theme")
+    ]  # fmt: skip
+    assert [text[2:] for text in texts_of("x.html", page)] == [("Two", "", ""), ("A", "B", "")]
 
 
-def texts(messages: Catalog) -> dict[str, tuple[str, ...]]:
-    return {
-        first(message.id): (message.string,)
-        if isinstance(message.string, str)
-        else tuple(message.string)
-        for message in messages
-        if message.id
-    }
+def write(folder: Path, *, flags: tuple[str, ...] = (), string: str = "Hallo, %(name)s") -> Path:
+    catalog = Catalog(locale="de")
+    catalog.add(HELLO.singular, string, flags=flags)
+    with (folder / "django.po").open("wb") as file:
+        write_po(file, catalog)
+    with (folder / "django.mo").open("wb") as file:
+        write_mo(file, catalog)
+    return folder
+
+
+def test_a_complete_catalog_has_no_problems(tmp_path):
+    assert list(check_messages.problems(write(tmp_path), "de", [HELLO])) == []
+
+
+def test_incomplete_catalogs_are_found(tmp_path):
+    def found(folder: Path, *more: Text) -> str:
+        return " ".join(check_messages.problems(folder, "de", [HELLO, *more]))
+
+    assert found(tmp_path) == "there is no django.po"
+    assert found(write(tmp_path), Text("views.py", 2, "Bye")) == "missing: 'Bye'"
+    assert found(write(tmp_path), HELLO._replace(context="mail")).startswith("missing")
+    assert found(write(tmp_path, string="")).startswith("not translated")
+    assert found(write(tmp_path, flags=("fuzzy",))).startswith("fuzzy")
+    old = (write(tmp_path) / "django.mo").read_bytes()
+    write(tmp_path, string="Guten Tag, %(name)s")
+    (tmp_path / "django.mo").write_bytes(old)
+    assert found(tmp_path) == "django.mo is outdated: run `make messages`"
+    (tmp_path / "django.mo").unlink()
+    assert found(tmp_path) == "there is no django.mo: run `make messages`"
+
+
+@pytest.mark.parametrize(
+    ("original", "translation", "is_right"),
+    [
+        ("Hello, %(name)s", "%(name)s, hallo", True),
+        ("Hello, %(name)s", "Hallo", False),
+        ("Hello, %(name)s", "Hallo, %(nme)s", False),
+        ("Hello, {name}", "Hallo, {nam}", False),
+        ("<b>Hello</b>", "<b>Hallo</b>", True),
+        ("<b>Hello</b>", "<b>Hallo<b>", False),
+        ('<a href="/x">Hello</a>', '<a href="/y">Hallo</a>', False),
+        ("Hello\n", "Hallo", False),
+        ("Hello", " Hallo", False),
+        (("%(n)s key", "%(n)s keys"), ("Ein Key", "%(n)s Keys"), True),
+        (("%(n)s key", "%(n)s keys"), ("%(n)s Key", "Keys"), False),
+        (("%(n)s key", "%(n)s keys"), ("%(n)s Keys",), False),
+        (("%(n)s key", "%(n)s keys"), ("%(n)s Key", "%(n)s Keys", "%(n)s Keys"), False),
+    ],
+)
+def test_inconsistent_translations_are_found(original, translation, is_right):
+    found = list(check_messages.problems_of(Message(original, translation), 2))
+    assert (found == []) is is_right, found

@@ -41,6 +41,6 @@ def connect_pending_login(request: HttpRequest, user: User) -> None:
     sociallogin.connect(request, user)
     messages.success(
         request,
-        _("Your %(provider)s login is connected: from now on it opens this account.")
+        _("Your %(provider)s account is connected. You can now log in with it.")
         % {"provider": sociallogin.provider.name},
     )

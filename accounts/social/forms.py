@@ -17,7 +17,10 @@ class DisconnectForm(forms.DisconnectForm):  # type: ignore[misc]
         login = data.get("account")
         if login is not None and not services.has_other_login_method(login.user, besides=login):
             raise ValidationError(
-                _("This is your last way in. Set a password or connect another login first."),
+                _(
+                    "This is your only way to log in. Set a password or connect another "
+                    "login first."
+                ),
                 code="last_way_in",
             )
         return data

@@ -17,7 +17,7 @@ from core.private_names.allauth import record_authentication
 
 def restart_social_login(request: HttpRequest) -> HttpResponse:
     """Redirect to the log-in page after a conflict, such as two concurrent sign-ups."""
-    messages.info(request, _("That was interrupted. Press the button once more."))
+    messages.info(request, _("The login was interrupted. Press the button again."))
     return redirect("account_login")
 
 
@@ -48,8 +48,9 @@ def _refuse_other_account(request: HttpRequest, user: User, sociallogin: SocialL
     messages.error(
         request,
         _(
-            "This %(provider)s login is not connected to your account. You are still logged in as "
-            "%(email)s, and nothing was changed. To use another account, log out first."
+            "This %(provider)s account is not connected to your account. You are still "
+            "logged in as %(email)s, and nothing was changed. To use another account, "
+            "log out first."
         )
         % {"provider": sociallogin.provider.name, "email": user.email},
     )
@@ -70,8 +71,8 @@ def redirect_to_other_login(
     messages.info(
         request,
         _(
-            "There is an account with the address %(email)s already. Log in the way you did "
-            "before, and %(provider)s is connected to it."
+            "An account with the email %(email)s already exists. Log in as you did "
+            "before to connect %(provider)s to it."
         )
         % {"email": email, "provider": provider},
     )
@@ -82,9 +83,10 @@ def _refuse_unverified_account(request: HttpRequest, email: str, provider: str) 
     return _refuse(
         request,
         _(
-            "An account with the address %(email)s was begun here, but the address was never "
-            "confirmed, so %(provider)s can't open it. Press “Forgot password?” on the log-in "
-            "page: the mail that comes lets you in. Then connect %(provider)s under User."
+            "An account with the email %(email)s exists, but its email was never "
+            "confirmed, so you can't log in to it with %(provider)s. Press “Forgot "
+            "password?” on the login page and use the link in the email. Then connect "
+            "%(provider)s under User."
         )
         % {"email": email, "provider": provider},
         provider,
@@ -97,9 +99,9 @@ def refuse_unverified_email(request: HttpRequest, sociallogin: SocialLogin) -> H
     return _refuse(
         request,
         _(
-            "%(provider)s gave us no email address that it has confirmed to be yours and that can "
-            "be used here. Confirm your address at %(provider)s and try again, or sign up with an "
-            "email address here."
+            "%(provider)s did not give us a confirmed email that can be used here. "
+            "Confirm your email at %(provider)s and try again, or sign up here with an "
+            "email."
         )
         % {"provider": provider},
         provider,

@@ -30,7 +30,7 @@ class VerifyRequestSerializer(StrictSerializer[dict[str, object]]):
 
 class CustomerKeySerializer(serializers.Serializer[APIKey]):
     key_hash = serializers.CharField(
-        source="pk", help_text="Names the key, always the same. No hash of a key leaves this place."
+        source="pk", help_text="A stable identifier of the key. It is not a hash of the key."
     )
     key_prefix = serializers.SerializerMethodField()
     name = serializers.CharField()
@@ -58,14 +58,14 @@ class VerifyView(BaseView):
     @extend_schema(
         tags=["Validation"],
         operation_id="verify_api_key",
-        summary="Whose key is this? (for services)",
+        summary="Look up the owner of a key (for services)",
         description=(
-            "As in Comfy API. There once the operator has set `SERVICE_SECRETS`, for those with "
-            "the scope `verify`."
+            "As in Comfy API. Available if the operator has set `SERVICE_SECRETS`, to "
+            "services with the scope `verify`."
         ),
         parameters=[
             OpenApiParameter(
-                HEADER, str, OpenApiParameter.HEADER, description="Without it the answer is 401."
+                HEADER, str, OpenApiParameter.HEADER, description="Required; 401 without it."
             )
         ],
         request=VerifyRequestSerializer,

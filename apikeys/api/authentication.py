@@ -106,10 +106,7 @@ class ScopeMissing(Refused):
     def __init__(self, scope: str) -> None:
         super().__init__(
             "INSUFFICIENT_SCOPE",
-            _(
-                "This API key may not be used for this: it lacks the scope %(scope)s. "
-                "Generate one that has it."
-            )
+            _("This API key doesn't have the scope %(scope)s. Create a key that has it.")
             % {"scope": scope},
             status.HTTP_403_FORBIDDEN,
         )
@@ -123,8 +120,8 @@ class ServiceScopeMissing(Refused):
         super().__init__(
             "INSUFFICIENT_SCOPE",
             _(
-                "The service “%(name)s” may not do this: it lacks the scope %(scope)s. The "
-                "operator of this site gives it in SERVICE_SECRETS."
+                "The service “%(name)s” doesn't have the scope %(scope)s. Your "
+                "administrator can add it in SERVICE_SECRETS."
             )
             % {"name": service.name, "scope": scope},
             status.HTTP_403_FORBIDDEN,
@@ -145,8 +142,7 @@ def require_service_secret(
     if service is None:
         raise Unauthorized(
             "UNAUTHORIZED",
-            _("The %(header)s header does not hold a secret of a service that is known here.")
-            % {"header": header},
+            _("The %(header)s header contains no valid service secret.") % {"header": header},
         )
     is_allowed = scope in service.scopes
     key_networks.service(service.name, scope, request_ip(request), refused=not is_allowed)
@@ -176,7 +172,7 @@ def require_authorization(authorization: str) -> None:
     if not authorization:
         raise Unauthorized(
             "UNAUTHORIZED",
-            _("Send the secret of a service in the Authorization header, after Bearer."),
+            _("Send a service secret in the Authorization header, after Bearer."),
         )
 
 

@@ -82,14 +82,13 @@ class BaseView(APIView):
             if name not in self.parameters:
                 raise BadRequest(
                     "UNKNOWN_PARAMETER",
-                    _("There is no parameter “%(name)s” in this address. %(suggestion)s")
+                    _("Unknown query parameter “%(name)s”. %(suggestion)s")
                     % {"name": shown(name), "suggestion": suggestion(name, self.parameters)},
                 )
             if len(values) > 1:
                 raise BadRequest(
                     "REPEATED_PARAMETER",
-                    _("The parameter “%(name)s” is in this address more than once. Send it once.")
-                    % {"name": name},
+                    _("The query parameter “%(name)s” is repeated. Send it once.") % {"name": name},
                 )
 
     def wanted_scope(self, request: Request) -> str | None:

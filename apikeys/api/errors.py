@@ -37,7 +37,7 @@ class BadRequest(Refused):
 
 class NotFound(Refused):
     def __init__(self) -> None:
-        message = _("There is nothing here by that name.")
+        message = _("Not found. Check the URL.")
         super().__init__("NOT_FOUND", message, status.HTTP_404_NOT_FOUND)
 
 
@@ -45,7 +45,7 @@ class TooManyRequests(Refused):
     """429. wait: seconds of Retry-After."""
 
     def __init__(self, wait: int) -> None:
-        message = _("That was tried too often. Try again in %(wait)d seconds.") % {"wait": wait}
+        message = _("Too many attempts. Try again in %(wait)d seconds.") % {"wait": wait}
         super().__init__("TOO_MANY_REQUESTS", message, status.HTTP_429_TOO_MANY_REQUESTS)
         self.wait = wait
 
@@ -91,11 +91,11 @@ def _as_problem(error: Exception) -> exceptions.APIException | None:
         case RateLimited():
             return TooManyRequests(error.retry_after)
         case HashingBusy():
-            return Unavailable(_("Too many keys are being checked at once. Try again shortly."))
+            return Unavailable(_("Too many keys are being checked right now. Try again shortly."))
         case BodiesBusy():
-            return Unavailable(_("Too many requests are on their way in. Try again shortly."))
+            return Unavailable(_("Too many requests right now. Try again shortly."))
         case DatabaseError():
-            return Unavailable(_("Our records can't be read just now. Try again shortly."))
+            return Unavailable(_("The database is unavailable. Try again shortly."))
         case Http404():
             return NotFound()
         case DjangoPermissionDenied():
@@ -103,11 +103,11 @@ def _as_problem(error: Exception) -> exceptions.APIException | None:
         case BodyTooSlow():
             return Refused(
                 "REQUEST_TIMEOUT",
-                _("The body did not arrive in time. Send the request again."),
+                _("The request body did not arrive in time. Send the request again."),
                 status.HTTP_408_REQUEST_TIMEOUT,
             )
         case DjangoBadRequest() | RequestDataTooBig():
-            return BadRequest("INVALID_REQUEST", _("The body is too long, or ended too early."))
+            return BadRequest("INVALID_REQUEST", _("The request body is too large or incomplete."))
         case DjangoValidationError():
             return BadRequest(_validation_code(error), " ".join(error.messages))
         case _:

@@ -34,35 +34,36 @@ def _documented[View: Callable[..., Response]](operation_id: str) -> Callable[[V
     return extend_schema(
         tags=["Validation"],
         operation_id=operation_id,
-        summary="May this request pass?",
+        summary="Authorize a request (forward auth)",
         description=(
-            "For nginx's `auth_request`, Traefik's ForwardAuth, Caddy's `forward_auth`, HAProxy; "
-            "Envoy's `ext_authz` asks below this address, at `/api/v1/auth/…`, where the answer is "
-            "200 instead of 204. The key is "
-            "read from the headers that the proxy hands on: `X-API-Key`, or `Authorization: "
-            "Bearer`, or either with `X-Original-` before its name, for a proxy that needs the "
-            "plain ones for itself. Whose it is comes back in `X-Auth-User` (the account's id), "
-            "`X-Auth-Email` and `X-Auth-Key-Id`, what the key may do in `X-Auth-Scopes` (with "
-            "spaces between): have the proxy set these itself, so that no client can. All "
-            "methods ask the same."
+            "For nginx's `auth_request`, Traefik's ForwardAuth, Caddy's `forward_auth` "
+            "and HAProxy. Envoy's `ext_authz` uses URLs below this one, "
+            "`/api/v1/auth/…`, which respond 200 instead of 204. The key is read from "
+            "the headers that the proxy forwards: `X-API-Key` or `Authorization: "
+            "Bearer`, or either with the prefix `X-Original-`, for a proxy that needs "
+            "the plain headers for itself. The response headers name the owner "
+            "(`X-Auth-User`, the id of the account, and `X-Auth-Email`), the key "
+            "(`X-Auth-Key-Id`) and its permissions (`X-Auth-Scopes`, separated by "
+            "spaces). Let the proxy set these headers itself, so that no client can. "
+            "All methods do the same."
         ),
         parameters=[
             OpenApiParameter(
                 "scope",
                 str,
-                description="What the key must be good for, such as `proxy:openai`; else 403.",
+                description="A scope that the key must have, such as `proxy:openai`; else 403.",
             ),
             OpenApiParameter(
                 "status",
                 str,
                 enum=list(_GRANTED),
-                description="The status that means yes, for a proxy that takes 200 alone.",
+                description="The status for a valid key, for proxies that accept only 200.",
             ),
         ],
         request=None,
         responses={
-            200: OpenApiResponse(description="It may, asked with `status=200`."),
-            204: OpenApiResponse(description="It may: the key is good."),
+            200: OpenApiResponse(description="The key is valid, with `status=200`."),
+            204: OpenApiResponse(description="The key is valid."),
             **schema.SCOPED,
         },
     )
@@ -100,13 +101,13 @@ class ForwardAuthView(BaseView):
             return wanted
         raise BadRequest(
             "INVALID_SCOPE",
-            _("There is no scope of this name. One is named, such as proxy:openai."),
+            _("Unknown scope. Name one, such as proxy:openai."),
         )
 
     def granted_status(self, request: Request) -> int:
         wanted = request.query_params.get("status", _GRANTED[0])
         if wanted not in _GRANTED:
-            raise BadRequest("INVALID_STATUS", _("The status that means yes is 200 or 204."))
+            raise BadRequest("INVALID_STATUS", _("The status for a valid key must be 200 or 204."))
         return int(wanted)
 
     # Proxies may keep the method of the original request.
@@ -155,7 +156,7 @@ class ForwardAuthBelowView(ForwardAuthView):
 
     def wanted_scope(self, request: Request) -> str | None:
         if len(request.query_params.getlist("scope")) > 1:
-            raise BadRequest("REPEATED_PARAMETER", _("There is more than one scope. Send one."))
+            raise BadRequest("REPEATED_PARAMETER", _("More than one scope was sent. Send one."))
         return super().wanted_scope(request)
 
     def granted_status(self, request: Request) -> int:

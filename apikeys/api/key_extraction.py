@@ -41,7 +41,10 @@ def forwarded_key(request: HttpRequest) -> str | None:
     if plain and plain.strip().startswith(tokens.PREFIX) and plain.strip() != original.strip():
         raise BadRequest(
             "AMBIGUOUS_KEY",
-            _("There is one key in the X-Original headers, and another beside them. Send one."),
+            _(
+                "The X-Original headers contain one key and the other headers contain "
+                "another. Send one key."
+            ),
         )
     return original
 
@@ -72,8 +75,7 @@ def _single_value(header: str, value: str) -> str:
     if tokens.PREFIX in value.lower():
         raise BadRequest(
             "AMBIGUOUS_KEY",
-            _("There is more than one key in the %(header)s header. Send one.")
-            % {"header": header},
+            _("The %(header)s header contains more than one key. Send one.") % {"header": header},
         )
     # Another text with a comma.
     return value
@@ -86,7 +88,8 @@ def reject_key_in_query(request: HttpRequest) -> None:
         raise BadRequest(
             "KEY_IN_ADDRESS",
             _(
-                "A key in the address is written into logs and histories on its way here. Send it "
-                "in the X-API-Key header, and if it was a real key, delete it and make another."
+                "Keys in URLs end up in logs and browser history. Send the key in the "
+                "X-API-Key header. If it was a real key, delete it and create a new "
+                "one."
             ),
         )

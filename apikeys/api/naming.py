@@ -35,8 +35,8 @@ def suggestion(name: str, known: Collection[str]) -> str:
     if near := nearest(name, known):
         return _("Did you mean %(name)s?") % {"name": near}
     if not known:
-        return _("It takes none.")
-    return _("There are: %(names)s.") % {"names": ", ".join(sorted(known))}
+        return _("None are accepted.")
+    return _("Accepted names: %(names)s.") % {"names": ", ".join(sorted(known))}
 
 
 def _fold(name: str) -> str:

@@ -24,7 +24,7 @@ class EncodedBody(APIException):
 
     status_code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
     default_detail = _(
-        "The body is compressed. Send it without a Content-Encoding header, as it is."
+        "The request body is compressed. Send it uncompressed, without a Content-Encoding header."
     )
     default_code = "unsupported_media_type"
     headers = content_encoding.ACCEPTED
@@ -50,7 +50,9 @@ def read_json(body: bytes) -> Any:
     except RecursionError:
         raise ParseError(_("The JSON is nested too deeply.")) from None
     except ValueError as error:
-        raise ParseError(_("The body is not JSON: %(error)s") % {"error": error}) from None
+        raise ParseError(
+            _("The request body is not valid JSON: %(error)s") % {"error": error}
+        ) from None
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -59,8 +61,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _value in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ParseError(
-            _("The JSON has the member “%(name)s” more than once. Send it once.")
-            % {"name": shown(twice)}
+            _("The JSON contains “%(name)s” more than once. Send it once.") % {"name": shown(twice)}
         )
     return members
 
@@ -82,7 +83,8 @@ class BoundedParser(BaseParser):
         body: bytes = stream.read(self.most + 1)
         if len(body) > self.most:
             raise ParseError(
-                _("The body is too large: send at most %(most)d KiB.") % {"most": self.most // 1024}
+                _("The request body is too large. Send at most %(most)d KiB.")
+                % {"most": self.most // 1024}
             )
         return body
 
@@ -98,5 +100,7 @@ class BoundedJSONParser(BoundedParser, JSONParser):
     ) -> Any:
         data = read_json(self.read(stream, parser_context))
         if not isinstance(data, dict):
-            raise ParseError(_('The body must be a JSON object, such as {"key": "comfyui-…"}.'))
+            raise ParseError(
+                _('The request body must be a JSON object, such as {"key": "comfyui-…"}.')
+            )
         return data

@@ -50,7 +50,7 @@ class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-
             "type": "apiKey",
             "in": "cookie",
             "name": settings.SESSION_COOKIE_NAME,
-            "description": "Signed in to the pages; changes need the X-CSRFToken header.",
+            "description": "The session of a logged-in user. Changes need the X-CSRFToken header.",
         }
 
 
@@ -70,24 +70,24 @@ def finish(result: Any, **_rest: Any) -> Any:
     return result
 
 
-BAD_REQUEST = OpenApiResponse(ErrorSerializer, "The request can't be understood, or says twice.")
-UNAUTHORIZED = OpenApiResponse(ErrorSerializer, "No key, or one that is not good.")
+BAD_REQUEST = OpenApiResponse(ErrorSerializer, "The request is invalid, or repeats a parameter.")
+UNAUTHORIZED = OpenApiResponse(ErrorSerializer, "No key, or an invalid one.")
 FORBIDDEN = OpenApiResponse(
-    ErrorSerializer, "Not with this way of signing in, or not with this key's scopes."
+    ErrorSerializer, "The session or the scopes of the key don't allow this."
 )
-NOT_FOUND = OpenApiResponse(ErrorSerializer, "No such key of yours.")
-NOT_SOLD = OpenApiResponse(ErrorSerializer, "Nothing is sold here.")
-NOT_KEPT = OpenApiResponse(ErrorSerializer, "None is kept here.")
+NOT_FOUND = OpenApiResponse(ErrorSerializer, "You have no such key.")
+NOT_SOLD = OpenApiResponse(ErrorSerializer, "This site sells no credits.")
+NOT_KEPT = OpenApiResponse(ErrorSerializer, "This site has no credits.")
 UNAVAILABLE = OpenApiResponse(
-    ErrorSerializer, "We can't know just now. Try again after `Retry-After` seconds."
+    ErrorSerializer, "Temporarily unavailable. Try again after `Retry-After` seconds."
 )
 NOT_JSON = OpenApiResponse(
-    ErrorSerializer, "The body is not said to be `application/json`, or is compressed."
+    ErrorSerializer, "The content type is not `application/json`, or the body is compressed."
 )
 TOO_MANY = OpenApiResponse(
     ErrorSerializer,
-    "Too many keys that are none of ours from this address, or too many new ones of this account. "
-    "Try again after `Retry-After` seconds. A good key is never refused so.",
+    "Too many invalid keys from this network, or too many new keys of this account. Try "
+    "again after `Retry-After` seconds. Requests with valid keys are never limited.",
 )
 
 # Responses of endpoints that take a key.

@@ -133,7 +133,7 @@ class StrictSerializer[T](serializers.Serializer[T]):
             if unknown:
                 raise serializers.ValidationError(
                     {
-                        shown(name): _("There is no such field. %(suggestion)s")
+                        shown(name): _("Unknown field. %(suggestion)s")
                         % {"suggestion": suggestion(name, self.fields)}
                         for name in unknown[:_MOST_NAMED]
                     }
@@ -162,9 +162,9 @@ class NewAPIKeySerializer(StrictSerializer[dict[str, object]]):
         required=False,
         allow_null=True,
         help_text=(
-            "When it ends (ISO 8601; UTC, unless an offset is given), at most 36,500 days from "
-            "now. A date without a time means the end of that day in UTC. Default: never, or when "
-            "the key ends that makes this one."
+            "When the key expires (ISO 8601; UTC unless an offset is given), at most "
+            "36,500 days from now. A date without a time means the end of that day in "
+            "UTC. Default: never, or when the key that creates this one expires."
         ),
     )
     expires_in_days = StrictIntegerField(
@@ -176,8 +176,8 @@ class NewAPIKeySerializer(StrictSerializer[dict[str, object]]):
         min_length=1,
         max_length=20,
         help_text=(
-            "What it may be used for: customers:read, keys:manage, proxy:* or proxy:<provider>. "
-            "Left out: everything."
+            "The permissions of the key: customers:read, keys:manage, proxy:* or "
+            "proxy:<provider>. Default: all."
         ),
     )
 
@@ -201,12 +201,13 @@ class RotateSerializer(StrictSerializer[dict[str, int]]):
     overlap_seconds = StrictIntegerField(
         min_value=0,
         max_value=604_800,
-        help_text="For how long the old key works on: 0, so that it ends at once, to seven days.",
+        help_text="How long the old key keeps working: from 0 (it stops immediately) to "
+        "seven days.",
     )
 
 
 class PresentedKeySerializer(StrictSerializer[dict[str, str]]):
-    key = StrictStringField(help_text="The key to judge, `comfyui-…`.", trim_whitespace=False)
+    key = StrictStringField(help_text="The key to validate, `comfyui-…`.", trim_whitespace=False)
 
 
 class PresentedKeysSerializer(StrictSerializer[dict[str, list[str]]]):
@@ -214,7 +215,7 @@ class PresentedKeysSerializer(StrictSerializer[dict[str, list[str]]]):
         child=StrictStringField(trim_whitespace=False, allow_blank=True),
         min_length=1,
         max_length=100,
-        help_text="The keys to judge, 100 at most.",
+        help_text="The keys to validate, at most 100.",
     )
 
 
@@ -242,21 +243,21 @@ class VerdictSerializer(serializers.Serializer[dict[str, object]]):
     valid = serializers.BooleanField()
     code = serializers.ChoiceField(choices=[(code.value, code.value) for code in VerdictCode])
     message = serializers.CharField(
-        required=False, help_text="What to tell the person; absent when the key is good."
+        required=False, help_text="A message for the user. Absent if the key is valid."
     )
-    key = ValidatedKeySerializer(required=False, help_text="Absent unless the key is good.")
+    key = ValidatedKeySerializer(required=False, help_text="Absent unless the key is valid.")
     customer = ValidatedCustomerSerializer(
-        required=False, help_text="Whose key it is; absent unless it is good."
+        required=False, help_text="The owner of the key. Absent unless the key is valid."
     )
 
 
 class VerdictsSerializer(serializers.Serializer[dict[str, object]]):
-    verdicts = VerdictSerializer(many=True, help_text="One for each key, in the order asked.")
+    verdicts = VerdictSerializer(many=True, help_text="One per key, in the order sent.")
 
 
 class ErrorSerializer(serializers.Serializer[dict[str, str]]):
-    error = serializers.CharField(help_text="A code, UPPER_SNAKE.")
-    message = serializers.CharField(help_text="Words for a person: what to do about it.")
+    error = serializers.CharField(help_text="A machine-readable code, UPPER_SNAKE.")
+    message = serializers.CharField(help_text="A message for the user that says what to do.")
 
 
 # Creating a serializer takes longer than a query, as its fields are copied. Every validation uses

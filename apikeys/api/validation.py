@@ -28,18 +28,18 @@ class ValidateView(BaseView):
     @extend_schema(
         tags=["Validation"],
         operation_id="validate_key",
-        summary="Is this key good, and whose is it?",
+        summary="Validate a key and look up its owner",
         description=(
-            "Two forms, for two kinds of caller.\n\n"
-            "**Header form**: the key is in `X-API-Key` or `Authorization: Bearer`, as its holder "
-            "sends it (X-API-Key wins over Bearer). The key is the caller's own credential, so a "
-            "bad one is answered 401. This is for forwarding a client's request headers.\n\n"
-            '**JSON form**: the body is `{"key": "comfyui-…"}`. The key is what a service asks '
-            'about, not its credential, so the question is answered 200 with `"valid": false` '
-            "and a code. This is for a gateway that tells its own refusals from ours.\n\n"
-            "REVOKED, SUSPENDED, EXPIRED and ACCOUNT_DISABLED are told only to one who presents "
-            "the whole key; an unknown id and a wrong secret are both NOT_FOUND. A key in both "
-            "places, two keys in one header or a key in the address is 400."
+            "There are two forms.\n\n**Header form**: the key is in `X-API-Key` or "
+            "`Authorization: Bearer`, as its owner sends it (X-API-Key takes "
+            "precedence). The key is the credential of the request, so an invalid key "
+            "is a 401. Use it to forward the headers of a client.\n\n**JSON form**: the "
+            'body is `{"key": "comfyui-…"}`. The key is not the credential of the '
+            'request, so an invalid key is a 200 with `"valid": false` and a code. Use '
+            "it in a gateway that has its own error responses.\n\nThe codes REVOKED, "
+            "SUSPENDED, EXPIRED and ACCOUNT_DISABLED require the complete key; an "
+            "unknown id and a wrong secret are both NOT_FOUND. A key in both places, "
+            "two keys in one header or a key in the URL is a 400."
         ),
         request=serializers.PresentedKeySerializer,
         responses={
@@ -48,7 +48,7 @@ class ValidateView(BaseView):
         },
         examples=[
             OpenApiExample(
-                "A key that was deleted, JSON form",
+                "A deleted key, JSON form",
                 value={
                     "valid": False,
                     "code": "REVOKED",
@@ -76,13 +76,13 @@ class BatchView(BaseView):
     @extend_schema(
         tags=["Validation"],
         operation_id="validate_keys",
-        summary="Are these keys good, and whose are they? (for services)",
+        summary="Validate keys and look up their owners (for services)",
         description=(
-            "A service asks about up to 100 keys at once, with a secret of its own in "
-            "`Authorization: Bearer`, which has the scope `batch`. There once the operator has set "
-            "`SERVICE_SECRETS`. Keys that "
-            "are asked about for the first time take some 25 ms each; if that can't be had now, "
-            "the answer is 503 for all of them, and asking again gets further."
+            "Validates up to 100 keys for a service, which sends its secret with the "
+            "scope `batch` in `Authorization: Bearer`. Available if the operator has "
+            "set `SERVICE_SECRETS`. The first validation of a key takes some 25 ms. If "
+            "the site is too busy for that, the response is 503 for all keys, and a "
+            "later attempt gets further."
         ),
         request=serializers.PresentedKeysSerializer,
         responses={
@@ -120,7 +120,7 @@ def _validate_body(request: Request) -> services.Verdict:
     if not (_has_json(request) if is_header_form else request.data):
         raise Unauthorized(
             "UNAUTHORIZED",
-            _('Send a key in the X-API-Key header, or ask with the body {"key": "comfyui-…"}.'),
+            _('Send a key in the X-API-Key header, or in the body as {"key": "comfyui-…"}.'),
         )
     serializer = serializers.PresentedKeySerializer(data=request.data)
     serializer.is_valid(raise_exception=True)

@@ -49,9 +49,9 @@ class CustomerView(BaseView):
         operation_id="sign_in",
         summary="Sign ComfyUI in with a key",
         description=(
-            "The body is ignored. ComfyUI calls this at sign-in and at every page load, and "
-            "forgets the person's key at any failure: a store that does not answer is waited for "
-            "some seconds before the answer is 503."
+            "The body is ignored. ComfyUI calls this when the user signs in and at "
+            "every page load, and forgets the key at any failure. So a database that "
+            "does not respond is waited for some seconds before the response is 503."
         ),
         request=None,
         responses={
@@ -71,7 +71,7 @@ class CurrentCustomerView(BaseView):
     @extend_schema(
         tags=["ComfyUI"],
         operation_id="current_customer",
-        summary="Whose key this is",
+        summary="The owner of the key",
         responses={
             200: serializers.CustomerSerializer,
             **schema.SCOPED,
@@ -88,7 +88,7 @@ class APIKeysView(BaseView):
     @extend_schema(
         tags=["Keys"],
         operation_id="list_keys",
-        summary="List one's keys",
+        summary="List your keys",
         responses={
             200: serializers.APIKeyListSerializer,
             **schema.SCOPED,
@@ -101,13 +101,13 @@ class APIKeysView(BaseView):
     @extend_schema(
         tags=["Keys"],
         operation_id="generate_key",
-        summary="Generate a key",
+        summary="Create a key",
         description=(
-            "`plaintext_key` is in this answer and nowhere else, ever. For a person signed in to "
-            "the pages: a key may not generate keys, so that a leaked one can't breed, unless the "
-            "operator sets KEYS_MAY_CREATE_KEYS. Even then it makes none that may do more, or "
-            "ends later, than itself; what is left out is as it is with that key. A field that "
-            "is not listed here is refused."
+            "`plaintext_key` is in this response only. For users who are logged in to "
+            "the site: keys can't create keys, so that a leaked key can't multiply, "
+            "unless the operator sets KEYS_MAY_CREATE_KEYS. Even then, a key can't "
+            "create one with more permissions or a later expiry than its own; omitted "
+            "fields default to its own values. Unknown fields are refused."
         ),
         request=serializers.NewAPIKeySerializer,
         responses={
@@ -143,7 +143,7 @@ class APIKeyView(BaseView):
         tags=["Keys"],
         operation_id="delete_key",
         summary="Delete a key",
-        description="It works no more from the moment this answers.",
+        description="The key no longer works when this responds.",
         parameters=[OpenApiParameter("key_id", UUID, OpenApiParameter.PATH)],
         responses={
             204: None,
@@ -165,14 +165,14 @@ class RotateView(BaseView):
     @extend_schema(
         tags=["Keys"],
         operation_id="roll_key",
-        summary="Replace a key",
+        summary="Rotate a key",
         description=(
-            "Makes a successor with the same name, scopes and lifetime. The old key works on for "
-            "`overlap_seconds`, so that machines can be changed over one by one, and then ends; "
-            "with 0 it works no more from the moment this answers. `plaintext_key` is in this "
-            "answer and nowhere else. Who may generate keys may replace them, and a key with the "
-            "scope `keys:manage` may replace itself. A successor that a key asks for ends when "
-            "that key ends, at the latest."
+            "Creates a successor with the same name, scopes and lifetime. The old key "
+            "keeps working for `overlap_seconds`, so that devices can be switched one "
+            "by one; with 0 it no longer works when this responds. `plaintext_key` is "
+            "in this response only. Users who can create keys can rotate them, and a "
+            "key with the scope `keys:manage` can rotate itself. A successor that a key "
+            "creates expires when that key expires, at the latest."
         ),
         parameters=[OpenApiParameter("key_id", UUID, OpenApiParameter.PATH)],
         request=serializers.RotateSerializer,
@@ -210,13 +210,13 @@ def _check_may_create_keys(request: Request, *, replacing: UUID | None = None) -
     if not is_allowed:
         raise Refused(
             "KEYS_MAY_NOT_CREATE_KEYS",
-            _("A key may not generate keys. Sign in to the keys page and generate one there."),
+            _("API keys can't create API keys. Log in to this site and create one there."),
             status.HTTP_403_FORBIDDEN,
         )
     if not may_hold_keys(current_user(request)):
         raise Refused(
             "EMAIL_NOT_VERIFIED",
-            _("Confirm your email address first: sign in to the keys page and follow it."),
+            _("Confirm your email first: log in to this site and follow the instructions there."),
             status.HTTP_403_FORBIDDEN,
         )
     if creator is None:
@@ -228,13 +228,16 @@ def _check_session(request: HttpRequest) -> None:
     if not reauthentication.is_fresh(request, within=settings.LONG_SESSION):
         raise Refused(
             "REAUTHENTICATION_REQUIRED",
-            _("You have been logged in for long. Generate the key on the keys page."),
+            _("You have been logged in for a while. Create the key on the API keys page."),
             status.HTTP_403_FORBIDDEN,
         )
     if reauthentication.lacks_second_factor(request):
         raise Refused(
             "SECOND_FACTOR_REQUIRED",
-            _("API keys need a second factor here. Generate the key on the keys page."),
+            _(
+                "This site requires two-factor authentication for API keys. Create the "
+                "key on the API keys page."
+            ),
             status.HTTP_403_FORBIDDEN,
         )
 
@@ -245,8 +248,8 @@ def _check_expiry(creator: APIKey, expires_at: datetime | None) -> None:
         raise Refused(
             "ENDS_LATER_THAN_ITS_MAKER",
             _(
-                "A key makes none that ends later than itself, which is at %(moment)s. Choose an "
-                "earlier time, or use the keys page."
+                "An API key can't create a key that expires after itself (%(moment)s). "
+                "Choose an earlier time, or use the API keys page."
             )
             % {"moment": creator.expires_at.isoformat(timespec="seconds")},
             status.HTTP_403_FORBIDDEN,
@@ -268,7 +271,7 @@ def _key(request: Request, key_id: str) -> APIKey:
 def _no_such_key() -> Refused:
     return Refused(
         "NOT_FOUND",
-        _("You have no key with this id. It may have been deleted already."),
+        _("You have no API key with this id. It may already be deleted."),
         status.HTTP_404_NOT_FOUND,
     )
 
@@ -278,5 +281,5 @@ def _uuid(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise BadRequest(
-            "INVALID_ID", _("A key's id is a UUID, as the list of keys gives it.")
+            "INVALID_ID", _("The id of a key must be a UUID, as in the list of keys.")
         ) from None

@@ -31,6 +31,9 @@ type Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 _BEARER: Final = "Bearer "
 # Longer query strings are not cached.
 _MAX_QUERY: Final = 64
+# Longer Accept-Language headers, and more of them, are parsed each time.
+_MAX_ACCEPT_LANGUAGE: Final = 100
+_MAX_LANGUAGE_HEADERS: Final = 1024
 # Seconds between two checks that the version table was not replaced: a system call per request
 # would cost as much as everything else here.
 _CHECK_INTERVAL: Final = 0.05
@@ -55,6 +58,7 @@ class ValidationCache:
     count: called with a key's id at each use.
     count_guess: called with the client IP at each failed validation. Returns 0, the seconds that
         the client has to wait, or None if only the application can decide.
+    language_of: returns the language code of an Accept-Language header: messages are translated.
     capacity: maximum of cached tokens.
     max_age: seconds after which a response is a cache miss in any case: not every change sends a
         notification. One request refreshes it earlier, in the last quarter of that time.
@@ -72,6 +76,7 @@ class ValidationCache:
         queries: Mapping[str, str],
         count: Callable[[Any], None],
         count_guess: Callable[[str], int | None],
+        language_of: Callable[[str], str],
         capacity: int,
         max_age: float = 60.0,
         multi_host: bool = False,
@@ -84,6 +89,8 @@ class ValidationCache:
         self._queries = queries
         self._count = count
         self._count_guess = count_guess
+        self._language_of = language_of
+        self._languages: dict[str, str] = {}
         self._max_age = max_age
         self._multi_host = multi_host
         # Keyed with a random secret of this process: its memory holds no plaintext of a key.
@@ -122,7 +129,9 @@ class ValidationCache:
         keyed.update(token.encode("latin-1"))
         digest = keyed.digest()
         host, scheme = environ.get("HTTP_HOST"), environ["wsgi.url_scheme"]
-        variant = (method, path, query, host, scheme, not environ.get("HTTP_ORIGIN"))
+        accepted = environ.get("HTTP_ACCEPT_LANGUAGE")
+        language = accepted and (self._languages.get(accepted) or self._negotiate(accepted))
+        variant = (method, path, query, host, scheme, not environ.get("HTTP_ORIGIN"), language)
         cached = self._responses.young.get(digest) or self._responses.promote(digest)
         now = time.time()
         if (
@@ -152,6 +161,15 @@ class ValidationCache:
     def _is_cacheable_query(self, path: str, query: str) -> bool:
         prefix = self._queries.get(path)
         return prefix is not None and len(query) <= _MAX_QUERY and query.startswith(prefix)
+
+    def _negotiate(self, accepted: str) -> str:
+        """Return the language code of an Accept-Language header, and remember it."""
+        language = self._language_of(accepted)
+        if len(accepted) <= _MAX_ACCEPT_LANGUAGE:
+            if len(self._languages) >= _MAX_LANGUAGE_HEADERS:
+                self._languages.clear()
+            self._languages[accepted] = language
+        return language
 
     def _check_table(self, now: float) -> bool:
         """Return whether the version table is current; skip the check for a while if so."""

@@ -12,7 +12,8 @@ from apikeys.cache.ages import Lifetime
 from apikeys.tokens import ParseError, Token
 
 type Headers = list[tuple[str, str]]
-# What a response depends on besides the key: method, path, query, Host, scheme, whether an Origin.
+# What a response depends on besides the key: method, path, query, Host, scheme, whether an Origin,
+# language.
 type Variant = tuple[Any, ...]
 
 # The key of the CacheDirective in the WSGI environ.

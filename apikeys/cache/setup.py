@@ -12,6 +12,7 @@ from apikeys.cache.middleware import Application, Environ, StartResponse, Valida
 from apikeys.cache.versions import VersionTable
 from apikeys.key_hasher import key_hasher
 from core import https_only
+from core.languages import accepted_language
 from core.postgres import conninfo
 
 ROUTES = [
@@ -44,6 +45,7 @@ def install(application: Application) -> Application:
         queries=QUERIES,
         count=usage.count,
         count_guess=limits.count_guess_locally,
+        language_of=accepted_language,
         capacity=settings.VALIDATION_CACHE_SIZE,
         max_age=settings.CACHE_MAX_AGE,
         multi_host=settings.MULTI_HOST,

@@ -87,7 +87,7 @@ class GitHubFindSerializer(serializers.Serializer[dict[str, Any]]):
 
 class GitHubLabelSerializer(serializers.Serializer[dict[str, str]]):
     token_hash = serializers.CharField(help_text="SHA-256 of `token`, hexadecimal.")
-    token_type = serializers.CharField(help_text="`type`, as it came.")
+    token_type = serializers.CharField(help_text="`type`, as sent.")
     label = serializers.ChoiceField(  # type: ignore[assignment]  # as above
         choices=[(label.value, label.value) for label in Label]
     )
@@ -100,7 +100,7 @@ class LeakSerializer(StrictSerializer[dict[str, Any]]):
         allow_blank=True,
         allow_null=True,
         max_length=_MAX_TEXT,
-        help_text="Where it was found; the owner is told.",
+        help_text="The URL where it was found, for the owner.",
     )
     note = StrictStringField(
         required=False,
@@ -108,13 +108,13 @@ class LeakSerializer(StrictSerializer[dict[str, Any]]):
         allow_null=True,
         max_length=_MAX_TEXT,
         validators=[reject_api_key],
-        help_text="For the staff of this platform; 300 characters are kept. A key in it is 400.",
+        help_text="For the staff of this site; 300 characters are stored. A key in it is a 400.",
     )
 
 
 class LeaksSerializer(StrictSerializer[dict[str, Any]]):
     leaks = serializers.ListField(
-        child=LeakSerializer(), min_length=1, max_length=_MAX_LEAKS, help_text="100 at most."
+        child=LeakSerializer(), min_length=1, max_length=_MAX_LEAKS, help_text="At most 100."
     )
 
 
@@ -125,7 +125,7 @@ class LabelSerializer(serializers.Serializer[dict[str, str]]):
 
 
 class LabelsSerializer(serializers.Serializer[dict[str, Any]]):
-    leaks = LabelSerializer(many=True, help_text="One for each, in the order sent.")
+    leaks = LabelSerializer(many=True, help_text="One per report, in the order sent.")
 
 
 class LeakView(BaseView):
@@ -140,15 +140,15 @@ class GitHubView(LeakView):
     @extend_schema(
         tags=["Leaks"],
         operation_id="report_leaks_github",
-        summary="Keys that GitHub found in public (secret scanning partner program)",
+        summary="Report exposed keys found by GitHub (secret scanning partner program)",
         description=(
-            "GitHub signs the body with a key of its own. Each key of this platform among the "
-            "matches is out of use when the answer arrives, and its owner is told. There once the "
-            "operator has set `GITHUB_LEAK_REPORTS`."
+            "GitHub signs the body. Each key of this site among the matches is revoked "
+            "when this responds, and its owner gets an email. Available if the operator "
+            "has set `GITHUB_LEAK_REPORTS`."
         ),
         parameters=[
             OpenApiParameter(
-                name, str, OpenApiParameter.HEADER, description="Without it the answer is 403."
+                name, str, OpenApiParameter.HEADER, description="Required; 403 without it."
             )
             for name in (IDENTIFIER, SIGNATURE)
         ],
@@ -157,7 +157,7 @@ class GitHubView(LeakView):
             200: GitHubLabelSerializer(many=True),
             400: schema.BAD_REQUEST,
             403: OpenApiResponse(ErrorSerializer, "Not signed by GitHub."),
-            404: OpenApiResponse(ErrorSerializer, "Off."),
+            404: OpenApiResponse(ErrorSerializer, "Not available on this site."),
             415: schema.NOT_JSON,
             503: schema.UNAVAILABLE,
         },
@@ -197,12 +197,13 @@ class LeaksView(LeakView):
     @extend_schema(
         tags=["Leaks"],
         operation_id="report_leaks",
-        summary="Keys that a scanner found (for services)",
+        summary="Report exposed keys (for services)",
         description=(
-            "With a service's secret in `Authorization: Bearer`, which has the scope `leaks`; "
-            "there once the operator has set `SERVICE_SECRETS`. Each key of this platform is out "
-            "of use when the answer arrives, and its owner is told where it was. To report one "
-            "again changes nothing. After a 503, asking again gets further."
+            "For services, with a secret that has the scope `leaks` in `Authorization: "
+            "Bearer`. Available if the operator has set `SERVICE_SECRETS`. Each key of "
+            "this site is revoked when this responds, and its owner gets an email with "
+            "the URL. Repeating a report changes nothing. After a 503, a later attempt "
+            "gets further."
         ),
         request=LeaksSerializer,
         responses={
@@ -237,11 +238,11 @@ class KeyFormatSerializer(serializers.Serializer[dict[str, Any]]):
     issuer = serializers.URLField()
     prefix = serializers.CharField()
     length = serializers.IntegerField()
-    regex = serializers.CharField(help_text="RE2, and any other dialect.")
-    public_part = serializers.DictField(help_text="Characters that may be shown and logged.")
+    regex = serializers.CharField(help_text="For RE2 and other dialects.")
+    public_part = serializers.DictField(help_text="The part of a key that may be shown and logged.")
     checksum = serializers.DictField()
     test_vectors = serializers.ListField(child=serializers.DictField())
-    report = serializers.DictField(help_text="Where a key that was found is reported.")
+    report = serializers.DictField(help_text="Where to report exposed keys.")
 
 
 class KeyFormatView(BaseView):
@@ -252,7 +253,7 @@ class KeyFormatView(BaseView):
     @extend_schema(
         tags=["Leaks"],
         operation_id="key_format",
-        summary="What a key looks like, and how its checksum is made",
+        summary="The format of keys and their checksum",
         responses={200: KeyFormatSerializer},
         auth=[],
     )
@@ -291,10 +292,12 @@ def _require_github_signature(request: Request, body: bytes) -> None:
             signature=request.headers.get(SIGNATURE, ""),
         )
     except github.Unreachable:
-        raise Unavailable(_("GitHub's keys can't be had just now. Try again shortly.")) from None
+        raise Unavailable(
+            _("GitHub's public keys are unavailable right now. Try again shortly.")
+        ) from None
     if not is_valid:
         raise Refused(
             "BAD_SIGNATURE",
-            _("This is not signed by GitHub, or not as it arrived here."),
+            _("GitHub's signature is missing or doesn't match the request body."),
             status.HTTP_403_FORBIDDEN,
         )

@@ -20,11 +20,11 @@ from core.exceptions import HashingBusy
 # Using the key would reveal as much. The owner is not named.
 _THANKS: Final = {
     Label.TRUE_POSITIVE: _(
-        "Thank you. It was a key of this platform, and it opens nothing now. Its owner is told."
+        "Thank you. It was an API key of this site and no longer works. We'll email its owner."
     ),
     Label.FALSE_POSITIVE: _(
-        "Thank you. This key opens nothing here: it is not known, or its account is gone. There is "
-        "nothing more to do."
+        "Thank you. This key gives no access to this site: it is unknown, or its "
+        "account was deleted. You have nothing else to do."
     ),
 }
 
@@ -42,16 +42,24 @@ class ReportForm(forms.Form):
                 "data-forgets": True,
             }
         ),
-        help_text=_("All of it: 72 characters. It is checked and forgotten, and not shown."),
+        help_text=_(
+            "The whole key, 72 characters. We check it and forget it: it is not "
+            "stored, logged or shown."
+        ),
     )
     url = forms.CharField(
-        label=_("Address of the page where you found it"),
+        label=_("URL of the page where you found it"),
         required=False,
         max_length=2000,
         widget=forms.TextInput(
-            attrs={"autocomplete": "off", "inputmode": "url", "placeholder": "https://…"}
+            attrs={
+                "autocomplete": "off",
+                "inputmode": "url",
+                "placeholder": "https://…",
+                "dir": "ltr",
+            }
         ),
-        help_text=_("Its owner is told, so that they can remove it there."),
+        help_text=_("We pass it on to the owner, so that they can remove the key there."),
     )
 
     def clean_key(self) -> str:
@@ -59,9 +67,8 @@ class ReportForm(forms.Form):
         if tokens.shape_error(key) is not None:
             raise forms.ValidationError(
                 _(
-                    "This is no whole key of this platform: those are comfyui- and 64 of the "
-                    "digits 0 to 9 and the letters a to f. If a part is all you found, it opens "
-                    "nothing."
+                    "This isn't a complete key. Keys start with comfyui- and are 72 "
+                    "characters long. A part of a key gives no access."
                 )
             )
         return key
@@ -76,7 +83,7 @@ def report(request: HttpRequest) -> HttpResponse:
         return _page(request, ReportForm())
     form = ReportForm(_without_keys(request.POST))
     if not ratelimit.consume(request, action="leak_report"):
-        form.add_error(None, _("That was tried too often. Wait some minutes."))
+        form.add_error(None, _("Too many attempts. Try again in a few minutes."))
         return _page(request, form, status=429, retry_after=60)
     if not form.is_valid():
         return _page(request, form, status=400)
@@ -85,7 +92,7 @@ def report(request: HttpRequest) -> HttpResponse:
     try:
         (label,) = leaks.report([find], reporter=Reporter.PERSON, client_ip=None)
     except HashingBusy:
-        form.add_error(None, _("This can't be checked just now. Try again shortly."))
+        form.add_error(None, _("We can't check this right now. Try again shortly."))
         return _page(request, form, status=503, retry_after=RETRY_AFTER)
     # Not a redirect: the message would have to be stored in a session.
     return _page(request, ReportForm(), thanks=str(_THANKS[label]))

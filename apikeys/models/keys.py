@@ -32,8 +32,8 @@ class Reason(models.TextChoices):
     REVOKED_BY_STAFF = "staff", _("revoked by staff")
     ACCOUNT_DELETED = "account", _("its account was deleted")
     ROTATED = "rolled", _("replaced by a new key")
-    LEAKED = "leaked", _("found where others can read it")
-    CODE_REUSED = "code", _("the code it was fetched with came twice")
+    LEAKED = "leaked", _("reported as exposed")
+    CODE_REUSED = "code", _("its authorization code was used twice")
 
 
 # Fields that no verdict depends on.
@@ -213,8 +213,8 @@ class APIKey(models.Model):
                 ),
                 name="apikeys_apikey_name",
                 violation_error_message=_(
-                    "You have a key with this name already. "
-                    "Choose another name, or delete that key first."
+                    "You already have a key with this name. Choose another name, or "
+                    "delete that key first."
                 ),
             ),
             models.UniqueConstraint(fields=["owner", "nonce"], name="apikeys_apikey_nonce"),

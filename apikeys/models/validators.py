@@ -21,7 +21,8 @@ def validate_name(name: str) -> None:
 def validate_description(description: str) -> None:
     if text.has_controls(description, allow="\r\n\t"):
         raise ValidationError(
-            _("This description has an invisible control character. Remove it."), code="controls"
+            _("The description contains an invisible control character. Remove it."),
+            code="controls",
         )
     validators.reject_api_key(description)
 
@@ -31,7 +32,7 @@ def validate_scopes(text: str) -> None:
         scopes.parse(text)
     except ValueError as error:
         raise ValidationError(
-            _("There is no scope “%(scope)s”. The scopes are %(all)s and proxy:<provider>."),
+            _("Unknown scope “%(scope)s”. The scopes are %(all)s and proxy:<provider>."),
             code="scope",
             params={"scope": tokens.redact(str(error)[:80]), "all": ", ".join(scopes.ALL)},
         ) from None

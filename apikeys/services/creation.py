@@ -133,7 +133,7 @@ def _stored_scopes(scopes: Iterable[str]) -> str:
     if not all(scope.strip() for scope in wanted):
         # It would be stored as no scopes, which means all of them.
         raise ValidationError(
-            _("A scope is empty. Name one, or none at all for a key that may do everything."),
+            _("A scope is empty. Name one, or omit scopes for a key with all permissions."),
             code="scope",
         )
     return join(wanted)
@@ -226,8 +226,8 @@ def _replace(key: APIKey, successor: APIKey, overlap: timedelta) -> None:
     if not replaceable.update(successor_id=successor.pk, **changes):
         raise ValidationError(
             _(
-                "This key can't be replaced: it was deleted, has expired, or was replaced already. "
-                "Generate a new one."
+                "This key can't be rotated: it was deleted, has expired or was already "
+                "rotated. Create a new one."
             ),
             code="ended",
         )
@@ -246,10 +246,10 @@ def _check_key_count(owner: User) -> None:
     if APIKey.objects.live().filter(owner=owner, successor=None).count() >= limit:
         raise ValidationError(
             ngettext(
-                "You have %(limit)d key, the most an account may have. "
-                "Delete it if you no longer use it, then generate again.",
-                "You have %(limit)d keys, the most an account may have. "
-                "Delete one that you no longer use, then generate again.",
+                "You have %(limit)d API key, the limit for an account. Delete it if you "
+                "no longer use it, then try again.",
+                "You have %(limit)d API keys, the limit for an account. Delete one you "
+                "no longer use, then try again.",
                 limit,
             )
             % {"limit": limit},

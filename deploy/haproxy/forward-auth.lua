@@ -11,7 +11,7 @@ local REFUSED = {
 }
 local REFUSALS = {[400] = true, [401] = true, [403] = true, [429] = true}
 local UNKNOWN = '{"error": "SERVICE_UNAVAILABLE", '
-    .. '"message": "Keys can\'t be checked just now. Try again shortly."}'
+    .. '"message": "API keys can\'t be checked right now. Try again shortly."}'
 
 local function refuse(txn, answer)
     local reply = txn:reply()

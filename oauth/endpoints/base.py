@@ -32,7 +32,7 @@ _ERRORS: Final = {
 
 # Docstrings and help texts of serializers are descriptions in the published OpenAPI schema.
 class ProblemSerializer(serializers.Serializer[dict[str, str]]):
-    """RFC 6749 §5.2, and the same words where ComfyUI looks for them."""
+    """RFC 6749 §5.2, with the message also in the field that ComfyUI reads."""
 
     error = serializers.CharField()
     error_description = serializers.CharField()
@@ -42,13 +42,13 @@ class ProblemSerializer(serializers.Serializer[dict[str, str]]):
 def error_responses(*statuses: int) -> dict[int, OpenApiResponse]:
     """Return the OpenAPI description of `statuses` and of 400, 415 and 503."""
     descriptions = {
-        400: "As `error` says.",
-        401: "Not a service that is known here.",
-        403: "Called by a page of a site that nobody listed, or by a service without the scope.",
-        404: "Off: the operator has set no `SERVICE_SECRETS`.",
+        400: "See `error`.",
+        401: "No valid service secret.",
+        403: "Called from a website that is not listed, or by a service without the scope.",
+        404: "Not available: the operator has set no `SERVICE_SECRETS`.",
         415: "The body is compressed.",
-        429: "Too often from this address.",
-        503: "Not now. Try again after `Retry-After` seconds.",
+        429: "Too many requests from this network.",
+        503: "Temporarily unavailable. Try again after `Retry-After` seconds.",
     }
     return {
         number: OpenApiResponse(ProblemSerializer, descriptions[number])
@@ -72,8 +72,8 @@ class OAuthView(BaseView):
             raise Refused(
                 "ACCESS_DENIED",
                 _(
-                    "A page of this site may not sign people in: staff have not listed it. Use a "
-                    "key there."
+                    "This website is not listed here, so it can't log people in. Use an "
+                    "API key there."
                 ),
                 status.HTTP_403_FORBIDDEN,
             )
@@ -97,13 +97,11 @@ def read_form(request: Request) -> QueryDict:
     if http.content_type != FORM or int(http.META.get("CONTENT_LENGTH") or 0) > MAX_BODY:
         raise _bad_request(_("Send a form (application/x-www-form-urlencoded) of at most 64 KiB."))
     if http.GET:
-        raise _bad_request(
-            _("Send it in the body: what is in an address is written into logs on its way.")
-        )
+        raise _bad_request(_("Send the parameters in the body: URLs end up in logs."))
     try:
         return http.POST
     except SuspiciousOperation:
-        raise _bad_request(_("There are too many fields.")) from None
+        raise _bad_request(_("Too many fields were sent.")) from None
 
 
 def reject_unknown_fields(form: QueryDict, allowed: Collection[str]) -> None:
@@ -111,18 +109,18 @@ def reject_unknown_fields(form: QueryDict, allowed: Collection[str]) -> None:
     for name, values in form.lists():
         if name not in allowed:
             raise _bad_request(
-                _("There is no field “%(name)s” here. %(suggestion)s")
+                _("Unknown field “%(name)s”. %(suggestion)s")
                 % {"name": shown(name), "suggestion": suggestion(name, allowed)}
             )
         if len(values) != 1:
-            raise _bad_request(_("Send %(name)s, once.") % {"name": name})
+            raise _bad_request(_("Send %(name)s once.") % {"name": name})
 
 
 def single_value(form: QueryDict, name: str) -> str:
     """Return the value of a field. Raise Refused if it is missing or repeated."""
     values = form.getlist(name)
     if len(values) != 1:
-        raise _bad_request(_("Send %(name)s, once.") % {"name": name})
+        raise _bad_request(_("Send %(name)s once.") % {"name": name})
     return values[0]
 
 

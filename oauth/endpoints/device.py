@@ -25,14 +25,14 @@ class AskForDeviceSerializer(serializers.Serializer[dict[str, str]]):
         required=False,
         allow_blank=True,
         help_text=(
-            "Default: `customers:read proxy:*`. Scopes of OpenID and of the hosted ComfyUI are "
-            "ignored, others refused."
+            "Default: `customers:read proxy:*`. Scopes of OpenID and of the hosted "
+            "ComfyUI are ignored; other unknown scopes are refused."
         ),
     )
     device_name = serializers.CharField(
         required=False,
         allow_blank=True,
-        help_text="What the machine calls itself; its person sees it as unproved.",
+        help_text="The name of the device. It is shown to the user as not verified.",
     )
 
 
@@ -51,10 +51,11 @@ class DeviceCodeEndpoint(OAuthView):
     @extend_schema(
         tags=["OAuth"],
         operation_id="device_code",
-        summary="A machine asks for a key (RFC 8628)",
+        summary="Request a key for a device (RFC 8628)",
         description=(
-            "Show `user_code` and `verification_uri` to a person, as text or as a QR code of "
-            "`verification_uri_complete`, and ask `/oauth/token` until they have confirmed."
+            "Show `user_code` and `verification_uri` to the user, as text or as a QR "
+            "code of `verification_uri_complete`, and poll `/oauth/token` until the "
+            "user has confirmed."
         ),
         request={FORM: AskForDeviceSerializer},
         responses={200: DeviceCodesSerializer, **error_responses(403, 429)},
@@ -62,7 +63,10 @@ class DeviceCodeEndpoint(OAuthView):
     def post(self, request: Request) -> Response | HttpResponse:
         if not ratelimit.consume(django_request(request), action="device_code"):
             return Response(
-                error_body("temporarily_unavailable", "Too many machines ask from this address."),
+                error_body(
+                    "temporarily_unavailable",
+                    "Too many requests from this network. Try again later.",
+                ),
                 status.HTTP_429_TOO_MANY_REQUESTS,
                 headers={"Retry-After": "120"},
             )

@@ -27,21 +27,21 @@ from oauth.endpoints.base import (
 
 
 class IntrospectionSerializer(serializers.Serializer[dict[str, object]]):
-    """RFC 7662 §2.2. Of a token that is not good, nothing is said but that."""
+    """RFC 7662 §2.2. For an invalid token, only `active` is returned."""
 
     active = serializers.BooleanField()
     scope = serializers.CharField(required=False)
     username = serializers.EmailField(required=False)
-    sub = serializers.UUIDField(required=False, help_text="The account.")
+    sub = serializers.UUIDField(required=False, help_text="The id of the account.")
     token_type = serializers.CharField(required=False)
     iat = serializers.IntegerField(required=False)
-    exp = serializers.IntegerField(required=False, help_text="Absent: it does not expire.")
+    exp = serializers.IntegerField(required=False, help_text="Absent if the key does not expire.")
     iss = serializers.URLField(required=False)
     key_id = serializers.UUIDField(required=False)
 
 
 class AskAboutTokenSerializer(StrictSerializer[dict[str, str]]):
-    """RFC 7662 §2.1, and how some clients say who they are beside the header."""
+    """RFC 7662 §2.1, and client credentials that some clients send in the body."""
 
     token = serializers.CharField(allow_blank=True)
     token_type_hint = serializers.CharField(required=False, allow_blank=True)
@@ -57,11 +57,11 @@ class IntrospectionEndpoint(OAuthView):
     @extend_schema(
         tags=["OAuth"],
         operation_id="introspect",
-        summary="Is this key good, and whose is it? (for services, RFC 7662)",
+        summary="Validate a key and look up its owner (for services, RFC 7662)",
         description=(
-            "There once the operator has set `SERVICE_SECRETS`: one of them in `Authorization: "
-            "Bearer`, or as the password of HTTP Basic with any name. It needs the scope "
-            "`introspect`."
+            "Available if the operator has set `SERVICE_SECRETS`. Send one with the "
+            "scope `introspect` in `Authorization: Bearer`, or as the password of HTTP "
+            "Basic with any user name."
         ),
         request={FORM: AskAboutTokenSerializer},
         responses={200: IntrospectionSerializer, **error_responses(401, 403, 404)},

@@ -19,8 +19,8 @@ class MetadataEndpoint(OAuthView):
     @extend_schema(
         tags=["OAuth"],
         operation_id="metadata",
-        summary="What this authorization server can do (RFC 8414)",
-        description="A form in, JSON out. Nobody signs in here: what is sent speaks for itself.",
+        summary="Authorization server metadata (RFC 8414)",
+        description="Accepts a form and responds with JSON. Needs no login.",
         responses={200: OpenApiTypes.OBJECT},
     )
     def get(self, request: Request) -> Response:

@@ -28,7 +28,9 @@ class WithDeviceCodeSerializer(serializers.Serializer[dict[str, str]]):
 
 class WithCodeSerializer(serializers.Serializer[dict[str, str]]):
     grant_type = serializers.ChoiceField([AUTHORIZATION_CODE])
-    client_id = serializers.CharField(help_text="A program's name, or a site's origin.")
+    client_id = serializers.CharField(
+        help_text="The name of a program, or the origin of a website."
+    )
     code = serializers.CharField()
     redirect_uri = serializers.URLField()
     code_verifier = serializers.RegexField(r"^[A-Za-z0-9._~-]{43,128}$")
@@ -43,24 +45,28 @@ _TOKEN_REQUEST: Final = PolymorphicProxySerializer(
 
 class TokenSerializer(serializers.Serializer[dict[str, object]]):
     access_token = serializers.CharField(
-        help_text="A key, `comfyui-…`: it is in this answer and nowhere else, ever."
+        help_text="An API key, `comfyui-…`. It is in this response only."
     )
-    token_type = serializers.CharField(help_text="`Bearer`; `X-API-Key` takes it as well.")
+    token_type = serializers.CharField(
+        help_text="`Bearer`. The key can also be sent in `X-API-Key`."
+    )
     scope = serializers.CharField()
-    expires_in = serializers.IntegerField(required=False, help_text="Absent: it does not expire.")
+    expires_in = serializers.IntegerField(
+        required=False, help_text="Absent if the key does not expire."
+    )
     key_id = serializers.UUIDField()
-    key_name = serializers.CharField(help_text="As its owner called it.")
+    key_name = serializers.CharField(help_text="The name of the key.")
 
 
 class TokenEndpoint(OAuthView):
     @extend_schema(
         tags=["OAuth"],
         operation_id="token",
-        summary="Fetch the key that a person allowed (RFC 6749 §3.2, RFC 8628 §3.4)",
+        summary="Redeem an approved request for a key (RFC 6749 §3.2, RFC 8628 §3.4)",
         description=(
-            "There are no refresh tokens: a key lives until it expires or its owner deletes it. "
-            "503 `temporarily_unavailable` takes nothing away: ask again. A `code` that comes "
-            "twice ends the key that was made from it."
+            "There are no refresh tokens: a key works until it expires or is deleted. "
+            "After a 503 `temporarily_unavailable`, try again. If a `code` is used "
+            "twice, its key is revoked."
         ),
         request={FORM: _TOKEN_REQUEST},
         responses={200: TokenSerializer, **error_responses(403)},
@@ -82,8 +88,8 @@ class RevocationEndpoint(OAuthView):
     @extend_schema(
         tags=["OAuth"],
         operation_id="revoke",
-        summary="Delete a key, as whoever holds it (RFC 7009)",
-        description="200 as well if it was none, or had been deleted.",
+        summary="Revoke a key (RFC 7009)",
+        description="Also 200 if the key is unknown or already deleted.",
         request={FORM: RevocationSerializer},
         responses={200: None, **error_responses(403)},
     )

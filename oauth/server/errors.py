@@ -7,27 +7,27 @@ from authlib.oauth2 import OAuth2Error
 # Descriptions for errors with names that explain little. English, like the whole API, and ASCII
 # (RFC 6749 §5.2).
 DESCRIPTIONS: Final = {
-    "access_denied": "The person said no, or may not hold keys here.",
-    "authorization_pending": "Nobody has confirmed this yet. Ask again in a moment.",
-    "expired_token": "Nobody confirmed this in time. Start anew.",
+    "access_denied": "The user denied the request, or has no permission to create API keys.",
+    "authorization_pending": "The request has not been confirmed yet. Try again in a moment.",
+    "expired_token": "The request was not confirmed in time. Start again.",
     "invalid_client": (
-        "This client is not known here. The client id of a site is its origin, and staff have to "
-        "list it."
+        "This client is unknown. The client id of a website is its origin, and an "
+        "administrator has to list it."
     ),
-    "invalid_grant": "This code is not good: it is unknown, over, or was used. Start anew.",
-    "invalid_request": "This request can't be understood.",
+    "invalid_grant": "This code is unknown, has expired or was already used. Start again.",
+    "invalid_request": "This request is invalid.",
     "invalid_scope": (
-        "There is no such scope. The scopes are customers:read, proxy:*, proxy:<provider> and "
-        "keys:manage."
+        "Unknown scope. The scopes are customers:read, proxy:*, proxy:<provider> and keys:manage."
     ),
-    "invalid_target": "This resource is not on this platform.",
-    "slow_down": "Asked too soon. Wait longer between two questions.",
-    "temporarily_unavailable": "That can't be done just now. Ask again shortly.",
-    "unauthorized_client": "This client may not have a key in this way.",
+    "invalid_target": "This resource is not on this site.",
+    "slow_down": "Too many requests. Wait longer between requests.",
+    "temporarily_unavailable": "Temporarily unavailable. Try again shortly.",
+    "unauthorized_client": "This client may not use this grant type.",
     "unsupported_grant_type": (
-        "The grants here are authorization_code and urn:ietf:params:oauth:grant-type:device_code."
+        "The supported grant types are authorization_code and "
+        "urn:ietf:params:oauth:grant-type:device_code."
     ),
-    "unsupported_response_type": "The only response type here is code.",
+    "unsupported_response_type": "The only supported response type is code.",
 }
 
 

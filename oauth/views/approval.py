@@ -20,7 +20,7 @@ def require_eligible(request: HttpRequest, *, back: str) -> HttpResponse | None:
     back: the URL to return to after the reauthentication.
     """
     if not may_hold_keys(current_user(request)):
-        messages.error(request, _("Confirm your email address before you generate a key."))
+        messages.error(request, _("Confirm your email before you create an API key."))
         return redirect("account_email")
     return reauthentication.ask_before_key(request, then=back)
 
@@ -28,13 +28,13 @@ def require_eligible(request: HttpRequest, *, back: str) -> HttpResponse | None:
 def describe_scopes(granted: list[str]) -> list[str]:
     """Return a description for the user of each scope in `granted`."""
     descriptions = {
-        scopes.SIGN_IN: _("sign in to ComfyUI as you: it sees your name and your address"),
-        scopes.ANY_PROVIDER: _("use API nodes through this site's gateway"),
-        scopes.MANAGE: _("list, replace and delete all your keys"),
+        scopes.SIGN_IN: _("Sign in to ComfyUI as you: it sees your name and email"),
+        scopes.ANY_PROVIDER: _("Use API nodes through this site's gateway"),
+        scopes.MANAGE: _("List, rotate and delete all your API keys"),
     }
     return [
         descriptions.get(scope)
-        or _("use API nodes of %(provider)s through this site's gateway")
+        or _("Use API nodes of %(provider)s through this site's gateway")
         % {"provider": scope.partition(":")[2]}
         for scope in granted
     ]

@@ -142,19 +142,20 @@ def _csp_allowing(redirect_uri: str) -> dict[str, list[str]]:
 def _rejection(client_id: str, client: Client | None) -> tuple[str, int]:
     """Return the reason for the user, and the status, of a request without a valid redirect URI."""
     if client is not None:
-        return _("It wants you to be sent to an address that is not its own."), 400
+        return _("It wants to send you to a URL that doesn't belong to it."), 400
     try:
         origins.validate_listable(client_id)
     except origins.OriginRejected as rejected:
         match rejected.reason:
             case RejectReason.PLAIN_HTTP | RejectReason.PRIVATE:
                 return _(
-                    "It is on a LAN, or on plain http, where anybody on the way could read along. "
-                    "Such a site can't sign people in with their session: it uses a key."
+                    "It is on a LAN or plain http, where others on the network could "
+                    "read the traffic. Such a site can't log people in. Use an API key "
+                    "there."
                 ), 403
             case _:
-                return _("Which program or site it is can't be understood."), 400
-    return _("Nobody who runs this platform has listed it. They can, if you ask them."), 403
+                return _("The program or site can't be identified."), 400
+    return _("It is not listed on this site. Ask your administrator to add it."), 403
 
 
 def _error_page(request: HttpRequest, reason: str, status: int = 400) -> HttpResponse:

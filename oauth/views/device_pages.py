@@ -27,8 +27,8 @@ from oauth.views.approval import describe_scopes, require_eligible, warn_if_impo
 
 # One message for unknown, used and expired codes, so that a guess reveals nothing.
 _NO_SUCH_CODE: Final = gettext_lazy(
-    "No machine waits with this code. It is mistyped, was used, or is older than ten minutes: "
-    "start anew on the machine."
+    "No device is waiting with this code. It has a typo, was already used, or has "
+    "expired. Start again on the device."
 )
 
 
@@ -51,7 +51,7 @@ def _look_up(request: HttpRequest, form: UserCodeForm) -> HttpResponse:
     # Counted before the lookup, as guesses may be concurrent. A correct code is not counted.
     tried = ratelimit.consume(request, action="device_try", app="allauth.account")
     if not tried:
-        form.add_error("user_code", _("That was tried too often. Wait some minutes."))
+        form.add_error("user_code", _("Too many attempts. Try again in a few minutes."))
         return _code_page(request, form, status=429)
     device_request = services.find_pending_device(form.cleaned_data["user_code"])
     if device_request is None:

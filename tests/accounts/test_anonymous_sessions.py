@@ -120,8 +120,8 @@ def test_only_forms_that_begin_a_log_in_create_an_anonymous_session(fields, prov
 
 def test_a_message_to_an_anonymous_client_is_shown_once(db, client):
     response = client.get(reverse("socialaccount_signup"), follow=True)
-    assert "That was interrupted" in response.content.decode()
-    assert "That was interrupted" not in client.get(reverse("account_login")).content.decode()
+    assert "The login was interrupted" in response.content.decode()
+    assert "The login was interrupted" not in client.get(reverse("account_login")).content.decode()
 
 
 def test_log_ins_with_a_provider_are_rate_limited(providers, client):

@@ -19,7 +19,7 @@ from tests.webauthn import Passkey, at_localhost, log_in_with
 
 fresh_browser = partial(signed_in_browser, ago=timedelta(minutes=1))
 
-LAST = "This is your last way in."
+LAST = "This is your only way to log in."
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_an_account_with_only_a_passkey_is_asked_for_the_passkey_first(alice):
     client = Client()
     log_in(client)
     page = client.get("/login/factor").text
-    assert "Passkeys belong to a name" in page, "no passkey is used at an IP address"
+    assert "Passkeys need https and a domain name" in page, "no passkey is used at an IP address"
     assert 'name="code"' in page
 
 

@@ -187,7 +187,7 @@ def test_a_provider_failure_is_one_warning_and_one_event(
     with caplog.at_level(logging.INFO):
         page = fail(client)
     assert page.status_code == 401
-    assert "That did not work" in page.text
+    assert "Login failed" in page.text
     (line,) = [line for line in caplog.records if line.name == "accounts.social"]
     assert line.levelno == logging.WARNING
     assert line.getMessage() == f"A log-in with github failed: {code} ({kind})."

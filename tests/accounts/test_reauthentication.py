@@ -325,7 +325,7 @@ def test_at_most_six_codes_are_sent_in_an_hour(stale_session, alice, mailoutbox)
     verify_email(alice)
     pages = [stale_session.post(BY_MAIL, {"send": "1"}) for _ in range(7)]
     assert len(mailoutbox) == 6
-    assert "enough codes" in pages[-1].text
+    assert "Too many codes" in pages[-1].text
 
 
 def test_an_anonymous_client_is_redirected_to_the_log_in(client, db):

@@ -39,7 +39,7 @@ def test_a_password_alone_does_not_show_a_key_and_the_page_explains_why(alice):
     log_in(client := Client())
     response = generate(client)
     assert response["Location"] == "/account/factors"
-    assert "API keys need a second factor here" in client.get("/account/factors").text
+    assert "requires two-factor authentication for API keys" in client.get("/account/factors").text
     assert not APIKey.objects.exists()
     assert client.get("/keys/").status_code == 200, "all else goes on"
 

@@ -138,7 +138,7 @@ def _queries(client: Client) -> int:
 def test_alice_logs_out_another_device(here, phone):
     page = here.post(end_of(phone), follow=True)
     assert page.redirect_chain == [(SESSIONS, 302)]
-    assert "That device is logged out." in page.text
+    assert "The device has been logged out." in page.text
     assert not is_in(phone)
     assert is_in(here)
     assert len(panels(page)) == 1
@@ -148,13 +148,13 @@ def test_alice_logs_out_everywhere_else(alice, here, phone):
     library = browser(ip="198.51.100.1")
     log_in(library)
     page = here.post(SESSIONS, follow=True)
-    assert "You are logged out everywhere else." in page.text
+    assert "You have been logged out on all other devices." in page.text
     assert is_in(here)
     assert not is_in(phone)
     assert not is_in(library)
     (own,) = panels(page)
     assert "This device" in own
-    assert "Log out everywhere else" not in page.text
+    assert "Log out all other devices" not in page.text
 
 
 def test_ending_the_current_session_logs_out(here, phone):

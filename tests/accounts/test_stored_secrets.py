@@ -144,7 +144,7 @@ def test_secrets_of_factors_are_in_no_table_log_or_export(
     page = client.get("/account/factors/recovery-codes")
     recovery = Authenticator.objects.get(type="recovery_codes").wrap().get_unused_codes()
     assert len(recovery) == 10
-    assert all(code in page.text for code in recovery), "shown once"
+    assert all(code in page.text for code in recovery), "shown only once"
     browser = Client()
     log_in(browser)
     browser.post("/login/factor", {"code": wrong_app_code(secret)})

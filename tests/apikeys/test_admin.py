@@ -272,7 +272,7 @@ def test_the_event_of_a_revocation_by_staff_has_actor_and_client_ip(staff, sam, 
     assert event.public_id == key.public_id
     assert event.detail == {"reason": "staff"}
     listed = _main(staff.get(EVENTS))
-    for fact in (key.public_id, "sam@example.org", "staff pages", "203.0.113.7", "key revoked"):
+    for fact in (key.public_id, "sam@example.org", "staff pages", "203.0.113.7", "API key revoked"):
         assert fact in listed
 
 

@@ -65,7 +65,7 @@ def test_issue_key_does_not_take_an_empty_scope_for_all_of_them(alice):
 def test_issue_key_can_limit_what_the_key_may_do(alice):
     run("issue_key", alice.email, "--name", "node", "--scopes", "proxy:openai", "customers:read")
     assert APIKey.objects.get().granted == ("proxy:openai", "customers:read")
-    with pytest.raises(CommandError, match="no scope “root”"):
+    with pytest.raises(CommandError, match="Unknown scope “root”"):
         run("issue_key", alice.email, "--name", "x", "--scopes", "root")
 
 

@@ -101,7 +101,7 @@ def test_the_page_says_why_comfyui_forgot_a_key(client):
 
 def test_a_key_that_is_tried_was_not_used(client, alice, issue):
     key, token = issue("studio-pc")
-    assert "This key is good" in tried(client, token.reveal()).text
+    assert "This key is valid" in tried(client, token.reveal()).text
     usage.flush()
     key.refresh_from_db()
     assert key.last_used_at is None
@@ -116,25 +116,28 @@ def test_a_key_that_is_tried_was_not_used(client, alice, issue):
 def test_a_good_key_is_called_by_its_name(client, good):
     response = tried(client, f"  {good}\n")
     assert response.status_code == 200
-    assert "This key is good: it is “studio-pc”" in response.text
+    assert "This key is valid: “studio-pc”" in response.text
 
 
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (lambda key: "sk-proj-abc", "begin with comfyui-"),
-        (lambda key: key[:-1], "has 71 characters, and a key has 72"),
+        (lambda key: "sk-proj-abc", "start with comfyui-"),
+        (lambda key: key[:-1], "it has 71 characters instead of 72"),
         (lambda key: key + key, "has 144 characters"),
-        (lambda key: key.upper().replace("COMFYUI", "comfyui"), "small letters a to f"),
-        (lambda key: key[:-1] + "o", "small letters a to f"),
+        (lambda key: key.upper().replace("COMFYUI", "comfyui"), "lowercase letters a to f"),
+        (lambda key: key[:-1] + "o", "lowercase letters a to f"),
         (
             lambda key: key[:-1] + ("0" if key[-1] != "0" else "1"),
-            "at least one character is wrong",
+            "has a typo",
         ),
-        (lambda key: tokens.make(tag_key=b"x" * 32).reveal(), "not known here"),
-        (lambda key: tokens.make(tag_key=key_hasher().tag_keys[0]).reveal(), "not known here"),
+        (lambda key: tokens.make(tag_key=b"x" * 32).reveal(), "unknown on this site"),
+        (
+            lambda key: tokens.make(tag_key=key_hasher().tag_keys[0]).reveal(),
+            "unknown on this site",
+        ),
         (lambda key: "", "required"),
-        (lambda key: "comfyui-<script>alert(1)</script>", "characters, and a key has 72"),
+        (lambda key: "comfyui-<script>alert(1)</script>", "characters instead of 72"),
         (lambda key: "x" * 5000, "at most 4096"),
     ],
 )
@@ -179,7 +182,7 @@ def test_a_platform_that_is_too_busy_says_neither_good_nor_bad(client, good, mon
     monkeypatch.setattr(services, "validate", busy)
     response = tried(client, good)
     assert (response.status_code, response["Retry-After"]) == (503, "5")
-    assert "checked just now" in response.text
+    assert "check this right now" in response.text
 
 
 def test_the_hosted_platforms_address_leads_to_the_keys(client):

@@ -16,6 +16,7 @@ from apikeys.models import APIKey, Reason
 from audit.models import Via
 from audit.services import Actor
 from core.exceptions import RateLimited
+from core.languages import accepted_language
 from tests.apikeys.cache.test_middleware import get_response, request, twin
 from tests.factories import generate_key
 
@@ -58,7 +59,7 @@ def test_too_many_new_keys_are_refused_on_every_path(few, alice, signed_in, issu
     for response in (page, rest, roll):
         assert response.status_code == 429
         assert 0 < int(response["Retry-After"]) <= 3600
-    assert "tried too often" in page.text
+    assert "Too many attempts" in page.text
     assert rest.json()["error"] == "TOO_MANY_REQUESTS"
     assert rest.json()["message"]
     assert set(APIKey.objects.values_list("name", flat=True)) == {"studio", "one", "two"}
@@ -174,6 +175,7 @@ def cached_app(own_version_table, transactional_db):
         queries=QUERIES,
         count=usage.count,
         count_guess=limits.count_guess_locally,
+        language_of=accepted_language,
         capacity=100,
     )
 

@@ -17,7 +17,7 @@ from oauth.models import AuthorizationCode, DeviceRequest
 from oauth.services import available_name
 from tests.conftest import show_who
 
-REFUSED = "contains a whole API key"
+REFUSED = "contains a complete API key"
 SECRET = "s" * 40
 
 # As programs and people mangle what they paste.
@@ -239,7 +239,7 @@ def test_an_expired_key_does_not_hold_its_name(alice, issue, signed_in):
     # Both are listed; the older one stays what it is.
     old.refresh_from_db()
     assert (old.name, old.revoked_at, old.holds_name) == ("Studio", None, False)
-    with pytest.raises(ValidationError, match="with this name already"):
+    with pytest.raises(ValidationError, match="already have a key with this name"):
         services.issue(owner=alice, name="STUDIO")
     expire(new)
     services.issue(owner=alice, name="studio")

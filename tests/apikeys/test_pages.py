@@ -87,7 +87,7 @@ def test_a_form_without_its_nonce_gets_a_new_one_and_makes_nothing(alice, signed
     client = signed_in(alice)
     response = generate_key(client, "studio", nonce=nonce)
     assert response.status_code == 400
-    assert "Press the button once more" in response.text
+    assert "Press the button again" in response.text
     assert not APIKey.objects.exists()
     (fresh,) = re.findall(r'name="nonce" value="([^"]+)"', response.text)
     assert TOKEN.search(generate_key(client, "studio", nonce=fresh).text)

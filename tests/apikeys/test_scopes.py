@@ -52,7 +52,7 @@ def test_a_scope_covers_what_it_says_and_no_more(text, wanted, covered):
     ["root", "customers:write", "proxy:", "proxy:A", "proxy:a/b", "proxy:**", "proxy:" + "a" * 33],
 )
 def test_what_is_no_scope_is_refused_by_name(alice, issue, text):
-    with pytest.raises(ValidationError, match="There is no scope"):
+    with pytest.raises(ValidationError, match="Unknown scope"):
         issue(scopes=["customers:read", text])
     assert not APIKey.objects.exists()
 
@@ -158,9 +158,9 @@ def test_an_expiry_is_some_days_the_end_of_a_day_or_never():
         ({"scopes": []}, "scopes"),
         ({"scopes": "customers:read"}, "scopes"),
         ({"scopes": [7]}, "scopes"),
-        ({"scopes": ["root"]}, "no scope “root”"),
-        ({"scopes": ["a b", "customers:read"]}, "no scope"),
-        ({"scopes": ["proxy:" + "a" * 32 + str(n) for n in range(9)]}, "no scope"),
+        ({"scopes": ["root"]}, "Unknown scope “root”"),
+        ({"scopes": ["a b", "customers:read"]}, "Unknown scope"),
+        ({"scopes": ["proxy:" + "a" * 32 + str(n) for n in range(9)]}, "Unknown scope"),
     ],
 )
 def test_a_bad_option_makes_no_key_and_says_which(alice, signed_in, options, words):
@@ -200,7 +200,7 @@ def test_the_dialog_makes_a_key_with_options_and_without(alice, signed_in):
         ({"expires": "date", "expires_on": "2001-01-01"}, "in the past"),
         ({"expires": "date", "expires_on": "31.12."}, "valid date"),
         ({"expires": "soon"}, "soon is not one of"),
-        ({"expires": "7", "scopes": []}, "at least one thing"),
+        ({"expires": "7", "scopes": []}, "at least one permission"),
         ({"expires": "7", "scopes": ["root"]}, "root is not one of"),
     ],
 )
@@ -250,7 +250,7 @@ def test_an_overlap_never_lengthens_a_life_and_the_successor_gets_the_same_one(i
 def test_a_key_has_one_successor(issue):
     key, _ = issue()
     successor, _ = services.rotate(key, overlap=HOUR)
-    with pytest.raises(ValidationError, match="can't be replaced"):
+    with pytest.raises(ValidationError, match="can't be rotated"):
         services.rotate(key, overlap=HOUR)
     # Nothing of the second try is left, and the chain goes on.
     assert set(APIKey.objects.all()) == {key, successor}
@@ -265,7 +265,7 @@ def test_a_key_that_has_ended_has_no_successor(issue, ended):
         services.revoke(key, reason=Reason.DELETED_BY_OWNER)
     else:
         APIKey.objects.filter(pk=key.pk).update(expires_at=timezone.now())
-    with pytest.raises(ValidationError, match="can't be replaced"):
+    with pytest.raises(ValidationError, match="can't be rotated"):
         services.rotate(key, overlap=HOUR)
     assert APIKey.objects.count() == 1
 
@@ -275,7 +275,7 @@ def test_an_account_that_is_full_can_roll(issue, settings):
     first, _ = issue("first")
     issue("second")
     services.rotate(first, overlap=HOUR)
-    with pytest.raises(ValidationError, match="the most an account may have"):
+    with pytest.raises(ValidationError, match="the limit for an account"):
         issue("third")
 
 
@@ -474,7 +474,7 @@ def test_an_unknown_scope_is_400_on_every_path(
     http = client if by_key else signed_in(alice)
     response = send(http, "/customers/api-keys", {"name": "x", "scopes": wanted}, token)
     assert (response.status_code, response.json()["error"]) == (400, "INVALID_REQUEST")
-    assert "There is no scope" in response.json()["message"]
+    assert "Unknown scope" in response.json()["message"]
     assert not APIKey.objects.filter(name="x").exists()
 
 

@@ -35,7 +35,7 @@ def test_users_do_not_see_names_of_staff(signed_in, alice, sam):
     detail = {"page": "accounts.user"}
     record(Action.STAFF_VIEWED, account_id=alice.pk, by=Actor(sam, Via.ADMIN), detail=detail)
     page = signed_in(alice).get(ACTIVITY).text
-    assert "Looked at by staff" in page
+    assert "Viewed by staff" in page
     assert sam.email not in page
     assert "accounts.user" not in page
 
@@ -48,8 +48,8 @@ def test_many_events_are_paginated_with_few_queries(
     client = signed_in(alice)
     with django_assert_max_num_queries(8):
         first = client.get(ACTIVITY)
-    assert first.text.count("Signed out") == PER_PAGE
-    assert client.get(f"{ACTIVITY}?page=2").text.count("Signed out") == 1
+    assert first.text.count("Logged out") == PER_PAGE
+    assert client.get(f"{ACTIVITY}?page=2").text.count("Logged out") == 1
 
 
 def test_details_are_escaped(signed_in, alice):

@@ -128,5 +128,5 @@ def test_a_refused_name_is_accessible(enter: Callable[..., Page], keep: Callable
     page.get_by_role("button", name="+ New").click()
     page.get_by_label("API Key name").fill("studio")
     page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_text("You have a key with this name already.")).to_be_visible()
+    expect(page.get_by_text("You already have a key with this name.")).to_be_visible()
     assert violations(page) == []

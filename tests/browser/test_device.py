@@ -23,7 +23,7 @@ HOSTILE = "W" * 60 + "\u202e<b>x</b>"
 
 
 class Machine:
-    """A device without a browser that asks for a key."""
+    """A device without a browser that asks for an API key."""
 
     def __init__(self, url: str, name: str = "render box") -> None:
         self._http = requests.Session()
@@ -84,10 +84,10 @@ def test_alice_gives_her_device_a_key(
     page.goto(machine.device["verification_uri_complete"])
     expect(page.get_by_label("Code")).to_have_value(machine.code)
     shoot(page, f"device-code-{look}")
-    page.get_by_role("button", name="Go on").click()
-    expect(page.get_by_role("heading", name="Is this your machine?")).to_be_visible()
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_role("heading", name="Is this your device?")).to_be_visible()
     expect(page.get_by_text(machine.code)).to_be_visible()
-    expect(page.get_by_text("not the address that you are at")).to_have_count(0)
+    expect(page.get_by_text("not your current network")).to_have_count(0)
     expect(page.get_by_label("API Key name")).to_have_value("render box")
     shoot(page, f"device-confirm-{look}")
     page.get_by_role("button", name="Confirm").click()
@@ -96,8 +96,8 @@ def test_alice_gives_her_device_a_key(
     token = machine.fetch()["access_token"]
     assert machine.owner_of(token) == alice.email
     page.reload()
-    expect(page.get_by_role("heading", name="The machine has its key")).to_be_visible()
-    page.get_by_role("link", name="To your keys").click()
+    expect(page.get_by_role("heading", name="Device connected")).to_be_visible()
+    page.get_by_role("link", name="Go to your API keys").click()
     expect(page.get_by_text("render box")).to_be_visible()
     assert token not in page.content()
 
@@ -109,7 +109,7 @@ def test_a_device_is_confirmed_by_keyboard_alone(enter: Callable[..., Page], bas
     expect(page.get_by_label("Code")).to_be_focused()
     page.keyboard.type(machine.code.lower())
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Is this your machine?")).to_be_visible()
+    expect(page.get_by_role("heading", name="Is this your device?")).to_be_visible()
     tab_to(page, page.get_by_label("API Key name"))
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type("typed")
@@ -124,20 +124,20 @@ def test_a_device_is_denied(enter: Callable[..., Page], base_url: str) -> None:
     machine = Machine(base_url)
     page = enter()
     page.goto(f"/device?user_code={machine.code}")
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     page.get_by_role("button", name="Deny").click()
     expect(page.get_by_role("heading", name="Denied")).to_be_visible()
     assert machine.fetch()["error"] == "access_denied"
     page.goto(f"/device?user_code={machine.code}")
-    page.get_by_role("button", name="Go on").click()
-    expect(page.get_by_text("No machine waits with this code.")).to_be_visible()
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_text("No device is waiting with this code.")).to_be_visible()
 
 
 def test_the_key_expires_on_the_chosen_day(enter: Callable[..., Page], base_url: str) -> None:
     machine = Machine(base_url)
     page = enter()
     page.goto(f"/device?user_code={machine.code}")
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     page.get_by_label("Expires").select_option("After 7 days")
     page.get_by_role("button", name="Confirm").click()
     expect(page.get_by_role("heading", name="Confirmed")).to_be_visible()
@@ -152,7 +152,7 @@ def test_a_devices_name_is_escaped_and_fits_the_page(
     page = enter(viewport={"width": width, "height": 844}, bypass_csp=True)
     page.goto(f"/device?user_code={machine.code}")
     found = {"code": violations(page)}
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     expect(page.get_by_text("<b>x</b>")).to_be_visible()
     assert page.locator("main b").count() == 0
     beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -262,7 +262,7 @@ def test_a_site_gets_a_key_for_alice(
             list_site(site, origin)
         page.goto(origin)
         page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_role("heading", name=f"{origin} asks for a key")).to_be_visible()
+        expect(page.get_by_role("heading", name=f"{origin} asks for an API key")).to_be_visible()
         expect(page.get_by_label("Expires")).to_have_value("90")
         shoot(page, f"authorize-{where}")
         page.get_by_role("button", name="Allow").click()
@@ -319,7 +319,7 @@ def test_an_unlisted_site_is_refused_with_an_alternative(
     with comfyui(base_url, host=LAN_HOST, tls=True) as origin:
         page.goto(origin)
         page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_role("heading", name="This can't sign you in")).to_be_visible()
+        expect(page.get_by_role("heading", name="Can't sign you in")).to_be_visible()
         expect(page).to_have_url(re.compile(f"^{re.escape(base_url)}/oauth/authorize"))
         page.get_by_role("link", name="+ New").click()
         expect(page.get_by_label("API Key name")).to_be_focused()
@@ -340,5 +340,5 @@ def test_a_site_on_plain_http_is_refused_with_an_alternative(
         f"/oauth/authorize?client_id=http://{LAN_HOST}:8188&response_type=code"
         f"&redirect_uri=http://{LAN_HOST}:8188/callback"
     )
-    expect(page.get_by_text("Such a site can't sign people in")).to_be_visible()
+    expect(page.get_by_text("Such a site can't log people in")).to_be_visible()
     expect(page.get_by_role("link", name="+ New")).to_be_visible()

@@ -48,7 +48,7 @@ def test_alice_makes_copies_and_deletes_a_key(
     page.keyboard.press("Enter")
     ask = page.get_by_role("dialog", name="Delete “studio”?")
     # The default answer changes nothing, for a hasty Enter.
-    expect(ask.get_by_role("button", name="Keep it")).to_be_focused()
+    expect(ask.get_by_role("button", name="Cancel")).to_be_focused()
     page.keyboard.press("Enter")
     expect(ask).to_be_hidden()
     expect(delete).to_be_focused()
@@ -113,7 +113,7 @@ def test_after_a_refused_name_the_field_has_the_focus(
     page.keyboard.press("Enter")
     page.keyboard.type("studio")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("You have a key with this name already.")).to_be_visible()
+    expect(page.get_by_text("You already have a key with this name.")).to_be_visible()
     expect(page.get_by_label("API Key name")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()

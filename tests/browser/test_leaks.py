@@ -10,7 +10,7 @@ from tests.browser.test_every_page import Walk
 
 PHONE = {"viewport": {"width": 360, "height": 740}}
 WHERE = "https://video.example/watch?v=1"
-THANKS = "It was a key of this platform, and it opens nothing now."
+THANKS = "It was an API key of this site and no longer works."
 
 Keep = Callable[..., str]
 
@@ -36,9 +36,9 @@ def test_a_key_is_reported_without_an_account(
     page = new_context(java_script_enabled=scripts).new_page()
     page.goto("/connect")
     page.get_by_role("link", name="Report it").click()
-    expect(page.get_by_role("heading", name="I found a key")).to_be_visible()
+    expect(page.get_by_role("heading", name="Report an exposed key")).to_be_visible()
     page.get_by_label("The key").fill(leaked)
-    page.get_by_label("Address of the page").fill(f"{WHERE}&key={leaked}")
+    page.get_by_label("URL of the page").fill(f"{WHERE}&key={leaked}")
     page.get_by_role("button", name="Report").click()
     expect(page.get_by_role("status")).to_contain_text(THANKS)
     if scripts:
@@ -47,7 +47,7 @@ def test_a_key_is_reported_without_an_account(
     shown = leaked[20:56] in page.content() + page.url
     assert not shown
     expect(page.get_by_label("The key")).to_have_value("")
-    expect(page.get_by_label("Address of the page")).to_have_value("")
+    expect(page.get_by_label("URL of the page")).to_have_value("")
 
 
 def test_the_key_is_gone_from_its_owners_list(
@@ -79,7 +79,7 @@ def test_a_key_is_reported_by_keyboard_alone(
         if page.evaluate("document.activeElement.name") == "url":
             break
         page.keyboard.press("Tab")
-    expect(page.get_by_label("Address of the page")).to_be_focused()
+    expect(page.get_by_label("URL of the page")).to_be_focused()
     page.keyboard.insert_text(WHERE)
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text(THANKS)
@@ -91,11 +91,11 @@ def test_an_invalid_key_is_reported_at_the_field(
     page = new_context().new_page()
     page.goto("/leaks")
     page.get_by_label("The key").fill(leaked[:-1])
-    page.get_by_label("Address of the page").fill(WHERE)
+    page.get_by_label("URL of the page").fill(WHERE)
     page.get_by_role("button", name="Report").click()
-    expect(page.locator(".errorlist")).to_contain_text("This is no whole key of this platform")
+    expect(page.locator(".errorlist")).to_contain_text("This isn't a complete key")
     expect(page.get_by_label("The key")).to_have_value("")
-    expect(page.get_by_label("Address of the page")).to_have_value(WHERE)
+    expect(page.get_by_label("URL of the page")).to_have_value(WHERE)
 
 
 def test_back_does_not_show_the_key(

@@ -39,7 +39,7 @@ from tests.platforms import Platform, Pool, clear_limits
 
 ACTIVATE = f"{FACTORS}/app/activate"
 DEACTIVATE = f"{FACTORS}/app/deactivate"
-STILL_YOU = "Is it still you?"
+STILL_YOU = "Confirm it's you"
 # The narrowest phone.
 NARROW = {"width": 320, "height": 640}
 
@@ -62,7 +62,7 @@ def give_password(page: Page, person: Person, start: str = "/login") -> None:
     """Log in up to the question for the second factor."""
     page.goto(start)
     log_in(page, person.email)
-    expect(page.get_by_role("heading", name="Second factor")).to_be_visible()
+    expect(page.get_by_role("heading", name="Two-factor authentication")).to_be_visible()
 
 
 def expect_refused_code(page: Page) -> None:
@@ -73,7 +73,7 @@ def expect_refused_code(page: Page) -> None:
 def set_up_app(page: Page) -> str:
     """Set up an app on its page; return its secret."""
     secret = page.locator(".setup-key").inner_text()
-    send_code(page, code_of(secret), "Turn it on")
+    send_code(page, code_of(secret), "Turn on")
     return secret
 
 
@@ -168,23 +168,23 @@ def enter(new_context: Callable[..., BrowserContext]) -> Enter:
 def test_after_an_app_is_set_up_login_asks_for_its_code(enter: Enter, alice: Person) -> None:
     page = enter(alice)
     page.goto(FACTORS)
-    page.get_by_role("link", name="Set it up").click()
+    page.get_by_role("link", name="Set up").click()
     picture = page.get_by_role("img", name="QR code for your authenticator app")
     expect(picture).to_be_visible()
     # The picture is loaded, not only in the page: the policy could block it.
     assert picture.evaluate("picture => picture.complete && picture.naturalWidth > 0")
     secret = page.locator(".setup-key").inner_text()
 
-    send_code(page, code_of(secret, steps=1000), "Turn it on")
+    send_code(page, code_of(secret, steps=1000), "Turn on")
     expect_refused_code(page)
     # The secret is the one that the app has.
     expect(page.locator(".setup-key")).to_have_text(secret)
-    send_code(page, code_of(secret), "Turn it on")
+    send_code(page, code_of(secret), "Turn on")
     codes = shown_codes(page)
     assert len(set(codes)) == 10
     assert secret not in page.content()
-    page.get_by_role("link", name="I have kept them").click()
-    expect(page.get_by_text("On. Logging in with a password or by mail asks for")).to_be_visible()
+    page.get_by_role("link", name="I have saved them").click()
+    expect(page.get_by_text("On. Logging in with a password or an emailed code")).to_be_visible()
 
     log_out(page)
     give_password(page, alice, "/login?next=/usage/")
@@ -209,8 +209,8 @@ def test_the_password_alone_does_not_log_in(enter: Enter, ada: Person) -> None:
     give_password(page, ada)
     for path in ("/keys/", "/account/", FACTORS):
         page.goto(path)
-        expect(page.get_by_role("heading", name="Second factor")).to_be_visible()
-    page.get_by_role("button", name="Back to log in").click()
+        expect(page.get_by_role("heading", name="Two-factor authentication")).to_be_visible()
+    page.get_by_role("button", name="Back to login").click()
     expect_logged_out(page)
 
 
@@ -249,8 +249,8 @@ def test_guesses_at_codes_are_limited(enter: Enter, ada: Person) -> None:
         send_code(page, code_of(ada.secret, steps=1000 + number))
         expect_refused_code(page)
     send_code(page, code_of(ada.secret))
-    expect(page.get_by_text("Too many failed login attempts")).to_be_visible()
-    expect(page.get_by_role("heading", name="Second factor")).to_be_visible()
+    expect(page.get_by_text("Too many attempts")).to_be_visible()
+    expect(page.get_by_role("heading", name="Two-factor authentication")).to_be_visible()
 
 
 # --- Recovery codes --------------------------------------------------------------------------
@@ -275,9 +275,9 @@ def test_a_recovery_code_works_once(enter: Enter, ada: Person) -> None:
 def test_new_recovery_codes_replace_the_former_ones(enter: Enter, ada: Person) -> None:
     page = enter(ada)
     page.goto(FACTORS)
-    page.get_by_role("link", name="Make new ones").click()
-    expect(page.get_by_text("The codes that you have now stop working.")).to_be_visible()
-    page.get_by_role("button", name="Show new codes").click()
+    page.get_by_role("link", name="Create new codes").click()
+    expect(page.get_by_text("Your present codes stop working.")).to_be_visible()
+    page.get_by_role("button", name="Create codes").click()
     codes = shown_codes(page)
     assert not set(codes) & set(ada.recovery_codes)
     log_out(page)
@@ -324,20 +324,20 @@ def test_a_page_that_the_browser_kept_whole_comes_back_without_the_codes(
 def test_turning_mfa_off_needs_reauthentication(enter: Enter, ada: Person, site: Platform) -> None:
     page = enter(ada)
     page.goto(DEACTIVATE)
-    off = page.get_by_role("button", name="Turn it off")
+    off = page.get_by_role("button", name="Turn off")
     age_session(site, page)
     # The page was opened in time, and is submitted too late.
     off.click()
     expect(page.get_by_role("heading", name=STILL_YOU)).to_be_visible()
     page.get_by_label("Password").fill("not the password")
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     expect(page.locator(".errorlist:visible")).to_have_count(1)
     # With the app at hand no password is needed.
     page.get_by_role("link", name=re.compile("authenticator app", re.IGNORECASE)).click()
-    send_code(page, code_of(ada.secret), "Go on")
+    send_code(page, code_of(ada.secret), "Continue")
     expect(page).to_have_url(re.compile(f"{DEACTIVATE}$"))
     off.click()
-    expect(page.get_by_text("Off. With it, a password alone no longer lets")).to_be_visible()
+    expect(page.get_by_text("Off. Turn it on so that a password alone")).to_be_visible()
     # The recovery codes were deleted with the app.
     expect(page.get_by_role("heading", name="Recovery codes")).to_have_count(0)
     log_out(page)
@@ -356,7 +356,7 @@ def test_changing_mfa_needs_reauthentication(enter: Enter, cast: Cast) -> None:
             page.goto(path)
             expect(page.get_by_role("heading", name=STILL_YOU)).to_be_visible()
         page.get_by_label("Password").fill(PASSWORD)
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_role("button", name="Continue").click()
         expect(page).to_have_url(re.compile(f"{paths[-1]}$"))
 
 
@@ -387,13 +387,13 @@ def test_staff_without_mfa_have_to_set_up_an_app(
     page.goto(f"{home}/admin/")
     expect(page).to_have_url(f"{home}{FACTORS}")
     expect(page.get_by_text("Staff need a second factor.")).to_be_visible()
-    page.get_by_role("link", name="Set it up").click()
+    page.get_by_role("link", name="Set up").click()
     secret = set_up_app(page)
     shown_codes(page)
     # The app is set up, but was not used in this session.
     page.goto(f"{home}/admin/apikeys/apikey/")
     expect(page.get_by_text("The staff pages open with your second factor.")).to_be_visible()
-    send_code(page, code_of(secret, steps=1), "Go on")
+    send_code(page, code_of(secret, steps=1), "Continue")
     expect(page).to_have_url(f"{home}/admin/apikeys/apikey/")
     page.goto(f"{home}/admin/")
     expect_staff_pages(page)
@@ -406,7 +406,7 @@ def test_staff_may_use_a_passkey(enter: Enter, strict: Platform, strict_cast: Ca
     Device(page)
     page.goto(f"{home}/admin/")
     page.get_by_role("link", name="Add a passkey").click()
-    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("button", name="Add passkey").click()
     shown_codes(page)
     page.goto(f"{home}/admin/")
     expect(page.get_by_text("The staff pages open with your second factor.")).to_be_visible()
@@ -446,16 +446,16 @@ def test_staff_logged_in_without_mfa_are_asked_for_it(
     expect_signed_in(page, sam)
     page.goto(f"{home}/admin/")
     expect(page.get_by_text("The staff pages open with your second factor.")).to_be_visible()
-    send_code(page, code_of(sam.secret, steps=1000), "Go on")
+    send_code(page, code_of(sam.secret, steps=1000), "Continue")
     expect_refused_code(page)
     page.goto(f"{home}/admin/")
     expect(page.get_by_role("heading", name=STILL_YOU)).to_be_visible()
     # The password, which started this session, does not count.
     page.get_by_role("link", name=re.compile("password", re.IGNORECASE)).click()
     page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     expect(page.get_by_text("The staff pages open with your second factor.")).to_be_visible()
-    send_code(page, code_of(sam.secret), "Go on")
+    send_code(page, code_of(sam.secret), "Continue")
     expect(page).to_have_url(f"{home}/admin/")
     expect_staff_pages(page)
 
@@ -500,7 +500,7 @@ def test_login_with_a_mailed_code_works_by_keyboard(
     tab_to(page, code, at_most=4)
     page.keyboard.press("Control+A")
     page.keyboard.type(mailed_code(site, alice.email))
-    tab_to(page, page.get_by_role("button", name="Go on"), at_most=2)
+    tab_to(page, page.get_by_role("button", name="Continue"), at_most=2)
     page.keyboard.press("Enter")
     expect_signed_in(page, alice)
 
@@ -513,7 +513,7 @@ def test_login_with_an_app_works_by_keyboard(enter: Enter, ada: Person) -> None:
     tab_to(page, page.get_by_label("Password"), at_most=1)
     page.keyboard.type(PASSWORD)
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Second factor")).to_be_visible()
+    expect(page.get_by_role("heading", name="Two-factor authentication")).to_be_visible()
     tab_to(page, page.get_by_label("Code"), at_most=4)
     page.keyboard.type(code_of(ada.secret))
     page.keyboard.press("Enter")
@@ -527,7 +527,7 @@ def test_a_passkey_works_by_keyboard(enter: Enter, alice: Person) -> None:
     tab_to(page, page.get_by_role("link", name="Add a passkey"))
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Add a passkey")).to_be_visible()
-    tab_to(page, page.get_by_role("button", name="Add it"))
+    tab_to(page, page.get_by_role("button", name="Add passkey"))
     page.keyboard.press("Enter")
     shown_codes(page)
     log_out(page)
@@ -584,17 +584,17 @@ def walk(page: Page, alice: Person, ada: Person, look: Callable[[Page], Any]) ->
     page.goto(ADD)
     device.verifies_user(False)
     page.get_by_label("Name").fill(LONG)
-    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("button", name="Add passkey").click()
     expect(page.get_by_role("alert")).to_be_visible()
     note("a passkey that was refused")
     device.verifies_user(True)
-    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("button", name="Add passkey").click()
     expect(page.get_by_text("passkey was added")).to_be_visible()
     for path in FOR_ADA:
         page.goto(path)
         note(path)
     page.goto(f"{CODES}/generate")
-    page.get_by_role("button", name="Show new codes").click()
+    page.get_by_role("button", name="Create codes").click()
     shown_codes(page)
     note("new recovery codes")
     for asks in ("Rename", "Remove"):

@@ -41,7 +41,7 @@ def test_names_are_escaped(enter: Callable[..., Page], generate: Callable[..., s
     ):
         delete.click()
         expect(page.get_by_role("heading", name=f"Delete “{name}”?", exact=True)).to_be_visible()
-        page.get_by_role("button", name="Keep it").click()
+        page.get_by_role("button", name="Cancel").click()
     page.goto("/usage/")
     assert set(page.get_by_role("rowheader").locator("bdi").all_inner_texts()) == set(NAMES)
     assert alerts == []

@@ -25,7 +25,7 @@ FACTORS = "/account/factors"
 ADD = f"{FACTORS}/passkeys/add"
 LIST = f"{FACTORS}/passkeys"
 CODES = f"{FACTORS}/recovery-codes"
-NOT_USED = "No passkey was used: it was cancelled, or this device has none for this site."
+NOT_USED = "No passkey was used: you cancelled, or this device has none for this site."
 
 # Makes accounts with sessions of a given age.
 _MAKE_PEOPLE = """
@@ -187,7 +187,7 @@ def log_out(page: Page) -> None:
 def try_to_add(page: Page, name: str) -> None:
     page.goto(ADD)
     page.get_by_label("Name").fill(name)
-    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("button", name="Add passkey").click()
 
 
 def add_passkey(page: Page, name: str = "Laptop") -> list[str]:
@@ -277,14 +277,14 @@ def test_a_passkey_is_added_and_logs_in_alone(enter: Enter, alice: Person) -> No
     page = enter(alice)
     device = Device(page)
     page.goto("/account/")
-    fact = page.locator("dl.facts > div").filter(has_text="Passkeys and second factors")
+    fact = page.locator("dl.facts > div").filter(has_text="Passkeys and two-factor authentication")
     fact.get_by_role("link", name="Manage").click()
     page.get_by_role("link", name="Add a passkey").click()
     expect(page.get_by_label("Name")).to_have_value("Passkey 1")
     page.get_by_label("Name").fill("Laptop")
-    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("button", name="Add passkey").click()
     shown_codes(page)
-    page.get_by_role("link", name="I have kept them").click()
+    page.get_by_role("link", name="I have saved them").click()
     expect(page.get_by_text("You have 1 passkey.")).to_be_visible()
     (kept,) = device.passkeys()
     assert kept["rpId"] == "localhost"
@@ -317,7 +317,7 @@ def test_a_passkey_is_a_second_factor(enter: Enter, alice: Person) -> None:
     log_out(page)
     page.goto("/login?next=/usage/")
     log_in(page, alice.email)
-    expect(page.get_by_role("heading", name="Second factor")).to_be_visible()
+    expect(page.get_by_role("heading", name="Two-factor authentication")).to_be_visible()
     use_passkey(page)
     expect_signed_in(page, alice, "/usage/")
 
@@ -328,7 +328,7 @@ def test_a_passkey_reauthenticates(enter: Enter, alice: Person, site: Platform) 
     add_passkey(page)
     age_session(site, page)
     page.goto("/account/delete")
-    expect(page.get_by_role("heading", name="Is it still you?")).to_be_visible()
+    expect(page.get_by_role("heading", name="Confirm it's you")).to_be_visible()
     way = page.get_by_role("link", name="passkey")
     expect(way).to_be_visible()
     way.click()
@@ -341,7 +341,7 @@ def test_a_device_has_one_passkey_per_account(enter: Enter, alice: Person) -> No
     device = Device(page)
     add_passkey(page)
     try_to_add(page, "Laptop again")
-    said = page.get_by_text("This device has a passkey for this account already.")
+    said = page.get_by_text("This device already has a passkey for this account.")
     expect(said).to_be_visible()
     assert len(device.passkeys()) == 1
     page.goto(LIST)
@@ -419,11 +419,11 @@ def test_a_passkey_is_removed_after_a_question(enter: Enter, alice: Person) -> N
     remove.click()
     asked = page.get_by_role("heading", name="Remove “Laptop”?")
     expect(asked).to_be_visible()
-    page.get_by_role("link", name="Keep it").click()
+    page.get_by_role("link", name="Cancel").click()
     remove.click()
     expect(asked).to_be_visible()
     page.get_by_role("button", name="Remove").click()
-    expect(page.get_by_text("You have none yet.")).to_be_visible()
+    expect(page.get_by_text("You have no passkeys yet.")).to_be_visible()
     page.goto(FACTORS)
     expect(page.get_by_role("heading", name="Recovery codes")).to_have_count(0)
     log_out(page)
@@ -530,7 +530,7 @@ def test_another_accounts_passkey_does_not_reauthenticate(
     page.evaluate(_SEND, ["form[data-passkey]", page.evaluate(_ASSERTION)])
     expect(page.locator(".message.error, .errorlist:visible")).to_be_visible()
     page.goto("/account/delete")
-    expect(page.get_by_role("heading", name="Is it still you?")).to_be_visible()
+    expect(page.get_by_role("heading", name="Confirm it's you")).to_be_visible()
 
 
 def test_after_a_refused_passkey_the_question_is_shown_again(
@@ -545,7 +545,7 @@ def test_after_a_refused_passkey_the_question_is_shown_again(
     page.goto(asks)
     page.evaluate(_SEND, ["form[data-passkey]", late])
     expect(page.locator(".message.error, .errorlist:visible")).to_be_visible()
-    expect(page.get_by_role("heading", name="Is it still you?")).to_be_visible()
+    expect(page.get_by_role("heading", name="Confirm it's you")).to_be_visible()
     use_passkey(page)
     expect(page.get_by_role("heading", name="Delete your account")).to_be_visible()
 
@@ -579,7 +579,7 @@ def test_without_user_verification_nothing_is_added_or_opened(enter: Enter, alic
     # The input is kept, and the right finger works without a reload.
     expect(page.get_by_label("Name")).to_have_value("Laptop")
     device.verifies_user(True)
-    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("button", name="Add passkey").click()
     shown_codes(page)
     log_out(page)
     page.goto("/login?next=/usage/")
@@ -611,7 +611,7 @@ def test_a_device_without_a_passkey_gives_a_message(page: Page) -> None:
     page.goto("/login")
     use_passkey(page)
     expect(page.get_by_role("alert")).to_contain_text(NOT_USED)
-    expect(page.get_by_role("alert")).to_contain_text("Try again, or take another way.")
+    expect(page.get_by_role("alert")).to_contain_text("Try again or use another method.")
 
 
 def test_an_unreachable_platform_gives_a_message(page: Page) -> None:
@@ -629,7 +629,7 @@ def test_a_browser_without_webauthn_is_offered_no_passkeys(enter: Enter, alice: 
     page.goto(ADD)
     expect(page.get_by_role("heading", name="Add a passkey")).to_be_visible()
     # No button that could only fail, but an explanation.
-    expect(page.get_by_role("button", name="Add it")).to_be_hidden()
+    expect(page.get_by_role("button", name="Add passkey")).to_be_hidden()
     expect(page.get_by_text("This browser")).to_be_visible()
     log_out(page)
     expect(page.get_by_role("button", name="Log in")).to_be_visible()
@@ -646,20 +646,20 @@ def test_at_an_ip_address_passkeys_are_not_offered(
     expect(page.get_by_role("button", name="Log in")).to_be_visible()
     expect(page.get_by_role("button", name="passkey")).to_have_count(0)
     log_in(page, alice.email)
-    expect(page.get_by_role("heading", name="Second factor")).to_be_visible()
+    expect(page.get_by_role("heading", name="Two-factor authentication")).to_be_visible()
     expect(page.get_by_role("button", name="passkey")).to_have_count(0)
     page.context.clear_cookies()
     page.context.add_cookies([{**alice.cookie, "url": site.url}])
     for path in (FACTORS, ADD):
         page.goto(f"{site.url}{path}")
-        expect(page.get_by_text("open it as http://localhost instead")).to_be_visible()
+        expect(page.get_by_text("open it at http://localhost")).to_be_visible()
         expect(page.get_by_role("link", name="Add a passkey")).to_have_count(0)
-        expect(page.get_by_role("button", name="Add it")).to_have_count(0)
+        expect(page.get_by_role("button", name="Add passkey")).to_have_count(0)
     page.goto(f"{site.url}{LIST}")
     expect(panel(page, "Laptop")).to_be_visible()
     expect(page.get_by_role("link", name="Add a passkey")).to_have_count(0)
     page.goto(f"{site.url}/account/reauthenticate")
-    expect(page.get_by_role("heading", name="Is it still you?")).to_be_visible()
+    expect(page.get_by_role("heading", name="Confirm it's you")).to_be_visible()
     expect(page.get_by_role("link", name="passkey")).to_have_count(0)
 
 
@@ -705,13 +705,13 @@ def ask_to_sign_up(page: Page, post: MailedPlatform, start: str = "/signup") -> 
     page.get_by_role("link", name="Sign up with a passkey").click()
     expect(page.get_by_role("heading", name="Sign up with a passkey")).to_be_visible()
     email_field(page).fill(email)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     return email
 
 
 def send_code(page: Page, code: str) -> None:
     page.get_by_label("Code").fill(code)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
 
 
 def log_in_by_mail(page: Page, post: MailedPlatform, email: str) -> None:
@@ -719,7 +719,7 @@ def log_in_by_mail(page: Page, post: MailedPlatform, email: str) -> None:
     page.goto(f"{post.home}/login")
     page.get_by_role("link", name="Email me a code").click()
     email_field(page).fill(email)
-    page.get_by_role("button", name="Send the code").click()
+    page.get_by_role("button", name="Send code").click()
     send_code(page, post.code_for(email))
 
 
@@ -730,7 +730,7 @@ def test_sign_up_with_a_passkey_needs_no_password(enter: Enter, post: MailedPlat
     send_code(page, "WRONG1")
     expect(page.locator(".errorlist:visible")).to_have_count(1)
     send_code(page, post.code_for(nora.email))
-    create = page.get_by_role("button", name="Create the passkey")
+    create = page.get_by_role("button", name="Create passkey")
     expect(page.get_by_role("heading", name="Create your passkey")).to_be_visible()
     device.verifies_user(False)
     create.click()
@@ -756,11 +756,11 @@ def test_after_losing_the_device_a_mailed_code_logs_in(enter: Enter, post: Maile
     Device(page)
     nora = Person(ask_to_sign_up(page, post), {})
     send_code(page, post.code_for(nora.email))
-    page.get_by_role("button", name="Create the passkey").click()
+    page.get_by_role("button", name="Create passkey").click()
     expect_signed_in(page, nora)
     page = enter()
     page.goto(f"{post.home}/signup/passkey")
-    promise = "We first confirm your email address: it lets you in if you lose the device."
+    promise = "We confirm your email first, so that you can log in if you lose the device."
     expect(page.get_by_text(promise)).to_be_visible()
     log_in_by_mail(page, post, nora.email)
     expect_signed_in(page, nora)
@@ -773,7 +773,7 @@ def test_sign_up_stopped_before_the_passkey_continues_by_a_mailed_code(
     nora = Person(ask_to_sign_up(page, post), {})
     send_code(page, post.code_for(nora.email))
     expect(page.get_by_role("heading", name="Create your passkey")).to_be_visible()
-    page.get_by_role("button", name="Back to log in").click()
+    page.get_by_role("button", name="Back to login").click()
     expect(page.get_by_role("heading", name="Log in to your account")).to_be_visible()
     log_in_by_mail(page, post, nora.email)
     expect_signed_in(page, nora)

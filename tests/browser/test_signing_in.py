@@ -23,7 +23,7 @@ def test_a_wrong_password_gives_one_error_and_keeps_the_email(page: Page, alice:
     page.goto("/login")
     log_in(page, alice.email, "not the password")
     expect(page.locator(".errorlist li, .message.error")).to_have_count(1)
-    expect(page.get_by_text("The email address or the password is not right.")).to_be_visible()
+    expect(page.get_by_text("The email or password is incorrect.")).to_be_visible()
     expect(page.get_by_label(re.compile("e-?mail", re.IGNORECASE))).to_have_value(alice.email)
     expect(page.get_by_label("Password")).to_have_value("")
 

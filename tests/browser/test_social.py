@@ -23,7 +23,7 @@ from tests.platforms import Folder, Platform, clear_limits, serving
 from tests.providers import Address, GitHub, Google, Person, Provider
 
 KEYS = "Your ComfyUI API Keys"
-REFUSED = "That did not work"
+REFUSED = "Login failed"
 
 # Members signed up with a password, and confirmed their e-mail.
 _MAKE_MEMBERS = """
@@ -156,8 +156,8 @@ def recover(page: Page, social: Platform, email: str) -> None:
     page.goto(mailed_link(social, email, "/account/password/reset/"))
     for field in page.get_by_label("New password").all():
         field.fill("another horse battery staple")
-    page.get_by_role("button", name="Set the password").click()
-    expect(page.get_by_role("button", name="Set the password")).to_have_count(0)
+    page.get_by_role("button", name="Set password").click()
+    expect(page.get_by_role("button", name="Set password")).to_have_count(0)
     page.goto("/login")
     # Whether a new password logs in at once is not tested here.
     if "/login" in page.url:
@@ -197,7 +197,7 @@ def expect_out(page: Page) -> None:
 def expect_refusal(page: Page) -> None:
     """Expect a page that reports the failure and offers a next step, logged out."""
     expect(page.get_by_role("heading", name=REFUSED)).to_be_visible()
-    page.get_by_role("link", name="Back to log in").click()
+    page.get_by_role("link", name="Back to login").click()
     expect(page.get_by_role("heading", name="Log in to your account")).to_be_visible()
     expect_out(page)
 
@@ -328,11 +328,10 @@ def test_without_a_verified_email_there_is_no_account(provider: Provider, page: 
     expect(page.get_by_role("heading", name="Not logged in")).to_be_visible()
     expect(
         page.get_by_text(
-            f"Confirm your address at {named(provider)} and try again, "
-            "or sign up with an email address here."
+            f"Confirm your email at {named(provider)} and try again, or sign up here with an email."
         )
     ).to_be_visible()
-    page.get_by_role("link", name="Back to log in").click()
+    page.get_by_role("link", name="Back to login").click()
     expect_out(page)
     # The e-mail is free, so no account was made.
     sign_up(page, email_of(person))
@@ -361,9 +360,7 @@ def test_a_verified_email_opens_no_account_before_its_owner_logged_in(
     person = newcomer(provider, email=email)
     page = browse()
     continue_with(provider, page, person)
-    expect(
-        page.get_by_text(f"There is an account with the address {email} already.")
-    ).to_be_visible()
+    expect(page.get_by_text(f"An account with the email {email} already.")).to_be_visible()
     waiting = page.url
     expect_out(page)
     # The provider alone never suffices, however often it is tried.
@@ -372,7 +369,7 @@ def test_a_verified_email_opens_no_account_before_its_owner_logged_in(
     expect(page).to_have_url(waiting)
     log_in(page, email)
     expect_in(page)
-    expect(page.get_by_text(f"Your {named(provider)} login is connected")).to_be_visible()
+    expect(page.get_by_text(f"Your {named(provider)} account is connected")).to_be_visible()
     page = browse()
     continue_with(provider, page, person)
     expect_in(page)
@@ -385,7 +382,7 @@ def test_a_pending_connection_is_not_given_to_another_account(
     mallory, alice = next(members), next(members)
     page = browse()
     continue_with(google, page, newcomer(google, email=mallory))
-    expect(page.get_by_text(f"There is an account with the address {mallory}")).to_be_visible()
+    expect(page.get_by_text(f"An account with the email {mallory}")).to_be_visible()
     log_in(page, alice)
     expect_in(page)
     page.goto("/account/logins")
@@ -404,7 +401,7 @@ def test_an_account_with_an_unconfirmed_email_is_never_joined(
     for _try in range(2):
         continue_with(provider, page, person)
         expect(page.get_by_role("heading", name="Not logged in")).to_be_visible()
-        expect(page.get_by_text("the address was never confirmed")).to_be_visible()
+        expect(page.get_by_text("its email was never confirmed")).to_be_visible()
         expect_out(page)
     mallory.goto("/account/logins")
     expect(mallory.get_by_text("None yet.")).to_be_visible()
@@ -415,7 +412,7 @@ def test_an_account_with_an_unconfirmed_email_is_never_joined(
     expect_out(mallory)
     mallory.goto("/login")
     log_in(mallory, email)
-    expect(mallory.get_by_text("The email address or the password is not right.")).to_be_visible()
+    expect(mallory.get_by_text("The email or password is incorrect.")).to_be_visible()
     continue_with(provider, page, person, start="/account/logins")
     expect(login_panel(page, provider)).to_be_visible()
     page = browse()
@@ -458,10 +455,10 @@ def test_a_cancelled_login_shows_a_message_and_alternatives(
     set_out(page, provider)
     page.get_by_role("button", name=answer).click()
     expect(page.get_by_role("heading", name="Cancelled")).to_be_visible()
-    expect(page.get_by_text("You stopped on the way.")).to_be_visible()
+    expect(page.get_by_text("You cancelled the login.")).to_be_visible()
     expect_out(page)
     page.goto("/account/logins/cancelled")
-    page.get_by_role("link", name="Back to log in").click()
+    page.get_by_role("link", name="Back to login").click()
     continue_with(provider, page, newcomer(provider))
     expect_in(page)
 
@@ -478,7 +475,7 @@ def test_a_failing_provider_is_reported_soon(
         agree(page, person)
         expect(page.get_by_role("heading", name=REFUSED)).to_be_visible(timeout=10_000)
         assert time.monotonic() - begun < 10
-        expect(page.get_by_text(f"{named(provider)} did not answer as it should")).to_be_visible()
+        expect(page.get_by_text(f"{named(provider)} sent an unexpected response")).to_be_visible()
         assert "Traceback" not in page.content()
         expect_refusal(page)
     said = social.printed()[logged:]
@@ -624,14 +621,14 @@ def test_the_last_login_method_can_not_be_removed(
     expect_in(page)
     page.goto("/account/logins")
     login_panel(page, google).get_by_role("button", name="Disconnect").click()
-    expect(page.get_by_text("This is your last way in.")).to_be_visible()
+    expect(page.get_by_text("This is your only way to log in.")).to_be_visible()
     expect(login_panel(page, google)).to_be_visible()
     # With a second login the first may be removed, and the second is the last one then.
     continue_with(github, page, newcomer(github), start="/account/logins")
     login_panel(page, google).get_by_role("button", name="Disconnect").click()
     expect(login_panel(page, google)).to_have_count(0)
     login_panel(page, github).get_by_role("button", name="Disconnect").click()
-    expect(page.get_by_text("This is your last way in.")).to_be_visible()
+    expect(page.get_by_text("This is your only way to log in.")).to_be_visible()
     expect(login_panel(page, github)).to_be_visible()
 
 
@@ -675,7 +672,7 @@ def test_connecting_can_be_cancelled(
     expect_in(page)
     set_out(page, github, start="/account/logins")
     page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_text("You stopped on the way.")).to_be_visible()
+    expect(page.get_by_text("You cancelled the login.")).to_be_visible()
     person = newcomer(github)
     set_out(page, github, start="/account/logins")
     github.trouble = "error"

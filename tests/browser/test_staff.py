@@ -177,7 +177,7 @@ def test_a_key_is_looked_up_and_not_kept_in_the_browser(
     expect(page.get_by_text("somebody found it")).to_be_visible()
     press(page, "Revoke")
     expect(page.get_by_text("1 key was revoked.")).to_be_visible()
-    expect(page.get_by_text("found where others can read it").first).to_be_visible()
+    expect(page.get_by_text("reported as exposed").first).to_be_visible()
 
 
 def test_staff_pages_work_by_keyboard(enter: Callable[..., Page], cast: Cast) -> None:

@@ -82,7 +82,7 @@ def test_cancelling_a_deletion_keeps_the_key(page: Page) -> None:
     generate(page, "studio")
     page.goto("/keys/")
     page.get_by_role("button", name="Delete").click()
-    page.get_by_role("link", name="Keep it").click()
+    page.get_by_role("link", name="Cancel").click()
     expect(page.locator(ROWS)).to_have_count(1)
 
 
@@ -93,7 +93,7 @@ def test_a_refused_name_gives_an_error_and_keeps_the_input(page: Page) -> None:
     page.get_by_label("API Key name").fill("Studio")
     page.get_by_label("Description").fill("the second box")
     page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_text("You have a key with this name already.")).to_be_visible()
+    expect(page.get_by_text("You already have a key with this name.")).to_be_visible()
     expect(page.get_by_label("API Key name")).to_have_value("Studio")
     expect(page.get_by_label("Description")).to_have_value("the second box")
     expect(page.locator(ROWS)).to_have_count(1)

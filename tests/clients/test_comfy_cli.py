@@ -81,7 +81,7 @@ def test_unsupported_functions_are_reported(
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"a picture")
     for arguments, words in (
-        (GENERATE, "No gateway is set up at this address"),
+        (GENERATE, "No gateway is set up at this URL"),
         (("generate", "upload", str(picture)), "This site stores no files"),
     ):
         seen = comfy.run(*arguments, COMFY_API_KEY=alice.keys[0].token)

@@ -24,7 +24,9 @@ def test_a_key_that_is_no_string_is_refused(key):
         lambda: asyncio.run(AsyncClient(URL).validate(key)),
     )
     for call in many:
-        with pytest.raises(TypeError, match=rf"A key is a str, not {type(key).__name__}") as known:
+        with pytest.raises(
+            TypeError, match=rf"The key must be a str, not {type(key).__name__}"
+        ) as known:
             call()
         assert "5e5e" not in str(known.value)
 
@@ -40,19 +42,19 @@ def test_keys_that_are_no_collection_are_refused(keys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"url": None}, "address is a str"),
-        ({"url": "keys.example.org"}, "begins with https"),
+        ({"url": None}, "URL of the site must be a str"),
+        ({"url": "keys.example.org"}, "must start with https"),
         ({"service_secret": 7}, "service secret"),
         ({"service_secret": ""}, "service secret"),
-        ({"timeout": None}, "timeout is a number"),
-        ({"timeout": 0}, "timeout is a number"),
-        ({"timeout": math.nan}, "timeout is a number"),
-        ({"timeout": "5"}, "timeout is a number"),
-        ({"cache_for": -1}, "cache_for is a number"),
-        ({"cache_for": math.inf}, "cache_for is a number"),
-        ({"cache_for": None}, "cache_for is a number"),
-        ({"cache_size": 0}, "cache_size is a whole number"),
-        ({"cache_size": True}, "cache_size is a whole number"),
+        ({"timeout": None}, "timeout must be a number"),
+        ({"timeout": 0}, "timeout must be a number"),
+        ({"timeout": math.nan}, "timeout must be a number"),
+        ({"timeout": "5"}, "timeout must be a number"),
+        ({"cache_for": -1}, "cache_for must be a number"),
+        ({"cache_for": math.inf}, "cache_for must be a number"),
+        ({"cache_for": None}, "cache_for must be a number"),
+        ({"cache_size": 0}, "cache_size must be a whole number"),
+        ({"cache_size": True}, "cache_size must be a whole number"),
     ],
 )
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
@@ -65,7 +67,7 @@ def test_invalid_options_are_refused_with_a_message(kind, options, words):
 def test_an_invalid_django_setting_is_named(url):
     with (
         override_settings(COMFY_KEYS={"URL": url}),
-        pytest.raises(ImproperlyConfigured, match=r"^COMFY_KEYS: The platform's address"),
+        pytest.raises(ImproperlyConfigured, match=r"^COMFY_KEYS: The URL of the site"),
     ):
         drf.client()
 

@@ -89,7 +89,7 @@ def test_one_name_from_many_forms_at_once_makes_one_key(running: Platform) -> No
     assert assert_made_nothing_else(answers, refused=400)[200] == 1
     assert issued(running, account) == {"keys": 1, "events": 1}
     refusals = [answer.body for answer in answers if answer.status == 400]
-    assert all("You have a key with this name already." in body for body in refusals)
+    assert all("You already have a key with this name." in body for body in refusals)
 
 
 def test_the_limit_holds_when_many_forms_come_at_once(running: Platform) -> None:

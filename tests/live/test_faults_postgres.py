@@ -178,7 +178,7 @@ def test_a_read_only_database_is_not_reported_as_too_many_attempts(
             answer = browser.post("/login", **hidden, login="nobody@example.org", password="wrong")
             assert answer.status_code in {200, 503}
             assert "Too many" not in answer.text
-            assert "tried too often" not in answer.text
+            assert "Too many attempts" not in answer.text
 
 
 # --- No free connection -----------------------------------------------------------------------

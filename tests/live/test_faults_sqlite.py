@@ -133,4 +133,4 @@ def test_a_held_lock_is_not_reported_as_too_many_attempts(
             other.execute("ROLLBACK")
         assert answer.status_code in {200, 503}
         assert "Too many" not in answer.text
-        assert "tried too often" not in answer.text
+        assert "Too many attempts" not in answer.text

@@ -39,7 +39,7 @@ def test_every_format_of_a_client_ip_is_accepted(running: Platform, forwarded: s
     email = f"new-{uuid4().hex}@example.org"
     failed = anonymous.post("/login", **anonymous.hidden("/login"), login=email, password=PASSWORD)
     assert failed.status_code == 200
-    assert "is not right" in failed.text
+    assert "is incorrect" in failed.text
 
     begun = anonymous.post("/oauth/device/code", client_id="comfy-key")
     assert begun.status_code == 200, begun.text

@@ -152,7 +152,7 @@ def test_a_service_and_a_person_can_report(scene: Scene) -> None:
         url=f"https://video.example/?at={by_person.token}",
     )
     assert page.status_code == 200
-    assert "It was a key of this platform" in page.text
+    assert "It was an API key of this site" in page.text
     for key in alice.keys:
         assert validate(scene.running, key.token).status == 401
         is_shown = key.secret in answer.body + page.text

@@ -75,7 +75,7 @@ def test_an_api_call_by_plain_http_is_refused_with_a_message(
         body = json.loads(answer.body)
         assert body["error"] == "TLS_REQUIRED"
         assert "https://keys.example" in body["message"]
-        assert "delete it and make another" in body["message"]
+        assert "delete it and create a new one" in body["message"]
         has_secret = account.keys[0].secret in answer.body
         assert not has_secret
 
@@ -129,7 +129,7 @@ def test_a_form_sent_by_plain_http_is_refused_and_not_processed(
 ) -> None:
     answer = call(running, "POST", path, **BY_HTTP)
     assert answer.status == 403
-    assert "already travelled in plain text" in answer.body
+    assert "was sent in plain text" in answer.body
     assert answer.headers["cache-control"] == "no-store, private"
     assert "set-cookie" not in answer.headers
 

@@ -2,6 +2,7 @@
 
 import logging
 from datetime import timedelta
+from html import unescape
 from urllib.parse import urlsplit
 
 import pytest
@@ -46,7 +47,7 @@ def test_a_client_that_alice_approves_gets_a_key(login, signed_in, alice, listed
     http = signed_in(alice)
     page = http.get(login.url())
     assert page.status_code == 200
-    assert f"{login.client_id} asks for a key" in page.text
+    assert f"{login.client_id} asks for an API key" in page.text
     assert alice.email in page.text
 
     code = login.code(http)
@@ -101,8 +102,8 @@ def test_scopes_of_comfy_cloud_are_replaced_by_the_default_scopes(signed_in, ali
     login, http = Login(), signed_in(alice)
     params = {"scope": "comfy-cloud:workflows:read comfy-cloud:jobs:write"}
     page = http.get(login.url(**params))
-    assert "sign in to ComfyUI as you" in page.text
-    assert "delete all your keys" not in page.text
+    assert "Sign in to ComfyUI as you" in page.text
+    assert "delete all your API keys" not in page.text
     token = login.redeem(login.code(http, params=params)).json()
     assert token["scope"] == "customers:read proxy:*"
 
@@ -111,8 +112,8 @@ def test_the_key_has_the_scopes_that_the_page_showed(signed_in, alice):
     login, http = Login(), signed_in(alice)
     params = {"scope": "proxy:openai keys:manage"}
     page = http.get(login.url(**params)).text
-    assert "use API nodes of openai" in page
-    assert "list, replace and delete all your keys" in page
+    assert "Use API nodes of openai" in page
+    assert "List, rotate and delete all your API keys" in page
     token = login.redeem(login.code(http, params=params), scope="customers:read proxy:*").json()
     assert token["scope"] == "proxy:openai keys:manage", "a later scope parameter is ignored"
 
@@ -137,24 +138,24 @@ def test_the_csp_allows_a_redirect_to_the_client_only(signed_in, alice, listed):
 @pytest.mark.parametrize(
     ("client_id", "words", "status"),
     [
-        ("", "can't be understood", 400),
-        ("nobody", "can't be understood", 400),
-        ("https://evil.example.net", "Nobody who runs this platform has listed it.", 403),
-        ("https://comfy.example.com.evil.net", "has listed it", 403),
-        ("https://comfy.example.com:8443", "has listed it", 403),
-        ("https://comfy.example.com@evil.net", "can't be understood", 400),
-        ("https://comfy.example.com.", "can't be understood", 400),
-        ("https://COMFY.example.com", "has listed it", 403),
-        ("http://comfy.example.com", "on plain http", 403),
+        ("", "can't be identified", 400),
+        ("nobody", "can't be identified", 400),
+        ("https://evil.example.net", "It is not listed on this site.", 403),
+        ("https://comfy.example.com.evil.net", "not listed on this site", 403),
+        ("https://comfy.example.com:8443", "not listed on this site", 403),
+        ("https://comfy.example.com@evil.net", "can't be identified", 400),
+        ("https://comfy.example.com.", "can't be identified", 400),
+        ("https://COMFY.example.com", "not listed on this site", 403),
+        ("http://comfy.example.com", "on a LAN or plain http", 403),
         ("http://192.168.1.20:8188", "on a LAN", 403),
         ("https://192.168.1.20:8188", "on a LAN", 403),
         ("http://studio:8188", "on a LAN", 403),
         ("http://studio.local:8188", "on a LAN", 403),
-        ("http://localhost.:8188", "can't be understood", 400),
-        ("http://127.0.0.1.evil.example:8188", "on plain http", 403),
-        ("null", "can't be understood", 400),
-        ("https://comfy.example.com\0", "can't be understood", 400),
-        ("<script>alert(1)</script>", "can't be understood", 400),
+        ("http://localhost.:8188", "can't be identified", 400),
+        ("http://127.0.0.1.evil.example:8188", "on a LAN or plain http", 403),
+        ("null", "can't be identified", 400),
+        ("https://comfy.example.com\0", "can't be identified", 400),
+        ("<script>alert(1)</script>", "can't be identified", 400),
     ],
 )
 @pytest.mark.parametrize("visitor", ["alice", "anonymous"])
@@ -211,7 +212,7 @@ def test_there_is_no_redirect_to_an_invalid_redirect_uri(
         for answer in (http.get(login.url(**changed)), login.approve(http, params=changed)):
             assert answer.status_code == 400
             assert "Location" not in answer
-            assert "an address that is not its own" in answer.text
+            assert "a URL that doesn't belong to it" in unescape(answer.text)
     cancelled = http.post(login.url(), {"decision": "cancel"})
     assert (cancelled.status_code, "Location" in cancelled) == (400, False)
 
@@ -330,7 +331,7 @@ def test_a_cross_site_approval_is_rejected(alice):
 @pytest.mark.parametrize("decision", ["", "yes", "confirm", "ALLOW"])
 def test_other_decisions_approve_nothing(signed_in, alice, decision):
     answer = Login().approve(signed_in(alice), decision=decision)
-    assert (answer.status_code, "asks for a key" in answer.text) == (200, True)
+    assert (answer.status_code, "asks for an API key" in answer.text) == (200, True)
     assert not AuthorizationCode.objects.exists()
 
 
@@ -353,11 +354,11 @@ def test_the_key_limit_and_a_taken_name_are_shown_before_a_code_is_issued(
     login, http = Login(), signed_in(alice)
     refused = login.approve(http, name="Taken")
     assert refused.status_code == 400
-    assert "You have a key with this name already." in refused.text
+    assert "You already have a key with this name." in refused.text
     settings.KEYS_PER_ACCOUNT = 1
-    assert "the most an account may have" in http.get(login.url()).text
+    assert "the limit for an account" in http.get(login.url()).text
     refused = login.approve(http)
-    assert (refused.status_code, "the most an account may have" in refused.text) == (400, True)
+    assert (refused.status_code, "the limit for an account" in refused.text) == (400, True)
     assert not AuthorizationCode.objects.exists()
 
 

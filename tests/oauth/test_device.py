@@ -25,7 +25,7 @@ from oauth.models import DeviceRequest
 from tests.conftest import show_who
 from tests.oauth.conftest import DEVICE_GRANT, confirm, post
 
-NO_SUCH_CODE = "No machine waits with this code."
+NO_SUCH_CODE = "No device is waiting with this code."
 
 
 def error(answer) -> str:
@@ -59,7 +59,7 @@ def test_a_machine_that_alice_confirms_gets_a_valid_key(begin, signed_in, alice)
     done = confirm(signed_in(alice), machine.user_code)
     assert done.status_code == 302
     page = signed_in(alice).get(done["Location"])
-    assert "The machine has its key in a few seconds." in page.text
+    assert "The device gets its API key in a few seconds." in page.text
     assert not APIKey.objects.exists(), "redeeming the device code creates the key"
 
     answer = machine.poll()
@@ -78,7 +78,7 @@ def test_a_machine_that_alice_confirms_gets_a_valid_key(begin, signed_in, alice)
     listed = signed_in(alice).get("/keys/").text
     assert "render box" in listed
     assert token["access_token"] not in listed
-    assert "The machine has its key" in signed_in(alice).get(done["Location"]).text
+    assert "Device connected" in signed_in(alice).get(done["Location"]).text
 
 
 def test_the_audit_log_has_oauth_and_the_ip_of_the_confirmation(begin, signed_in, alice):
@@ -120,15 +120,15 @@ def test_the_page_shows_device_ip_and_permissions_and_warns(begin, signed_in, al
         machine.user_code,
         "render box",
         "203.0.113.9",
-        "not the address that you are at",
+        "not your current network",
         "comfy-key",
-        "list, replace and delete all your keys",
-        "use API nodes of openai through",
+        "List, rotate and delete all your API keys",
+        "Use API nodes of openai through",
         alice.email,
-        "Only confirm if you started this on that machine just now and it shows this very code.",
+        "Confirm only if you just started this on the device and it shows this code.",
     ):
         assert words in page, words
-    assert "sign in to ComfyUI" not in page, "a scope that was not requested"
+    assert "Sign in to ComfyUI" not in page, "a scope that was not requested"
 
 
 def test_a_user_code_in_the_query_is_filled_in_and_not_looked_up(begin, signed_in, alice):
@@ -194,7 +194,7 @@ def test_the_device_grant_works_on_plain_http(signed_in, alice, settings):
 def test_a_denied_machine_gets_no_key(begin, signed_in, alice):
     machine = begin()
     done = signed_in(alice).post("/device", {"user_code": machine.user_code, "decision": "deny"})
-    assert "The machine gets no key." in signed_in(alice).get(done["Location"]).text
+    assert "The device gets no API key." in signed_in(alice).get(done["Location"]).text
     assert error(machine.poll()) == "access_denied"
     assert not APIKey.objects.exists()
     late = signed_in(alice).post("/device", {"user_code": machine.user_code})
@@ -406,9 +406,9 @@ def test_an_account_at_the_key_limit_sees_it_before_it_confirms(
     issue("only")
     machine = begin()
     page = signed_in(alice).post("/device", {"user_code": machine.user_code})
-    assert "the most an account may have" in page.text
+    assert "the limit for an account" in page.text
     refused = confirm(signed_in(alice), machine.user_code)
-    assert (refused.status_code, "the most an account may have" in refused.text) == (400, True)
+    assert (refused.status_code, "the limit for an account" in refused.text) == (400, True)
     assert machine.row.decided_at is None, "the user can delete a key and confirm again"
     assert error(machine.poll()) == "authorization_pending"
 
@@ -423,8 +423,8 @@ def test_a_machine_waits_while_the_account_is_at_the_key_limit(
     answer = machine.poll()
     assert (answer.status_code, error(answer)) == (503, "temporarily_unavailable")
     assert answer["Retry-After"] == "5"
-    assert "the most an account may have" in answer.json()["message"]
-    assert "the most an account may have" in signed_in(alice).get(url).text
+    assert "the limit for an account" in answer.json()["message"]
+    assert "the limit for an account" in signed_in(alice).get(url).text
     services.revoke(key, reason=Reason.DELETED_BY_OWNER)
     assert machine.poll().status_code == 200
 
@@ -434,7 +434,7 @@ def test_a_taken_name_is_rejected_and_can_be_changed(begin, signed_in, alice, is
     machine = begin()
     refused = confirm(signed_in(alice), machine.user_code, name="STUDIO")
     assert refused.status_code == 400
-    assert "You have a key with this name already." in refused.text
+    assert "You already have a key with this name." in refused.text
     assert confirm(signed_in(alice), machine.user_code).status_code == 302
 
 
@@ -448,8 +448,8 @@ def test_a_name_that_was_taken_meanwhile_gets_a_number(begin, signed_in, alice, 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("", "Give the key a name"),
-        ("\u200b", "This name would be invisible."),
+        ("", "Name this key"),
+        ("\u200b", "The name would be invisible."),
         ("a\u202eb", "control character"),
         ("x" * 81, "at most 80 characters"),
     ],

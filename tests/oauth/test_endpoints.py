@@ -239,7 +239,7 @@ def test_unlisted_origins_are_rejected_with_the_reason(path, origin, client, lis
     fields = {"token": token.reveal(), "client_id": "comfy-key"}
     answer = post(client, path, fields, origin=origin)
     assert (answer.status_code, error(answer)) == (403, "access_denied")
-    assert "staff have not listed it" in answer.json()["message"]
+    assert "not listed here" in answer.json()["message"]
     assert "Access-Control-Allow-Origin" not in answer
     assert services.validate(token.reveal()).code is VerdictCode.VALID
     headers = {"origin": origin, "access-control-request-method": "POST"}

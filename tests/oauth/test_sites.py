@@ -42,14 +42,14 @@ def test_staff_list_a_site_and_the_log_has_their_name(signed_in, sam):
     ("origin", "words"),
     [
         ("", "This field is required."),
-        ("comfy", "scheme, host and port alone"),
-        ("https://comfy.example.com/path", "scheme, host and port alone"),
-        ("https://*.example.com", "scheme, host and port alone"),
-        ("https://bücher.example", "begins xn--"),
-        ("http://comfy.example.com", "LAN or plain-http site can't sign people in"),
-        ("https://192.168.1.20", "LAN or plain-http site can't sign people in"),
-        ("http://10.0.0.7:8188", "LAN or plain-http site can't sign people in"),
-        ("https://comfy.local", "LAN or plain-http site can't sign people in"),
+        ("comfy", "only scheme, host and port"),
+        ("https://comfy.example.com/path", "only scheme, host and port"),
+        ("https://*.example.com", "only scheme, host and port"),
+        ("https://bücher.example", "starts with xn--"),
+        ("http://comfy.example.com", "Sites on a LAN or plain http can't log people in"),
+        ("https://192.168.1.20", "Sites on a LAN or plain http can't log people in"),
+        ("http://10.0.0.7:8188", "Sites on a LAN or plain http can't log people in"),
+        ("https://comfy.local", "Sites on a LAN or plain http can't log people in"),
         ("http://localhost:8188", "always allowed"),
         ("https://comfy.example.com\0", "Null characters are not allowed."),
         ("https://" + "a" * 300 + ".com", "at most 255 characters"),
@@ -66,7 +66,7 @@ def test_a_site_cannot_be_listed_twice(signed_in, sam):
     http = signed_in(sam)
     add(http, "https://comfy.example.com")
     answer = add(http, "https://COMFY.example.com")
-    assert "This site is listed already." in answer.text
+    assert "This site is already listed." in answer.text
     assert Site.objects.count() == 1
 
 

@@ -59,7 +59,7 @@ def test_the_overview_shows_all_facts_about_an_account(security_browser, alice, 
         "deleted by its owner",
         "1,234",
         "198.51.3.0/24, 198.51.2.0/24, 198.51.1.0/24, …",
-        "key generated",
+        "API key created",
         "192.0.2.9",
         "Unknown device",
     ):
@@ -123,7 +123,7 @@ def test_staff_with_only_view_user_see_no_keys_and_no_events(
     shown = open_as(vera).get(admin_url(alice, "overview")).text
     assert alice.email in shown
     assert key.public_id not in shown
-    assert "key generated" not in shown
+    assert "API key created" not in shown
 
 
 def test_an_unknown_account_is_a_404(security_browser):

@@ -44,7 +44,7 @@ def test_a_whole_key_is_shown_with_its_state_and_account(security_browser, secur
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda key: services.revoke(key, reason=Reason.LEAKED), "found where others can read it"),
+        (lambda key: services.revoke(key, reason=Reason.LEAKED), "reported as exposed"),
         (lambda key: APIKey.objects.filter(pk=key.pk).update(suspended_at=timezone.now()),
          "suspended"),
         (lambda key: APIKey.objects.filter(pk=key.pk).update(
@@ -80,9 +80,9 @@ def test_a_visible_part_with_another_secret_is_detected(security_browser, alice,
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("hello", "This is no key"),
-        ("comfyui-123", "no whole key"),
-        (f"comfyui-{'g' * 64}", "only the digits"),
+        ("hello", "This isn't a key"),
+        ("comfyui-123", "isn't a complete key"),
+        (f"comfyui-{'g' * 64}", "only digits"),
         (f"comfyui-{'0' * 64}", "typo"),
     ],
 )

@@ -378,7 +378,7 @@ def test_no_field_of_the_staff_pages_accepts_a_key(superuser_browser, issue, url
     body = {name: value.format(token.reveal()) for name, value in form.items()}
     response = superuser_browser.post(url, body)
     assert response.status_code == 200
-    assert "contains a whole API key" in response.text
+    assert "contains a complete API key" in response.text
     assert token.reveal()[20:] not in response.text
     assert model.objects.count() == before
 

@@ -43,13 +43,13 @@ class Command(BaseCommand):
                 record(Action.STAFF_CHANGED, account_id=user.pk, by=Actor(), detail=detail)
         except services.LastAdministrator:
             raise CommandError(
-                f"{email} is the last administrator, and would be none in this role. "
-                "Make another one first."
+                f"{email} is the last administrator and can't get another role. "
+                "Create another administrator first."
             ) from None
         self.stdout.write(
             f"{user.email} is a new staff account."
             if is_new
-            else f"{user.email} was an account already, and is staff now."
+            else f"{user.email} already had an account and is now staff."
         )
 
     def _role(self) -> Group | None:

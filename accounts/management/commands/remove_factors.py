@@ -26,9 +26,9 @@ class Command(BaseCommand):
             return
         user = services.find_by_email(email or "")
         if user is None:
-            raise CommandError(f"There is no account with the address {email}.")
+            raise CommandError(f"There is no account with the email {email}.")
         count = services.remove_factors(user)
-        self.stdout.write(f"{user.email} had {count} factors, and has none now.")
+        self.stdout.write(f"Removed {count} two-factor methods of {user.email}.")
 
     def _remove_all(self) -> None:
         users = list(
@@ -37,5 +37,5 @@ class Command(BaseCommand):
         count = sum(services.remove_factors(user, kinds=mfa.ENCRYPTED) for user in users)
         self.stdout.write(
             f"{len(users)} accounts had {count} authenticator apps and sets of recovery codes, and "
-            "have none now. They were told by mail, and their sessions have ended."
+            "have none now. Their owners got an email, and their sessions have ended."
         )

@@ -17,15 +17,15 @@ _MAX_PAGE = 1_000_000
 class CreditsPurchaseView(KeyRequiredView):
     @extend_schema(
         tags=["ComfyUI"],
-        summary="Buying credits: refused",
-        description="This platform sells nothing.",
+        summary="Buy credits: always refused",
+        description="This site sells no credits.",
         request=None,
         responses={**schema.REFUSALS, 403: schema.NOT_SOLD},
     )
     def post(self, request: Request) -> Response:
         raise Refused(
             "NOT_SOLD",
-            _("There is nothing to buy here: whoever runs this site pays. Ask them for more."),
+            _("This site sells no credits. Ask your administrator."),
             status.HTTP_403_FORBIDDEN,
         )
 
@@ -35,13 +35,13 @@ class BalanceView(KeyRequiredView):
 
     @extend_schema(
         tags=["ComfyUI"],
-        summary="A balance: none is kept",
+        summary="Credit balance: always 404",
         responses={404: schema.NOT_KEPT, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
         raise Refused(
             "NOT_FOUND",
-            _("This platform keeps no credits: nothing is counted, and nothing runs out."),
+            _("This site has no credits: usage is not billed."),
             status.HTTP_404_NOT_FOUND,
         )
 
@@ -66,7 +66,7 @@ class EventsSerializer(serializers.Serializer[dict[str, object]]):
 class EventsView(KeyRequiredView):
     @extend_schema(
         tags=["ComfyUI"],
-        summary="What the Credits panel lists: nothing, as no credits are kept",
+        summary="Billing events for the Credits panel: always empty",
         parameters=[
             OpenApiParameter("page", {"type": "integer", "minimum": 1, "maximum": _MAX_PAGE}),
             OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": _MAX_LIMIT}),
@@ -93,7 +93,7 @@ class BillingStatusSerializer(serializers.Serializer[dict[str, bool]]):
 class BillingStatusView(KeyRequiredView):
     @extend_schema(
         tags=["ComfyUI"],
-        summary="Nothing is gated: the operator pays",
+        summary="Billing status: always active",
         responses={200: BillingStatusSerializer, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
@@ -107,7 +107,7 @@ class PlansSerializer(serializers.Serializer[dict[str, object]]):
 class PlansView(KeyRequiredView):
     @extend_schema(
         tags=["ComfyUI"],
-        summary="What may be subscribed to: nothing",
+        summary="Subscription plans: always empty",
         responses={200: PlansSerializer, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
@@ -120,6 +120,7 @@ def _number(request: Request, name: str, *, default: int, most: int) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 9 and 1 <= int(text) <= most):
         raise BadRequest(
             "INVALID_REQUEST",
-            _("%(name)s is one whole number from 1 to %(most)d.") % {"name": name, "most": most},
+            _("%(name)s must be a whole number from 1 to %(most)d, sent once.")
+            % {"name": name, "most": most},
         )
     return int(text)

@@ -19,7 +19,7 @@ class UnconfiguredProxyView(KeyRequiredView):
 
     # Providers define the parameters.
     parameters: frozenset[str] | None = None
-    message = _("No gateway is set up at this address. Ask whoever runs this site.")
+    message = _("No gateway is set up at this URL. Ask your administrator.")
 
     @extend_schema(exclude=True)
     def get(self, request: Request, **_: str) -> Response:
@@ -35,8 +35,8 @@ class StorageView(UnconfiguredProxyView):
     """The URL for uploads of API nodes. No gateway in deploy/ stores files."""
 
     message = _(
-        "This site stores no files, so nodes that upload an image, sound or video to a provider "
-        "can't run here. Nodes that only send text can. Nothing is wrong with your key."
+        "This site stores no files, so nodes that upload an image, audio or video to a "
+        "provider don't work here. Nodes that only send text do. Your API key is valid."
     )
 
     def wanted_scope(self, request: Request) -> str | None:
@@ -50,8 +50,8 @@ class WorkflowsView(UnconfiguredProxyView):
     """
 
     message = _(
-        "This site signs people in and runs no workflows. Run it on your own ComfyUI: "
-        "comfy run --where local. To make that the default: comfy set-default --where local, or "
+        "This site runs no workflows. Run them on your own ComfyUI: comfy run --where "
+        "local. To make that the default, run comfy set-default --where local, or set "
         "COMFY_WHERE=local in the environment."
     )
 

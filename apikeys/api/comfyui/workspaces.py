@@ -40,7 +40,7 @@ class WorkspaceSerializer(serializers.Serializer[User]):
 class WorkspaceView(KeyRequiredView):
     @extend_schema(
         tags=["ComfyUI"],
-        summary="The workspace of a key: its account",
+        summary="The workspace of a key: its owner's account",
         responses={200: WorkspaceSerializer, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
@@ -75,7 +75,7 @@ class MembersSerializer(serializers.Serializer[dict[str, object]]):
 class MembersView(KeyRequiredView):
     @extend_schema(
         tags=["ComfyUI"],
-        summary="Who is in the workspace of a key: its owner",
+        summary="Members of the workspace of a key: its owner",
         responses={200: MembersSerializer, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
@@ -131,7 +131,7 @@ class CapabilitiesSerializer(serializers.Serializer[dict[str, object]]):
 class CapabilitiesView(KeyRequiredView):
     @extend_schema(
         tags=["ComfyUI"],
-        summary="What may be done in the workspace of a key: run workflows",
+        summary="Capabilities in the workspace of a key: run workflows",
         responses={200: CapabilitiesSerializer, **schema.SCOPED},
     )
     def get(self, request: Request) -> Response:
@@ -164,8 +164,9 @@ class ReleasesView(BaseView):
 
     @extend_schema(
         tags=["ComfyUI"],
-        summary="What is new in ComfyUI: nothing that we would know",
-        description="ComfyUI asks as it starts, without a key; for an empty list it shows nothing.",
+        summary="ComfyUI release notes: always empty",
+        description="ComfyUI requests this at start, without a key, and shows nothing "
+        "for an empty list.",
         responses={200: serializers.ListSerializer(child=serializers.DictField())},
     )
     def get(self, request: Request) -> Response:

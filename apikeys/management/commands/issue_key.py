@@ -38,7 +38,7 @@ class Command(BaseCommand):
         expires_at = _moment(options["expires_at"]) if days is None else expiry.in_days(days)
         owner = User.objects.filter(email=email.strip().lower(), is_active=True).first()
         if owner is None:
-            raise CommandError(f"No active account has the address {email}.")
+            raise CommandError(f"No active account has the email {email}.")
         try:
             _key, token = services.issue(
                 owner=owner,

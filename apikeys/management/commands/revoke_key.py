@@ -21,5 +21,5 @@ class Command(BaseCommand):
         if key is None:
             raise CommandError(f"No key has the public id {digits}.")
         if not services.revoke(key, reason=Reason.REVOKED_BY_STAFF):
-            raise CommandError(f"{key.masked} was revoked already, at {key.revoked_at}.")
+            raise CommandError(f"{key.masked} was already revoked, at {key.revoked_at}.")
         self.stdout.write(f"{key.masked} of {key.owner} was revoked.")

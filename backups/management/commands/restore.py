@@ -59,7 +59,7 @@ class Command(BaseCommand):
             raise CommandError(f"Not restored. {error}") from None
         for kind, count in changes.items():
             self._report(f"  {kind}: {count}")
-        self._report("Everybody has to sign in again. docs/runbook.md says what to look at now.")
+        self._report("All users have to log in again. docs/runbook.md lists what to check now.")
 
     def _report(self, line: str) -> None:
         self.stdout.write(line)

@@ -12,7 +12,7 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "ComfyUI key platform",
-    "DESCRIPTION": "Signs ComfyUI in with a key, and tells services whose key it is.",
+    "DESCRIPTION": "Logs ComfyUI in with an API key, and validates keys for services.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PUBLIC": True,
@@ -27,11 +27,11 @@ SPECTACULAR_SETTINGS = {
         "apikeys.api.schema.finish",
     ],
     "TAGS": [
-        {"name": "ComfyUI", "description": "What an unmodified ComfyUI calls."},
-        {"name": "Keys", "description": "A person's keys."},
-        {"name": "Validation", "description": "What a service in front of ComfyUI asks."},
-        {"name": "Leaks", "description": "Keys that were found where others can read them."},
-        {"name": "OAuth", "description": "A key without copying one, for machines and sites."},
+        {"name": "ComfyUI", "description": "Called by an unmodified ComfyUI."},
+        {"name": "Keys", "description": "The keys of a user."},
+        {"name": "Validation", "description": "For services and proxies."},
+        {"name": "Leaks", "description": "Reports of exposed keys."},
+        {"name": "OAuth", "description": "Keys for devices and websites, without copying them."},
         {"name": "Probes", "description": "For load balancers and monitors."},
     ],
 }

@@ -23,6 +23,13 @@ LANGUAGES = [
     ("zh-hant", "繁體中文"),
     ("ja", "日本語"),
     ("ko", "한국어"),
+    ("es", "Español"),
+    ("fr", "Français"),
+    ("de", "Deutsch"),
+    ("pt-br", "Português (Brasil)"),
+    ("ru", "Русский"),
+    ("tr", "Türkçe"),
+    ("ar", "العربية"),
 ]
 LOCALE_PATHS = [BASE_DIR / "locale"]
 LANGUAGE_COOKIE_NAME = f"{cookie_prefix}language{cookie_suffix}"

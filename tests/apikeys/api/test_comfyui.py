@@ -22,7 +22,7 @@ def ask(client, issue):
 def test_no_balance_is_made_up(ask, path):
     status, said = ask(path)
     assert (status, said["error"]) == (404, "NOT_FOUND")
-    assert "keeps no credits" in said["message"]
+    assert "has no credits" in said["message"]
 
 
 def test_nothing_is_gated(ask):

@@ -19,11 +19,13 @@ from apikeys import limits, services, tokens, usage
 from apikeys.cache import ages, invalidation, middleware, setup
 from apikeys.cache import rows as row_cache
 from apikeys.cache.middleware import ValidationCache
+from apikeys.cache.responses import CACHE_DIRECTIVE
 from apikeys.cache.setup import BODILESS, QUERIES, ROUTES, install
 from apikeys.cache.versions import VersionTable
 from apikeys.key_hasher import key_hasher
 from apikeys.models import APIKey, Reason
 from audit.services import Actor
+from core.languages import accepted_language
 
 Result = tuple[str, list[tuple[str, str]], bytes]
 
@@ -64,6 +66,7 @@ def make_cache(application: Any, versions: VersionTable, **options: Any) -> Vali
         "queries": QUERIES,
         "count": usage.count,
         "count_guess": limits.count_guess_locally,
+        "language_of": accepted_language,
         "capacity": 100,
     }
     return ValidationCache(application, versions=versions, **{**settings, **options})
@@ -343,6 +346,37 @@ HEADERS = st.dictionaries(
     ),
     max_size=5,
 )
+
+
+def test_each_language_has_its_own_cached_responses(presented, own_version_table):
+    asked = []
+
+    def application(environ, start_response):
+        header = environ.get("HTTP_ACCEPT_LANGUAGE", "")
+        asked.append(header)
+        environ[CACHE_DIRECTIVE].allow()
+        start_response("401 Unauthorized", [])
+        return [accepted_language(header).encode()]
+
+    cached_app = make_cache(application, own_version_table)
+    for _ in range(2):
+        for header, language in (("", b"en"), ("ja", b"ja"), ("ja-JP, en;q=0.5", b"ja")):
+            for verdict in ("valid", "malformed"):
+                key = {"HTTP_X_API_KEY": presented[verdict], "HTTP_ACCEPT_LANGUAGE": header}
+                body = get_response(cached_app, request("POST", "/customers", **key))[2]
+                assert body == language
+    # Once per language and token: headers that ask for the same language share a response.
+    assert asked == ["", "", "ja", "ja"]
+
+
+def test_an_unusual_accept_language_is_not_remembered(presented, cached_app, django):
+    for header in ("ja" + " " * 70_000, "x" * 70_000, "ja;q=x", "\xff"):
+        environ = request(
+            "POST", "/customers", HTTP_X_API_KEY=presented["revoked"], HTTP_ACCEPT_LANGUAGE=header
+        )
+        expected = get_response(django, twin(environ))
+        for _ in range(2):
+            assert get_response(cached_app, twin(environ)) == expected
 
 
 def test_an_empty_origin_counts_as_none(presented, django, cached_app):

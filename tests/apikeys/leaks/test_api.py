@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from hashlib import sha256
+from html import unescape
 from threading import BoundedSemaphore
 
 import pytest
@@ -400,7 +401,7 @@ def test_anybody_reports_a_key_and_is_thanked(who, client, signed_in, mallory, l
         "/leaks", {"key": f" {leaked.reveal()}\n", "url": "https://a.example/x"}
     )
     assert response.status_code == 200
-    assert "It was a key of this platform, and it opens nothing now." in response.text
+    assert "It was an API key of this site and no longer works." in response.text
     for private in ("alice", "studio", leaked.public_id):
         assert private not in response.text
     shows_none(response, leaked)
@@ -425,7 +426,7 @@ def test_a_key_of_no_account_is_no_matter(client, leaked, key):
         key = f"{body}{zlib.crc32(body.encode()):08x}"
     response = client.post("/leaks", {"key": key})
     assert response.status_code == 200
-    assert "This key opens nothing here" in response.text
+    assert "This key gives no access" in response.text
     assert code_of(leaked) is VerdictCode.VALID
 
 
@@ -434,7 +435,7 @@ def test_a_part_of_a_key_is_called_one_and_nothing_is_shown_again(client, leaked
     for where in (part, f"https://a.example/{part}", part.replace("-", "%2D")):
         response = client.post("/leaks", {"key": part, "url": where})
         assert response.status_code == 400
-        assert "This is no whole key of this platform" in response.text
+        assert "This isn't a complete key" in unescape(response.text)
         shows_none(response, leaked)
     assert code_of(leaked) is VerdictCode.VALID
 
@@ -449,7 +450,7 @@ def test_guessing_here_is_no_faster_than_elsewhere(client, settings):
     answers = [client.post("/leaks", {"key": "comfyui-guess"}) for _ in range(21)]
     assert [response.status_code for response in answers] == [400] * 20 + [429]
     assert answers[-1]["Retry-After"] == "60"
-    assert "That was tried too often." in answers[-1].text
+    assert "Too many attempts." in answers[-1].text
 
 
 def test_when_keys_can_not_be_checked_the_page_says_so(client, leaked, monkeypatch):

@@ -126,7 +126,7 @@ def test_a_batch_is_one_request_and_is_cached(running, alice, connect):
 
 
 def test_a_batch_needs_the_service_secret(running, connect):
-    with pytest.raises(NotAllowed, match="does not know this service's secret"):
+    with pytest.raises(NotAllowed, match="service secret is not valid"):
         connect(running.url, service_secret="wrong").validate_many([invented_key()])
     with pytest.raises(NotAllowed, match="service_secret"):
         connect(running.url).validate_many([invented_key()])
@@ -330,7 +330,7 @@ WRONG_ANSWERS = {
     "nothing there": http_answer("404 Not Found", b"no"),
     "a proxy's 500": http_answer("500 Oops", b"no"),
     "a proxy's 502": http_answer("502 Bad Gateway", b"no"),
-    "too often": http_answer("429 Too Many Requests", b"no", Retry_After="3"),
+    "Too many attempts": http_answer("429 Too Many Requests", b"no", Retry_After="3"),
     "no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
     "a broken answer": b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{",
     "nothing": b"",

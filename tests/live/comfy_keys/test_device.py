@@ -140,7 +140,7 @@ def test_temporary_errors_are_retried(trouble, time):
 
 
 def test_it_ends_when_the_code_expires(time):
-    with pytest.raises(LoginRefused, match="Nobody agreed in time"):
+    with pytest.raises(LoginRefused, match="not confirmed in time"):
         login(Server(asked={"expires_in": 60}), time)
     assert time.slept == [5] * 12
     time.now, time.slept = 0.0, []
@@ -159,7 +159,7 @@ def test_approval_in_the_last_second_counts(time):
     ("error", "words"),
     [
         ("access_denied", "refused"),
-        ("expired_token", "Nobody agreed in time"),
+        ("expired_token", "not confirmed in time"),
         ("invalid_grant", "no longer knows"),
         ("invalid_client", "does not know comfy-key"),
         ("something_new", "something_new"),
@@ -179,7 +179,7 @@ def test_an_error_ends_it_with_a_message(error, words, time):
     ],
 )  # fmt: skip
 def test_an_incomplete_key_is_refused(said, time):
-    with pytest.raises(LoginRefused, match="no whole key") as refused:
+    with pytest.raises(LoginRefused, match="no complete key") as refused:
         login(Server((200, said)), time)
     assert "comfyui-" not in str(refused.value)
 

@@ -80,8 +80,8 @@ def test_an_invalid_key_is_401_with_the_platforms_message(site, running, alice):
     time.sleep(max(0.0, deleted_at + 0.5 - time.monotonic()))
     for token, words in (
         (key.token, "was deleted"),
-        ("typo", "mistyped"),
-        (invented_key(), "not known"),
+        ("typo", "complete API key"),
+        (invented_key(), "unknown"),
     ):
         for path in "me", "openai", "anybody":
             answer = get(site, path, X_API_Key=token)
@@ -108,7 +108,7 @@ def test_scopes_permit_their_views(site, running, alice):
         "either": [200, 403, 200, 403, 200],
     }
     refusal = get(site, "openai", X_API_Key=runway)
-    assert "it lacks the scope proxy:openai" in refusal.json()["detail"]
+    assert "doesn't have the scope proxy:openai" in refusal.json()["detail"]
     assert get(site, "openai").status_code == 401
 
 

@@ -82,7 +82,7 @@ def test_a_key_that_can_not_be_written_is_revoked(running, alice, machine):
     decide(running, alice, code, "confirm", name="studio")
     printed, stderr = process.communicate(timeout=60)
     assert (process.returncode, printed) == (4, "")
-    assert "deleted again" in stderr
+    assert "The key was deleted" in stderr
     assert "comfyui-" not in stderr
     (line,) = [
         line for line in running.manage("list_keys", alice.email).splitlines() if "studio" in line
@@ -169,10 +169,10 @@ def test_an_unreachable_platform_is_reported(machine):
 def test_plain_http_to_another_host_gives_a_warning(running, machine):
     # The key is mistyped, so nothing is sent.
     done = machine.run("check", "--url", "http://192.168.1.5:8000", COMFY_API_KEY="comfyui-1")
-    assert "crosses the network in the clear" in done.stderr
+    assert "is sent unencrypted" in done.stderr
     assert done.returncode == 1
     done = machine.run("check", "--url", running.url, COMFY_API_KEY="comfyui-1")
-    assert "in the clear" not in done.stderr
+    assert "unencrypted" not in done.stderr
 
 
 # --- check ----------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_check_names_the_owner_of_a_valid_key(running, alice, machine):
     token = issue(running, alice.email, name="till later", seconds=3600, scopes=["proxy:*"])
     done = machine.run("check", "--url", running.url, COMFY_API_KEY=token)
     assert done.returncode == 0
-    assert done.stdout.startswith(f"Good: till later ({token[:20]}…) of ")
+    assert done.stdout.startswith(f"Valid: till later ({token[:20]}…) of ")
     assert f"<{alice.email}>, for proxy:*, until {in_an_hour:%Y-%m-%d}" in done.stdout
     assert token[20:] not in done.stdout + done.stderr
 
@@ -201,9 +201,9 @@ def test_check_gives_the_reason_of_an_invalid_key(running, alice, machine):
     key = alice.keys[0]
     running.manage("revoke_key", key.public_id)
     wrong = {
-        key.token: "deleted", invented_key(): "not known", key.token[:-2]: "It has 70 characters",
-        key.token[8:]: "does not begin", key.token[:8] + key.token[8:].upper(): "capital",
-        key.token[:30] + "0" + key.token[30:-1]: "wrong, or changed places",
+        key.token: "deleted", invented_key(): "unknown", key.token[:-2]: "It has 70 characters",
+        key.token[8:]: "does not start", key.token[:8] + key.token[8:].upper(): "capital",
+        key.token[:30] + "0" + key.token[30:-1]: "is wrong",
     }  # fmt: skip
     for token, words in wrong.items():
         done = machine.run("check", "--url", running.url, COMFY_API_KEY=token)

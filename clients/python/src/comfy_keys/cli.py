@@ -34,29 +34,29 @@ STOPPED: Final = 130
 
 _EXIT_CODES: Final = """\
 exit codes:
-  0    done; with check: the key is good
-  1    no: refused, nobody agreed in time; with check: the key is not good
-  2    wrong usage, or a place that can't be written to (nothing was asked for)
-  3    the platform can't be reached or can't say: try again
-  4    a key was made but could not be written: delete it in the list of keys
+  0    success; with check: the key is valid
+  1    the request was denied or not confirmed in time; with check: the key is not valid
+  2    wrong usage, or a file that can't be written (no key was requested)
+  3    the site can't be reached or is unavailable: try again
+  4    a key was created but could not be stored: delete it in the list of API keys
   130  stopped by Ctrl-C
 """
 _LOGIN: Final = """\
-Gives this machine an API key of its own. It shows a code; open the address that it shows in any
-browser, on any machine, sign in, type the code and agree. The key is printed, alone, on standard
-output, unless it is to be written somewhere:
+Creates an API key for this device. The command shows a URL and a code. Open the URL in a browser on
+any device, log in, enter the code and confirm. The key alone is printed on standard output, unless
+an option writes it to a file:
 
   export COMFY_API_KEY=$(comfy-key login --url https://keys.example.org)
   comfy-key login --url https://keys.example.org --write-env .env
   comfy-key login --url https://keys.example.org --comfy-cli
 
-ComfyUI itself reads no variable and no file: paste the key into its own dialog (the person at the
+ComfyUI itself reads no variable and no file: paste the key into its dialog (the user icon at the
 top right, Comfy API Key). comfy-cli and scripts read COMFY_API_KEY.
 """
 _CHECK: Final = """\
-Says whether a key is good and whose it is, or what is wrong with it. The key is read from
-COMFY_API_KEY, or from standard input; it is no argument, because those can be read by everybody on
-the machine.
+Checks whether a key is valid, and prints its owner, or what is wrong with it. The key is read from
+COMFY_API_KEY or from standard input. It is not an argument, because other users of this device can
+read the arguments of programs.
 """
 
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.url = platform_url.normalize(options.url or "")
         if not platform_url.is_private(options.url):
-            _print_message("Warning: over plain http the key crosses the network in the clear.")
+            _print_message("Warning: over plain http the key is sent unencrypted.")
         run = _login if options.command == "login" else _check
         return run(options)
     except KeyboardInterrupt:
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="comfy-key",
-        description="Keys for ComfyUI from a platform of one's own.",
+        description="API keys for ComfyUI from a self-hosted site.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -105,35 +105,40 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--url",
             default=os.environ.get("COMFY_API_BASE_URL"),
-            help="the platform's address (default: COMFY_API_BASE_URL, as for comfy-cli)",
+            help="the URL of the site (default: COMFY_API_BASE_URL, as for comfy-cli)",
         )
         if name == "check":
             command.add_argument(
-                "--stdin", action="store_true", help=f"read the key there, whatever {VARIABLE} is"
+                "--stdin",
+                action="store_true",
+                help=f"read the key from standard input, even if {VARIABLE} is set",
             )
             continue
         command.add_argument(
-            "--name", default=platform.node(), help="this machine's name (default: %(default)s)"
+            "--name", default=platform.node(), help="the name of this device (default: %(default)s)"
         )
         command.add_argument(
             "--scope",
-            help="what the key may be used for, such as 'proxy:*' (default: to sign in; proxies)",
+            help="the permissions of the key, such as 'proxy:*' (default: sign in and "
+            "use API nodes)",
         )
         command.add_argument(
             "--print",
             action="store_true",
-            help="print the key on standard output, even if it is written somewhere as well",
+            help="print the key on standard output, even if it is also written to a file",
         )
         command.add_argument(
             "--write-env",
             metavar="FILE",
-            help=f"write {VARIABLE}=… into FILE, readable by you alone; other lines stay",
+            help=f"write {VARIABLE}=… to FILE, readable only by you; other lines stay",
         )
         command.add_argument(
-            "--comfy-cli", action="store_true", help="keep it where `comfy cloud set-key` does"
+            "--comfy-cli",
+            action="store_true",
+            help="store the key where `comfy cloud set-key` does",
         )
         command.add_argument(
-            "--open", action="store_true", help="open the address in this machine's browser"
+            "--open", action="store_true", help="open the URL in the browser of this device"
         )
     return parser
 
@@ -148,7 +153,7 @@ def _login(options: argparse.Namespace) -> int:
         try:
             store.check()
         except (OSError, ValueError) as error:
-            _print_message(f"Nothing can be written to {store.path}: {_reason(error)}")
+            _print_message(f"{store.path} can't be written: {_reason(error)}")
             return USAGE
 
     transport = DeadlineTransport(platform_url.ssl_context())
@@ -160,9 +165,9 @@ def _login(options: argparse.Namespace) -> int:
         written = _store_key(key, stores, options)
         if not any(written):
             if login.revoke(endpoints, key):
-                _print_message("The key was deleted again, as nobody has it. Start again.")
+                _print_message("The key was deleted, because it could not be stored. Start again.")
             else:
-                _print_message("Delete it in the list of keys, and start again.")
+                _print_message("Delete the key in your list of API keys, and start again.")
     return DONE if all(written) else NOT_WRITTEN
 
 
@@ -174,7 +179,7 @@ def _store_key(
     for store in stores:
         try:
             store.write(key)
-            _print_message(f"The key is in {store.path}.")
+            _print_message(f"The key was written to {store.path}.")
         except (OSError, ValueError) as error:
             _print_message(f"The key could not be written to {store.path}: {_reason(error)}")
             written.append(False)
@@ -195,13 +200,13 @@ def _store_key(
 
 def _show(request: DeviceAuthorization, *, open_browser: bool) -> None:
     _print_message(
-        f"Open {_printable(request.page)}\nand type the code {_printable(request.user_code)}"
+        f"Open {_printable(request.page)}\nand enter the code {_printable(request.user_code)}"
     )
     if request.link is not None:
         _print_qr_code(request.link)
     if open_browser and not webbrowser.open(request.link or request.page):
-        _print_message("No browser could be started here: open the address on another machine.")
-    _print_message("Waiting for you to agree there. Ctrl-C stops.")
+        _print_message("No browser could be started. Open the URL on another device.")
+    _print_message("Waiting for you to confirm. Press Ctrl-C to stop.")
 
 
 def _print_qr_code(link: str) -> None:
@@ -225,13 +230,15 @@ def _explain_comfy_cli(url: str, store: ComfyCli) -> None:
         f"  export COMFY_CLOUD_BASE_URL={url}\n"
         f"  export COMFY_BUILDER_URL={url}\n"
         f"  export COMFY_DEPLOY_URL={url}\n"
-        "The platform runs no workflows: comfy run --where local"
+        "This site runs no workflows. Use: comfy run --where local"
     )
     if store.has_session():
-        _print_message("comfy-cli is signed in elsewhere, and prefers that: comfy cloud logout")
+        _print_message(
+            "comfy-cli has another login, which it prefers. Log out of it: comfy cloud logout"
+        )
     for name in (VARIABLE, "COMFY_CLOUD_API_KEY"):
         if os.environ.get(name):
-            _print_message(f"{name} is set, and comfy-cli prefers that.")
+            _print_message(f"{name} is set, and comfy-cli prefers it.")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -240,7 +247,7 @@ def _check(options: argparse.Namespace) -> int:
         key = getpass.getpass("API key: ") if sys.stdin.isatty() else sys.stdin.readline(1000)
     key = key.strip()
     if not key:
-        raise ValueError(f"There is no key, neither in {VARIABLE} nor on standard input.")
+        raise ValueError(f"No key was found in {VARIABLE} or on standard input.")
     # The user wants the current state, and has been warned of plain http.
     with Client(options.url, cache_for=0, allow_http=True) as client:
         verdict = client.validate(key)
@@ -255,28 +262,30 @@ def _check(options: argparse.Namespace) -> int:
 
 def _describe_key(verdict: GoodVerdict) -> str:
     key, customer = verdict.key, verdict.customer
-    until = "" if key.expires_at is None else f", until {key.expires_at:%Y-%m-%d %H:%M %Z}"
+    until = "" if key.expires_at is None else f", expires {key.expires_at:%Y-%m-%d %H:%M %Z}"
     return (
-        f"Good: {key.name} ({key.prefix}…) of {customer.name} <{customer.email}>, "
-        f"for {' '.join(key.scopes) or 'nothing'}{until}."
+        f"Valid: {key.name} ({key.prefix}…) of {customer.name} <{customer.email}>, "
+        f"permissions {' '.join(key.scopes) or 'none'}{until}."
     )
 
 
 def _describe_mistake(key: str) -> str:
     """Describe the error in a mistyped key, without showing the key."""
     if not key.startswith("comfyui-"):
-        return "It does not begin with comfyui-."
+        return "It does not start with comfyui-."
     if len(key) != 72:
-        return f"It has {len(key)} characters; a key has 72."
+        return f"It has {len(key)} characters; keys have 72."
     if key != key.lower():
-        return "A key has no capital letters."
-    return "One or more of its characters are wrong, or changed places."
+        return "Keys contain no capital letters."
+    return "At least one of its characters is wrong."
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}."
-    return "It is not as comfy-cli leaves it." if isinstance(error, ValueError) else str(error)
+    return (
+        "It does not have the format of comfy-cli." if isinstance(error, ValueError) else str(error)
+    )
 
 
 def _printable(text: str) -> str:

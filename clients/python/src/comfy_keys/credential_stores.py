@@ -94,7 +94,7 @@ class ComfyCli:
             text = ""
         kept = json.loads(text) if text.strip() else {"cloud_session": None}
         if not isinstance(kept, dict) or not isinstance(kept.setdefault("providers", {}), dict):
-            raise ValueError("It is not comfy-cli's store.")
+            raise ValueError("It is not a credential file of comfy-cli.")
         return kept
 
 

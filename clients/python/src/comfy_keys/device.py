@@ -29,15 +29,15 @@ _LONGEST_INTERVAL: Final = 60.0
 _LONGEST_LIFE: Final = 3600.0
 
 _REFUSALS: Final = {
-    "access_denied": "The request was refused on the platform's page.",
-    "expired_token": "Nobody agreed in time. Start again.",
+    "access_denied": "The request was denied on the site.",
+    "expired_token": "The request was not confirmed in time. Start again.",
     "invalid_grant": (
-        "The platform no longer knows this request. Should a key of this machine be in the list "
-        "there, delete it. Then start again."
+        "The site no longer knows this request. If your list of API keys there contains "
+        "a key of this device, delete it. Then start again."
     ),
-    "invalid_client": "This platform does not know comfy-key: it may be older than this program.",
-    "unauthorized_client": "This platform gives comfy-key no keys.",
-    "invalid_scope": "This platform does not know a scope that was asked for.",
+    "invalid_client": "This site does not know comfy-key. It may be older than this program.",
+    "unauthorized_client": "This site creates no keys for comfy-key.",
+    "invalid_scope": "This site does not know one of the requested scopes.",
 }
 
 
@@ -149,7 +149,7 @@ class DeviceLogin:
                     last_error = refusal
                     pause = min(max(pause * 2, refusal.retry_after), _LONGEST_INTERVAL)
         if last_error is not None:
-            raise LoginRefused(f"Nobody's consent was heard of in time: {last_error}")
+            raise LoginRefused(f"The request was not confirmed in time. {last_error}")
         raise LoginRefused(_REFUSALS["expired_token"])
 
     def revoke(self, endpoints: Endpoints, key: str) -> bool:
@@ -178,7 +178,7 @@ class DeviceLogin:
             # platform that the user named.
             if issuer != self._url:
                 raise LoginRefused(
-                    f"The platform at {self._url} calls itself {issuer}. Use --url {issuer}"
+                    f"The site at {self._url} has the URL {issuer}. Use --url {issuer}"
                 )
             revocation = data.get("revocation_endpoint")
             if revocation is not None:
@@ -194,8 +194,8 @@ class DeviceLogin:
         key = data.get("access_token") if isinstance(data, dict) else None
         if not isinstance(key, str) or not looks_right(key):
             raise LoginRefused(
-                "The platform's answer holds no whole key. Delete it in the list there, should it "
-                "be in it, and start again."
+                "The response of the site contains no complete key. If your list of API "
+                "keys there contains a new key, delete it. Then start again."
             )
         return key
 
@@ -203,7 +203,7 @@ class DeviceLogin:
         self, status: int, headers: Mapping[str, str], data: Any
     ) -> LoginRefused | Unavailable:
         if 300 <= status < 400:
-            return LoginRefused(f"{self._url} redirects. Give the address that it leads to.")
+            return LoginRefused(f"{self._url} redirects. Use the URL that it redirects to.")
         if isinstance(data, dict):
             error = data.get("error")
             if isinstance(error, str) and status < 500 and status != 429:
@@ -212,9 +212,11 @@ class DeviceLogin:
                     _REFUSALS.get(error) or (words if isinstance(words, str) else error)
                 )
         if status < 500 and status != 429:
-            return LoginRefused(f"{self._url} answered {status}: there may be no platform.")
+            return LoginRefused(
+                f"{self._url} responded {status}. It may not be a site with API keys."
+            )
         return Unavailable(
-            f"{self._url} answered {status}.", retry_after=protocol.retry_after(headers)
+            f"{self._url} responded {status}.", retry_after=protocol.retry_after(headers)
         )
 
     def _call(
@@ -246,7 +248,7 @@ class DeviceLogin:
 
 
 def _not_a_platform(url: str) -> LoginRefused:
-    return LoginRefused(f"What answers at {url} does not speak as a platform does.")
+    return LoginRefused(f"{url} does not respond like a site with API keys.")
 
 
 def _text(value: object) -> str:

@@ -103,7 +103,7 @@ def client() -> Client:
     if unknown := set(options) - set(_SETTINGS):
         raise ImproperlyConfigured(f"COMFY_KEYS does not know {', '.join(sorted(unknown))}.")
     if "URL" not in options:
-        raise ImproperlyConfigured('COMFY_KEYS needs "URL", the address of the platform.')
+        raise ImproperlyConfigured('COMFY_KEYS needs "URL", the URL of the site.')
     try:
         return Client(**{name.lower(): value for name, value in options.items()})
     except (TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Final
 REALM: Final = "ComfyUI keys"
 CHALLENGE: Final = f'Bearer realm="{REALM}"'
 NO_KEY: Final = "Send an API key in the X-API-Key header."
-UNAVAILABLE: Final = "Keys can't be checked just now. Try again shortly."
+UNAVAILABLE: Final = "API keys can't be checked right now. Try again shortly."
 
 
 def presented_key(x_api_key: str | None, authorization: str | None) -> str | None:
@@ -41,10 +41,7 @@ def insufficient_scope_challenge(scope: str) -> str:
 
 
 def missing_scope_message(scope: str) -> str:
-    return (
-        f"This API key may not be used for this: it lacks the scope {scope}. "
-        "Generate one that has it."
-    )
+    return f"This API key doesn't have the scope {scope}. Create a key that has it."
 
 
 def retry_after(seconds: float) -> int:

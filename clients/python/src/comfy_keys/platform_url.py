@@ -15,7 +15,7 @@ _OWN_NAMES: Final = {"localhost"}
 def normalize(url: str) -> str:
     """Return `url` without a slash at the end. Raise ValueError for a URL of no platform."""
     if not isinstance(url, str):
-        raise TypeError(f"The platform's address is a str, not {type(url).__name__}.")
+        raise TypeError(f"The URL of the site must be a str, not {type(url).__name__}.")
     url = url.strip()
     try:
         parts = urlsplit(url)
@@ -24,11 +24,13 @@ def normalize(url: str) -> str:
     except (ValueError, httpx.InvalidURL):
         host, parts = None, urlsplit("")
     if parts.scheme not in ("http", "https") or not host:
-        raise ValueError("The platform's address begins with https:// or http:// and names a host.")
+        raise ValueError(
+            "The URL of the site must start with https:// or http:// and contain a host."
+        )
     if parts.username is not None or parts.password is not None:
-        raise ValueError("The platform's address holds no user name and no password.")
+        raise ValueError("The URL of the site must not contain a user name or password.")
     if "?" in url or "#" in url:
-        raise ValueError("The platform's address ends before any ? or #.")
+        raise ValueError("The URL of the site must not contain ? or #.")
     return url.rstrip("/")
 
 

@@ -62,9 +62,9 @@ class BodyReader:
     def add(self, chunk: bytes) -> None:
         self._body += chunk
         if len(self._body) > MAX_BODY:
-            raise Unavailable("The platform's answer does not end.")
+            raise Unavailable("The response of the site is too large.")
         if time.monotonic() > self._until:
-            raise Unavailable("The platform's answer takes too long.")
+            raise Unavailable("The response of the site takes too long.")
 
     def response(self) -> Response:
         return Response(self._response.status_code, self._response.headers, bytes(self._body))
@@ -104,7 +104,8 @@ def parse_verdict(request: Request, response: Response) -> Verdict:
                 return verdicts.bad(data["error"], data["message"])
             case 401:
                 raise Unavailable(
-                    "The key did not reach the platform: something on the way takes X-API-Key out."
+                    "The key did not reach the site. Check whether a proxy removes the "
+                    "X-API-Key header."
                 )
     except (KeyError, TypeError, ValueError):
         raise _unexpected_response(response) from None
@@ -112,9 +113,10 @@ def parse_verdict(request: Request, response: Response) -> Verdict:
 
 
 _BATCH_REFUSALS = {
-    401: "The platform does not know this service's secret.",
-    403: "This service's secret lacks the scope batch, which judging many keys at once needs.",
-    404: "The platform does not judge many keys at once: it has no SERVICE_SECRETS.",
+    401: "The service secret is not valid on this site.",
+    403: "The service secret lacks the scope batch, which is needed to validate several "
+    "keys at once.",
+    404: "The site can't validate several keys at once: it has no SERVICE_SECRETS.",
 }
 
 
@@ -138,11 +140,11 @@ def unavailable(error: Exception, *, url: str) -> Unavailable:
     """Return the exception for a failed request, without the contents of the request."""
     match error:
         case TimeoutError() | httpx.TimeoutException():
-            return Unavailable(f"{url} did not answer in time.")
+            return Unavailable(f"{url} did not respond in time.")
         case httpx.ConnectError():
             return Unavailable(f"{url} can't be reached: {error}")
         case _:
-            return Unavailable(f"{url} broke off ({type(error).__name__}).")
+            return Unavailable(f"The connection to {url} failed ({type(error).__name__}).")
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -186,11 +188,13 @@ def _error_response(response: Response, data: Any) -> Unavailable:
     status, wait = response.status, retry_after(response.headers)
     if 300 <= status < 400:
         # Not followed: the key would be sent to the target.
-        return Unavailable("The platform's address redirects. Give the address it leads to.")
+        return Unavailable("The URL of the site redirects. Use the URL that it redirects to.")
     if isinstance(data, dict) and isinstance(data.get("message"), str):
-        return Unavailable(f"The platform answered {status}: {data['message']}", retry_after=wait)
-    return Unavailable(f"The platform answered {status}.", retry_after=wait)
+        return Unavailable(f"The site responded {status}: {data['message']}", retry_after=wait)
+    return Unavailable(f"The site responded {status}.", retry_after=wait)
 
 
 def _unexpected_response(response: Response) -> Unavailable:
-    return Unavailable(f"What answered ({response.status}) does not speak as the platform does.")
+    return Unavailable(
+        f"Unexpected response ({response.status}): it is not from a site with API keys."
+    )

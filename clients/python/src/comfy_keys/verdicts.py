@@ -9,8 +9,8 @@ VALID: Final = "VALID"
 MALFORMED: Final = "MALFORMED"
 
 _MISTYPED: Final = (
-    "This is not an API key of ours: it is mistyped or incomplete. "
-    "A key is comfyui- and 64 letters and digits; copy it whole."
+    "This isn't a complete API key of this site. Keys start with comfyui- and are 72 "
+    "characters long. Copy it again."
 )
 
 

@@ -147,7 +147,7 @@ def _check_port() -> None:
         except OSError as error:
             raise migrate.CannotStart(
                 f"Can't listen on {settings.HOST}, port {settings.PORT}: {error.strerror}. "
-                "Is a platform running there already? Choose another port: make run PORT=8001"
+                "Is another server already running there? Choose another port: make run PORT=8001"
             ) from None
 
 
@@ -170,14 +170,14 @@ def _welcome(certificate: tls.Certificate | None) -> str:
     if settings.PLAINTEXT_PUBLIC:
         lines += [
             "",
-            "  By plain http, keys, passwords and sessions can be read by whoever is on the",
-            "  network between. Use TLS=1, or a proxy that ends TLS: docs/deployment.md.",
+            "  Over plain http, others on the network can read keys, passwords and sessions.",
+            "  Use TLS=1, or a proxy that terminates TLS: docs/deployment.md.",
         ]
     if settings.NO_MAIL:
         lines += [
             "",
-            "  No mail is sent (EMAIL_URL=none): addresses are not verified, nobody can reset a",
-            "  password, and nobody is told of a new device or an exposed key: docs/deployment.md.",
+            "  No email is sent (EMAIL_URL=none): emails are not verified, passwords can't be",
+            "  reset, and there are no notices of new devices or exposed keys: docs/deployment.md.",
         ]
     if certificate and not settings.TLS_CERT:
         lines += [

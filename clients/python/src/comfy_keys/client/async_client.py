@@ -178,8 +178,8 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
                 if self._given is None or self._given.is_closed:
                     raise
                 problem = Unavailable(
-                    "The httpx client that was handed over has connections of another event loop "
-                    f"({error}). Hand over none, or use it in one loop."
+                    "The given httpx client has connections of another event loop "
+                    f"({error}). Pass none, or use it in one loop."
                 )
                 break
         # Not in the `except`: httpx's errors refer to the request, which contains the key.

@@ -25,7 +25,7 @@ Outcome = Verdict | NoVerdict
 FAILURES: Final = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL)
 # The server may have closed an idle connection. A second attempt is harmless.
 BROKEN: Final = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
-_SECRET_NEEDED: Final = "Judging many keys at once takes a service_secret."  # noqa: S105
+_SECRET_NEEDED: Final = "Validating several keys at once needs a service_secret."  # noqa: S105
 
 
 @dataclass(slots=True)
@@ -79,19 +79,19 @@ class BaseClient(Generic[Http]):
         another type.
         """
         if not _is_number(timeout) or timeout <= 0:
-            raise ValueError("timeout is a number of seconds above 0.")
+            raise ValueError("timeout must be a number of seconds above 0.")
         if not _is_number(cache_for) or cache_for < 0:
-            raise ValueError("cache_for is a number of seconds, 0 or more.")
+            raise ValueError("cache_for must be a number of seconds, 0 or more.")
         if not _is_number(cache_size) or cache_size < 1 or cache_size != int(cache_size):
-            raise ValueError("cache_size is a whole number above 0.")
+            raise ValueError("cache_size must be a whole number above 0.")
         self._url = platform_url.normalize(url)
         if not allow_http and not platform_url.is_private(self._url):
             raise ValueError(
-                "Over plain http everybody on the way can read the keys: use https, or say "
-                "allow_http=True if you know the network."
+                "Over plain http, others on the network can read the keys. Use https, or pass "
+                "allow_http=True if you trust the network."
             )
         if service_secret is not None and not _is_header_value(service_secret):
-            raise ValueError("The service secret is printable ASCII without spaces.")
+            raise ValueError("The service secret must be printable ASCII without spaces.")
         self._service_secret = service_secret
         self._timeout = timeout
         self._cache_for, self._cache_size, self._clock = cache_for, cache_size, clock
@@ -118,8 +118,8 @@ class BaseClient(Generic[Http]):
     def _use_given(self, given: Http) -> Http:
         if self._given_is_inherited:
             raise RuntimeError(
-                "The httpx client that was handed over has connections of the parent process. "
-                f"After a fork, make an httpx client and a {type(self).__name__} of its own."
+                "The given httpx client has connections of the parent process. "
+                f"After a fork, create a new httpx client and a new {type(self).__name__}."
             )
         self._given_was_used = True
         return given
@@ -178,8 +178,8 @@ def checked_key(key: object) -> str:
     if not isinstance(key, str):
         # Only its type: its value may contain a key.
         raise TypeError(
-            f"A key is a str, not {type(key).__name__}. A request that brings none needs no "
-            "question: answer 401."
+            f"The key must be a str, not {type(key).__name__}. Respond 401 to a request without "
+            "a key."
         )
     return key.strip()
 

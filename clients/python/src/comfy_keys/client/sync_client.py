@@ -99,7 +99,7 @@ class Client(BaseClient[httpx.Client]):
 
     def _request_verdict(self, key: str, digest: bytes, flight: _InFlight) -> Outcome:
         # Waiting threads get an outcome whatever happens here, also after Ctrl-C.
-        outcome: Outcome = Unavailable("The question was given up.")
+        outcome: Outcome = Unavailable("The request was cancelled.")
         try:
             request = protocol.validate_request(key)
             outcome = self._parse_and_cache(request, self._send(request), sent_at=flight.sent_at)
