@@ -2,8 +2,10 @@
 
 import { copy } from "./copy.js";
 import "./forget.js";
+import "./menus.js";
 import { usePasskeys } from "./passkeys.js";
 import { revealOnce } from "./reveal.js";
+import "./theme.js";
 
 // --- Dialogs: in place instead of on a page of their own ----------------------------------------
 
