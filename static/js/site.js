@@ -5,6 +5,7 @@ import "./forget.js";
 import "./menus.js";
 import { usePasskeys } from "./passkeys.js";
 import { revealOnce } from "./reveal.js";
+import "./tabs.js";
 import "./theme.js";
 
 // --- Dialogs: in place instead of on a page of their own ----------------------------------------

@@ -28,4 +28,6 @@ if ACCENT_COLOR:
         ACCENT_COLOR = color(ACCENT_COLOR)
     except ValueError as _error:
         env.add_error("ACCENT_COLOR", str(_error))
+# What a browser has chosen: its theme, and its system on /connect.
 THEME_COOKIE_NAME = f"{cookie_prefix}theme{cookie_suffix}"
+CONNECT_COOKIE_NAME = f"{cookie_prefix}system{cookie_suffix}"
