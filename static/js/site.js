@@ -1,5 +1,6 @@
 // What scripts add to the pages. Everything works without them; with them it works in place.
 
+import { offerCodes } from "./codes.js";
 import { copy } from "./copy.js";
 import "./forget.js";
 import "./menus.js";
@@ -136,4 +137,5 @@ for (const shown of document.querySelectorAll("[data-secret]")) {
 }
 
 usePasskeys();
+offerCodes(document.querySelector("[data-codes]"));
 revealOnce(document.getElementById("reveal"));

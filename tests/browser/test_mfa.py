@@ -183,7 +183,7 @@ def test_after_an_app_is_set_up_login_asks_for_its_code(enter: Enter, alice: Per
     codes = shown_codes(page)
     assert len(set(codes)) == 10
     assert secret not in page.content()
-    page.get_by_role("link", name="I have kept them").click()
+    page.get_by_role("link", name="I have saved them").click()
     expect(page.get_by_text("On. Logging in with a password or by mail asks for")).to_be_visible()
 
     log_out(page)
@@ -275,9 +275,9 @@ def test_a_recovery_code_works_once(enter: Enter, ada: Person) -> None:
 def test_new_recovery_codes_replace_the_former_ones(enter: Enter, ada: Person) -> None:
     page = enter(ada)
     page.goto(FACTORS)
-    page.get_by_role("link", name="Make new ones").click()
+    page.get_by_role("link", name="Create new codes").click()
     expect(page.get_by_text("The codes that you have now stop working.")).to_be_visible()
-    page.get_by_role("button", name="Show new codes").click()
+    page.get_by_role("button", name="Create codes").click()
     codes = shown_codes(page)
     assert not set(codes) & set(ada.recovery_codes)
     log_out(page)
@@ -594,7 +594,7 @@ def walk(page: Page, alice: Person, ada: Person, look: Callable[[Page], Any]) ->
         page.goto(path)
         note(path)
     page.goto(f"{CODES}/generate")
-    page.get_by_role("button", name="Show new codes").click()
+    page.get_by_role("button", name="Create codes").click()
     shown_codes(page)
     note("new recovery codes")
     for asks in ("Rename", "Remove"):

@@ -110,6 +110,7 @@ def test_the_list_fits_into_every_window(
     beyond = {}
     for language, code in (("English", "en"), ("日本語", "ja"), ("한국어", "ko")):
         if code != "en":
+            page.locator(".languages summary").click()
             page.get_by_role("button", name=language).click()
             expect(page.locator("html")).to_have_attribute("lang", code)
         for width in range(320, 1480, 24):
