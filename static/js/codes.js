@@ -3,7 +3,6 @@
 import { copy } from "./copy.js";
 
 export function offerCodes(list) {
-  if (!list) return;
   const panel = list.closest("section");
   const [copies, downloads, prints] = ["copy", "download", "print"].map((name) =>
     panel.querySelector(`[data-codes-${name}]`),
