@@ -33,7 +33,7 @@ for (const list of document.querySelectorAll("[data-tabs]")) {
       choose(tab);
     });
   }
-  const initial = tabs.find((tab) => `#${tab.dataset.panel}` === location.hash);
+  const initial = tabs.find((tab) => panelOf(tab).matches(":target"));
   select(initial ?? tabs.find((tab) => tab.ariaCurrent) ?? tabs[0]);
   for (const tab of tabs) tab.removeAttribute("aria-current");
 
