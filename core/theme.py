@@ -1,4 +1,4 @@
-"""Colours of pages: the theme that a browser has chosen, and the operator's accent colour."""
+"""Colors of pages: the theme that a browser has chosen, and the operator's accent color."""
 
 from dataclasses import astuple, dataclass
 from functools import cache
@@ -13,7 +13,7 @@ from django.views.decorators.http import require_POST, require_safe
 # "system" has no cookie.
 THEMES = ("system", "light", "dark")
 _MAX_AGE = 400 * 24 * 3600
-# The colours of site.css that text of the palette is on, where its contrast is lowest.
+# The colors of site.css that text of the palette is on, where its contrast is lowest.
 _LIGHT_GROUND = "#ece5f2"
 _DARK_GROUND = "#33283f"
 # WCAG 2.2, 1.4.3: text against its background.
@@ -23,7 +23,7 @@ _BLACK, _WHITE = "#000000", "#ffffff"
 
 @dataclass(frozen=True, kw_only=True)
 class Palette:
-    """Colours made from one accent colour, as `#rrggbb`."""
+    """Colors made from one accent color, as `#rrggbb`."""
 
     accent: str
     hover: str
@@ -66,7 +66,7 @@ def choose(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def stylesheet(request: HttpRequest) -> HttpResponse:
-    """Return the custom properties that the accent colour replaces. 404 if the operator set none.
+    """Return the custom properties that the accent color replaces. 404 if the operator set none.
 
     A file of its own, because the content security policy forbids styles in pages.
     """
@@ -82,7 +82,7 @@ def stylesheet(request: HttpRequest) -> HttpResponse:
 
 
 def stylesheet_url() -> str:
-    """Return the URL of the style sheet, or "" if the operator set no accent colour."""
+    """Return the URL of the style sheet, or "" if the operator set no accent color."""
     if not settings.ACCENT_COLOR:
         return ""
     return f"{reverse('theme_css')}?v={stylesheet_version(settings.ACCENT_COLOR)}"
@@ -95,7 +95,7 @@ def stylesheet_version(accent: str) -> str:
 
 @cache
 def palette(accent: str) -> Palette:
-    """Return colours for `accent` that keep the contrast of WCAG 2.2 AA. accent: `#rrggbb`."""
+    """Return colors for `accent` that keep the contrast of WCAG 2.2 AA. accent: `#rrggbb`."""
     on_accent = max((_BLACK, _WHITE), key=lambda text: contrast(text, accent))
     return Palette(
         accent=accent,
@@ -108,41 +108,41 @@ def palette(accent: str) -> Palette:
 
 
 def contrast(one: str, other: str) -> float:
-    """Return the contrast ratio of two colours, from 1 to 21 (WCAG 2.2, "contrast ratio")."""
+    """Return the contrast ratio of two colors, from 1 to 21 (WCAG 2.2, "contrast ratio")."""
     darker, lighter = sorted((_luminance(one), _luminance(other)))
     return (lighter + 0.05) / (darker + 0.05)
 
 
 def _css(accent: str) -> str:
-    colours = palette(accent)
-    text = f"light-dark({colours.on_light}, {colours.on_dark})"
+    colors = palette(accent)
+    text = f"light-dark({colors.on_light}, {colors.on_dark})"
     return (
         ":root {\n"
-        f"  --accent: {colours.accent};\n"
-        f"  --accent-strong: {colours.hover};\n"
-        f"  --on-accent: {colours.on_accent};\n"
+        f"  --accent: {colors.accent};\n"
+        f"  --accent-strong: {colors.hover};\n"
+        f"  --on-accent: {colors.on_accent};\n"
         f"  --accent-text: {text};\n"
         f"  --link: {text};\n"
         "}\n"
     )
 
 
-def _luminance(colour: str) -> float:
+def _luminance(color: str) -> float:
     """Return the relative luminance of `#rrggbb`, from 0 to 1 (WCAG 2.2, "relative luminance")."""
     red, green, blue = (
         channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
-        for channel in (byte / 255 for byte in bytes.fromhex(colour[1:]))
+        for channel in (byte / 255 for byte in bytes.fromhex(color[1:]))
     )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def _until_readable(colour: str, *, ground: str, towards: str) -> str:
-    """Return `colour`, mixed with `towards` until it can be read on `ground`."""
-    mixed = (_mix(colour, towards, step / 20) for step in range(20))
+def _until_readable(color: str, *, ground: str, towards: str) -> str:
+    """Return `color`, mixed with `towards` until it can be read on `ground`."""
+    mixed = (_mix(color, towards, step / 20) for step in range(20))
     return next((one for one in mixed if contrast(one, ground) >= _TEXT_CONTRAST), towards)
 
 
-def _mix(colour: str, other: str, share: float) -> str:
-    """Return `colour` with `share` (0 to 1) of another one in it."""
-    pairs = zip(bytes.fromhex(colour[1:]), bytes.fromhex(other[1:]), strict=True)
+def _mix(color: str, other: str, share: float) -> str:
+    """Return `color` with `share` (0 to 1) of another one in it."""
+    pairs = zip(bytes.fromhex(color[1:]), bytes.fromhex(other[1:]), strict=True)
     return f"#{bytes(round(one + (two - one) * share) for one, two in pairs).hex()}"
