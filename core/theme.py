@@ -4,8 +4,7 @@ from dataclasses import astuple, dataclass
 from functools import cache
 
 from django.conf import settings
-from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
@@ -51,12 +50,10 @@ def choose(request: HttpRequest) -> HttpResponse:
     is_safe = url_has_allowed_host_and_scheme(
         next_url, allowed_hosts={request.get_host()}, require_https=request.is_secure()
     )
-    response = redirect(next_url if is_safe else reverse("keys"))
+    response = HttpResponseRedirect(next_url if is_safe else reverse("keys"))
     name = settings.THEME_COOKIE_NAME
     if chosen == "system":
         response.delete_cookie(name, samesite="Lax")
-        # Browsers ignore a `__Host-` cookie without it, also one that deletes.
-        response.cookies[name]["secure"] = settings.HTTPS
     else:
         response.set_cookie(
             name, chosen, _MAX_AGE, secure=settings.HTTPS, httponly=True, samesite="Lax"
