@@ -70,7 +70,7 @@ def connect(request: HttpRequest) -> HttpResponse:
         "section": "connect",
         "form": form,
         "verdict": verdict,
-        **_instructions(),
+        **instructions(),
     }
     response = render(request, "apikeys/connect.html", context, status=status)
     if status == 503:
@@ -87,7 +87,7 @@ def system_of(request: HttpRequest) -> str:
     ):
         if chosen in SYSTEMS:
             return chosen
-    return "portable" if "Windows" in request.headers.get("User-Agent", "") else "local"
+    return likely_installation(request.headers.get("User-Agent", ""))
 
 
 def _remember_system(request: HttpRequest, response: HttpResponse) -> None:
@@ -102,8 +102,8 @@ def _remember_system(request: HttpRequest, response: HttpResponse) -> None:
         )
 
 
-def _instructions() -> dict[str, object]:
-    """Return what the template says about this platform."""
+def instructions() -> dict[str, object]:
+    """Return what templates say about connecting ComfyUI to this platform."""
     upgrade = _NEWEST_FRONTEND if settings.HTTPS else _FRONTEND_WITHOUT_HTTPS
     return {
         "flags": flags(settings.PUBLIC_URL),
@@ -113,6 +113,16 @@ def _instructions() -> dict[str, object]:
         "portable_upgrade": f".\\python_embeded\\python.exe -m {upgrade}",
         "has_own_authority": settings.TLS and settings.TLS_CERT is None,
     }
+
+
+def likely_installation(user_agent: str) -> str:
+    """Return how ComfyUI is probably installed: `portable` (Windows), `desktop` or `local` (git).
+
+    The user may run ComfyUI on another machine than the browser: this is a default only.
+    """
+    if "Windows" in user_agent:
+        return "portable"
+    return "desktop" if "Macintosh" in user_agent else "local"
 
 
 def flags(url: str) -> list[str]:

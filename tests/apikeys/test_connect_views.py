@@ -107,7 +107,7 @@ def selected(response):
     [
         ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) Chrome/140", "portable"),
         ("Mozilla/5.0 (X11; Linux x86_64) Chrome/140", "local"),
-        ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) Safari/605", "local"),
+        ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) Safari/605", "desktop"),
         ("", "local"),
     ],
 )
