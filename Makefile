@@ -10,7 +10,7 @@ export
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
-.PHONY: help run dev staff backup restore test test-fast coverage mutants coherence behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts install lint-deploy clean
+.PHONY: help run dev staff backup restore test test-fast coverage screenshots mutants coherence behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts install lint-deploy clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +62,11 @@ test-fast: ## run the tests that need no server and no browser, on SQLite
 coverage: ## run every test and print the branch coverage
 	@scripts/install test
 	@scripts/test coverage
+
+screenshots: ## take the pictures of README.md and docs/ anew (docs/screenshots/)
+	@scripts/install test
+	@CHROMIUM="$$(scripts/chromium)" $(PYTHON) -m pytest -q -n0 tests/browser/test_screenshots.py -k fit_into
+	@for picture in docs/screenshots/*.png; do cp "var/screenshots/docs/$${picture##*/}" "$$picture"; done
 
 mutants: ## change the code in one place at a time, and count what the tests notice (hours)
 	@scripts/install test

@@ -17,8 +17,6 @@ def platform(request: HttpRequest) -> dict[str, Any]:
         "has_mail_server": settings.HAS_MAIL_SERVER,
         "sends_no_mail": settings.NO_MAIL,
         "has_providers": SimpleLazyObject(lambda: bool(social_adapter(request).list_apps(request))),
-        # Each name is in its own language.
-        "languages": settings.LANGUAGES,
         "may_use_passkeys": mfa.may_use_passkeys(request),
         "public_url": settings.PUBLIC_URL,
     }

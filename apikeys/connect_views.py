@@ -13,6 +13,18 @@ from apikeys.services import VerdictCode
 from core.error_views import RETRY_AFTER
 from core.exceptions import HashingBusy
 
+# The tabs of the page, in their order. "system" in the URL and in a cookie is one of them.
+SYSTEMS = {
+    "portable": _("Windows portable"),
+    "desktop": _("Desktop app"),
+    "local": _("Linux, macOS"),
+    "docker": _("Docker"),
+    "lan": _("LAN without https"),
+    "cli": "comfy-cli",
+    "scripts": _("Scripts"),
+}
+_COOKIE_AGE = 400 * 24 * 3600
+
 # URLs that --feature-flag sets.
 _URL_FLAGS = ["comfy_api_base_url", "comfy_platform_base_url", "comfy_cloud_base_url"]
 
@@ -53,28 +65,67 @@ def connect(request: HttpRequest) -> HttpResponse:
             status, verdict = 503, (False, _("We can't check this right now. Try again shortly."))
     context = {
         "layout": "app.html" if request.user.is_authenticated else "entrance.html",
+        "systems": SYSTEMS.items(),
+        "system": system_of(request),
         "section": "connect",
         "form": form,
         "verdict": verdict,
-        **_instructions(),
+        **instructions(),
     }
     response = render(request, "apikeys/connect.html", context, status=status)
     if status == 503:
         response["Retry-After"] = str(RETRY_AFTER)
+    _remember_system(request, response)
     return response
 
 
-def _instructions() -> dict[str, object]:
-    """Return what the template says about this platform."""
+def system_of(request: HttpRequest) -> str:
+    """Return the key in SYSTEMS that was chosen now or before, else a guess by the User-Agent."""
+    for chosen in (
+        request.GET.get("system"),
+        request.COOKIES.get(settings.CONNECT_COOKIE_NAME),
+    ):
+        if chosen in SYSTEMS:
+            return chosen
+    return likely_installation(request.headers.get("User-Agent", ""))
+
+
+def _remember_system(request: HttpRequest, response: HttpResponse) -> None:
+    if (chosen := request.GET.get("system")) in SYSTEMS:
+        response.set_cookie(
+            settings.CONNECT_COOKIE_NAME,
+            chosen,
+            _COOKIE_AGE,
+            secure=settings.HTTPS,
+            httponly=True,
+            samesite="Lax",
+        )
+
+
+def instructions() -> dict[str, object]:
+    """Return what templates say about connecting ComfyUI to this platform."""
+    upgrade = _NEWEST_FRONTEND if settings.HTTPS else _FRONTEND_WITHOUT_HTTPS
     return {
-        "flags": _flags(settings.PUBLIC_URL),
+        "flags": flags(settings.PUBLIC_URL),
         "is_https": settings.HTTPS,
-        "upgrade": _NEWEST_FRONTEND if settings.HTTPS else _FRONTEND_WITHOUT_HTTPS,
+        "upgrade": upgrade,
+        # The portable version has its own Python, in the folder that it is unpacked into.
+        "portable_upgrade": f".\\python_embeded\\python.exe -m {upgrade}",
         "has_own_authority": settings.TLS and settings.TLS_CERT is None,
     }
 
 
-def _flags(url: str) -> list[str]:
+def likely_installation(user_agent: str) -> str:
+    """Return how ComfyUI is probably installed: `portable` (Windows), `desktop` or `local` (git).
+
+    The user may run ComfyUI on another machine than the browser: this is a default only.
+    """
+    if "Windows" in user_agent:
+        return "portable"
+    return "desktop" if "Macintosh" in user_agent else "local"
+
+
+def flags(url: str) -> list[str]:
     """Return the arguments that connect a ComfyUI to `url`."""
     return [
         f"--comfy-api-base {url}",

@@ -11,9 +11,11 @@ from django.core.exceptions import DisallowedHost, RequestDataTooBig
 from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
+from django.template.context_processors import csp, csrf
 from django.utils.translation import gettext as _
 
 from core import content_encoding
+from core.context_processors import site
 from core.exceptions import Busy, RateLimited
 from core.ratelimit import BatchedRateLimiter, RateLimiter
 from core.requests import BodyTooSlow, request_ip
@@ -248,6 +250,13 @@ def _respond(request: HttpRequest, status: int, code: str, message: str) -> Http
         # The API's responses have it too: an error may be gone a moment later.
         headers = {"Cache-Control": "no-store"}
         return JsonResponse({"error": code, "message": message}, status=status, headers=headers)
-    context: dict[str, Any] = {"status": status, "message": message}
-    # Without the request, the template makes no query: the database may be what failed.
+    context: dict[str, Any] = {
+        "layout": "entrance.html", "section": "none", "status": status, "message": message,
+        **site(request),
+    }  # fmt: skip
+    if user := getattr(request, "logged_in_user", None):
+        context |= {"layout": "app.html", "user": user, "request": request}
+        context |= csp(request) | csrf(request)
+    # Without the context processors of apps, the template makes no query: the database may be what
+    # failed.
     return render(None, "error.html", context, status=status)

@@ -139,7 +139,11 @@ def locale_from_account(get_response: GetResponse) -> GetResponse:
             )
             with translation.override(language):
                 return get_response(request)
-        chosen = getattr(request.user, "language", "") if SESSION_KEY in request.session else ""
+        chosen = ""
+        if SESSION_KEY in request.session and request.user.is_authenticated:
+            # For error pages, which must not read the session or the database.
+            request.logged_in_user = request.user  # type: ignore[attr-defined]
+            chosen = getattr(request.user, "language", "")
         language = chosen or translation.get_language_from_request(request)
         with translation.override(language):
             response = get_response(request)

@@ -18,6 +18,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "settings.md"
 # In this order.
 _SECTIONS = (
     "Basics",
+    "Appearance",
     "Secrets",
     "Network",
     "Database",

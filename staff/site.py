@@ -13,6 +13,7 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.csp import csp_override
 
@@ -31,8 +32,8 @@ _CSP = {
 class StaffSite(admin.AdminSite):
     """Staff log in at /login, where rate limits apply, with a second factor."""
 
-    site_header = _("ComfyUI keys: staff")
-    site_title = _("ComfyUI keys")
+    site_header = format_lazy("{}: {}", settings.SITE_NAME, _("Staff"))
+    site_title = settings.SITE_NAME
     index_title = _("Accounts and keys")
     index_template = "admin/front.html"
 

@@ -172,6 +172,9 @@ PAGES = {
         ("/login", "/keys/", "/keys/"), ("/login", "/keys/", "/keys/"), sends={"code": "a guess"}
     ),
     "language": Row(all_get(405), all_get("/"), sends={"language": "ja"}),
+    "theme": Row(all_get(405), all_get("/keys/"), sends={"theme": "dark"}),
+    # No accent colour is configured.
+    "theme.css": Row(all_get(404), all_get(405)),
     "logout": Row(("/login", 200, 200), ("/login", "/login", "/login")),
     "account/": Row(
         signed_in(200), signed_in("/account/"), sends={"name": "Renamed", "notices": "all"}
@@ -653,7 +656,8 @@ def responses_to(
 def has_log_out_form(response: HttpResponseBase, label: str) -> bool:
     """Return whether this is a page with a menu, which must have a log-out form."""
     text = response.content.decode() if not response.streaming else ""
-    if "<html" not in text or "</nav>" not in text:
+    # The navigation of our pages, and that of the admin.
+    if not re.search(r'<nav [^>]*class="sections"|<nav [^>]*id="nav-sidebar"', text):
         return False
     assert re.search(r'<form[^>]* method="post"[^>]* action="[^"]*logout/?"', text) or (
         'action="/admin/logout/"' in text

@@ -17,6 +17,8 @@ import idna
 
 _HEADER = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
 _RANDOM_LENGTH = 20
+_COLOR = re.compile(r"#([0-9a-f]{3}|[0-9a-f]{6})", re.IGNORECASE)
+_LONGEST_NAME = 40
 _IN_HOSTS = frozenset(f"{string.ascii_letters}{string.digits}-._[:]")
 # Everything that browsers parse as an IPv4 address (WHATWG URL §3.5).
 _NUMERIC = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
@@ -167,6 +169,27 @@ def secret_header(name: str) -> str:
             "`openssl rand -hex 16` prints: X-Client-IP-…"
         )
     return name
+
+
+def site_name(text: str) -> str:
+    """Return the name of a site with single blanks. Raises ValueError for one that can't be shown.
+
+    It enters the sender of emails, so it has no character of an address in it.
+    """
+    if not text.isprintable() or set(text) & set('<>@"\\'):
+        raise ValueError('must be one line without < > @ " and \\.')
+    name = " ".join(text.split())
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"must have at most {_LONGEST_NAME} characters.")
+    return name
+
+
+def color(text: str) -> str:
+    """Return a color as `#rrggbb`. Raises ValueError for anything but `#rgb` and `#rrggbb`."""
+    if not _COLOR.fullmatch(text):
+        raise ValueError("must be a color such as #c5e435: # and six digits from 0 to f.")
+    digits = text[1:].lower()
+    return f"#{digits if len(digits) == 6 else ''.join(digit * 2 for digit in digits)}"
 
 
 def in_brackets(name: str) -> str:

@@ -3,11 +3,13 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from core import error_views, health
+from core import error_views, health, theme
 
 urlpatterns = [
     path("health", health.health, name="health"),
     path("ready", health.ready, name="ready"),
+    path("theme", theme.choose, name="set_theme"),
+    path("theme.css", theme.stylesheet, name="theme_css"),
     path("", include("apikeys.api.urls")),
     path("", include("apikeys.leaks.urls")),
     path("", include("accounts.urls")),

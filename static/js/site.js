@@ -1,9 +1,15 @@
 // What scripts add to the pages. Everything works without them; with them it works in place.
 
 import { copy } from "./copy.js";
-import "./forget.js";
-import { usePasskeys } from "./passkeys.js";
-import { revealOnce } from "./reveal.js";
+
+// --- What only some pages need, fetched by those ------------------------------------------------
+
+const find = (selector) => document.querySelector(selector);
+if (find("#reveal")) import("./reveal.js").then(({ revealOnce }) => revealOnce(find("#reveal")));
+if (find("[data-forgets]")) import("./forget.js");
+if (find("[data-codes]")) import("./codes.js").then(({ offerCodes }) => offerCodes(find("[data-codes]")));
+if (find("[data-passkey], [data-without-passkeys]")) import("./passkeys.js").then(({ usePasskeys }) => usePasskeys());
+if (find("[data-tabs]")) import("./tabs.js");
 
 // --- Dialogs: in place instead of on a page of their own ----------------------------------------
 
@@ -132,5 +138,34 @@ for (const shown of document.querySelectorAll("[data-secret]")) {
   addEventListener("pageshow", (event) => event.persisted && location.reload());
 }
 
-usePasskeys();
-revealOnce(document.getElementById("reveal"));
+// --- The theme changes at once. The server remembers it; without scripts it does both -----------
+
+for (const form of document.querySelectorAll(".themes")) {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const chosen = event.submitter.value;
+    const root = document.documentElement;
+    if (chosen === "system") delete root.dataset.theme;
+    else root.dataset.theme = chosen;
+    document.querySelector('meta[name="color-scheme"]').content = chosen === "system" ? "light dark" : chosen;
+    for (const button of document.querySelectorAll(".themes button")) {
+      button.setAttribute("aria-pressed", String(button.value === chosen));
+    }
+    // The cookie is set by the response, which redirects to a page that is not needed.
+    const body = new FormData(form, event.submitter);
+    fetch(form.action, { method: "POST", body, redirect: "manual", keepalive: true }).catch(() => {});
+  });
+}
+
+// --- A menu that is a <details> closes as a popover does: by Escape, or by a click elsewhere ----
+
+for (const menu of document.querySelectorAll("details[data-closes]")) {
+  const close = () => (menu.open = false);
+  document.addEventListener("click", (event) => menu.contains(event.target) || close());
+  menu.addEventListener("focusout", (event) => event.relatedTarget && !menu.contains(event.relatedTarget) && close());
+  menu.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !menu.open) return;
+    close();
+    menu.querySelector("summary").focus();
+  });
+}

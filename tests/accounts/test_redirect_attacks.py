@@ -141,6 +141,10 @@ def set_language(where, **_):
         yield Client().post("/language", {"language": "ja"}, headers={"referer": where})
 
 
+def set_theme(where, **_):
+    yield Client().post("/theme", {"theme": "dark", "next": where})
+
+
 def reauthenticate_with_password(where, alice, **_):
     client = Client()
     client.force_login(alice)
@@ -222,6 +226,7 @@ FLOWS = [
     log_in_with_factor,
     next_at_the_factor_form,
     set_language,
+    set_theme,
     reauthenticate_with_password,
     reauthenticate_with_factor,
     reauthenticate_by_mail,
@@ -251,8 +256,8 @@ def redirect_target(alice, sam, mailoutbox, with_mail, providers) -> Callable[..
 
 @pytest.mark.parametrize("flow", FLOWS, ids=case_name)
 def test_next_redirects_only_to_this_site(redirect_target, flow):
-    # The others use the same code as these three.
-    all_of_them = flow in {set_language, reauthenticate_with_password, open_staff_pages}
+    # The others use the same code as these four.
+    all_of_them = flow in {set_language, set_theme, reauthenticate_with_password, open_staff_pages}
     responses = [
         (where, redirect_target(flow, where)) for where in (ELSEWHERE if all_of_them else FEW)
     ]

@@ -10,6 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from apikeys import services, tokens, usage
+from apikeys.connect_views import SYSTEMS
 from apikeys.key_hasher import key_hasher
 from apikeys.models import Reason
 from core.exceptions import HashingBusy
@@ -51,7 +52,7 @@ def test_the_commands_have_this_platforms_address_in_them(who, alice, client, si
 @pytest.mark.parametrize(("https", "warned"), [(True, False), (False, True)])
 def test_a_platform_without_https_says_what_that_costs(client, settings, https, warned):
     settings.HTTPS = https
-    assert ("your key would be sent there" in client.get("/connect").text) is warned
+    assert ("send your key to comfy.org. Use a frontend" in client.get("/connect").text) is warned
 
 
 def upgrades(text: str) -> list[str]:
@@ -83,14 +84,60 @@ def test_no_page_offers_the_newest_frontend_without_https(client, alice, signed_
         offered = upgrades(page.text)
         assert all(one.endswith("comfyui-frontend-package==1.50.*") for one in offered), offered
         assert "newest frontend" not in page.text
-    assert upgrades(client.get("/connect").text) == [
+    assert set(upgrades(client.get("/connect").text)) == {
         'pip install -U "comfyui-frontend-package==1.50.*'
-    ]
+    }
     settings.HTTPS = True
-    assert upgrades(client.get("/connect").text) == ["pip install -U comfyui-frontend-package"]
+    assert set(upgrades(client.get("/connect").text)) == {"pip install -U comfyui-frontend-package"}
     # No template names the package: the view alone decides which version is offered.
     templates = [path for path in (ROOT / "templates").rglob("*") if path.is_file()]
     assert [path for path in templates if "frontend-package" in path.read_text()] == []
+
+
+def selected(response):
+    """Return the systems whose sections are shown, and those whose tab is marked."""
+    sections = re.findall(r'id="(\w+)"[^>]* data-selected', response.text)
+    tabs = re.findall(r'data-panel="(\w+)" aria-current', response.text)
+    assert sections == tabs
+    return sections
+
+
+@pytest.mark.parametrize(
+    ("agent", "system"),
+    [
+        ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) Chrome/140", "portable"),
+        ("Mozilla/5.0 (X11; Linux x86_64) Chrome/140", "local"),
+        ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) Safari/605", "desktop"),
+        ("", "local"),
+    ],
+)
+def test_the_first_system_is_that_of_the_browser(client, db, agent, system):
+    assert selected(client.get("/connect", headers={"User-Agent": agent})) == [system]
+
+
+def test_the_chosen_system_is_remembered(client, db, settings):
+    chosen = client.get("/connect", {"system": "docker"})
+    assert selected(chosen) == ["docker"]
+    cookie = chosen.cookies[settings.CONNECT_COOKIE_NAME]
+    assert (cookie.value, cookie["httponly"], cookie["samesite"]) == ("docker", True, "Lax")
+    assert selected(client.get("/connect")) == ["docker"]
+    # Also after the test of a key.
+    assert selected(client.post("/connect", {"key": "comfyui-"})) == ["docker"]
+
+
+def test_an_unknown_system_is_not_remembered(client, db, settings):
+    client.cookies[settings.CONNECT_COOKIE_NAME] = "amiga"
+    response = client.get("/connect", {"system": "<b>"})
+    assert selected(response) == ["local"]
+    assert not response.cookies.get(settings.CONNECT_COOKIE_NAME)
+
+
+def test_every_system_has_numbered_steps_and_the_test_comes_last(client, db):
+    page = client.get("/connect").text
+    for system in SYSTEMS:
+        section = page[page.index(f'id="{system}" aria') :].partition("</section>")[0]
+        assert section.count("<li>") >= 3
+    assert page.rindex("<section") == page.index('<section class="panel" id="test"')
 
 
 def test_the_page_says_why_comfyui_forgot_a_key(client):

@@ -78,6 +78,12 @@ def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
     page.get_by_role("button", name="Log in").click()
 
 
+def log_out(page: Page) -> None:
+    """Log out by the account menu."""
+    page.get_by_role("button", name="Account menu").click()
+    page.get_by_role("button", name="Log out", exact=True).click()
+
+
 @dataclass(frozen=True, slots=True)
 class Person:
     """An account with a confirmed e-mail and no keys."""

@@ -1,4 +1,4 @@
-"""axe-core reports no violation on any page, in the dark and the light colour scheme."""
+"""axe-core reports no violation on any page: dark and light, on a phone, and right to left."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +19,7 @@ COLOUR_RULES: dict[str, Any] = {
     "runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]},
 }
 
+PHONE = {"width": 390, "height": 844}
 FOR_ANYBODY = [
     "/login",
     "/signup",
@@ -59,6 +60,15 @@ def violations(page: Page) -> list[str]:
     return found
 
 
+def violations_right_to_left(page: Page) -> list[str]:
+    """Return the violations and the overflow of the page if it is read from the right."""
+    page.evaluate("document.documentElement.dir = 'rtl'")
+    over = page.evaluate(
+        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
+    return [*violations(page), *([f"{over} pixels too wide"] if over else [])]
+
+
 @pytest.fixture
 def page_without_policy(new_context: Callable[..., BrowserContext]) -> Page:
     # The content security policy blocks scripts from elsewhere, axe's included.
@@ -80,6 +90,41 @@ def test_account_pages_are_accessible(enter: Callable[..., Page]) -> None:
         page.goto(path)
         found[path] = violations(page)
     assert {path: said for path, said in found.items() if said} == {}
+
+
+def test_pages_on_a_phone_are_accessible_right_to_left(
+    enter: Callable[..., Page], new_context: Callable[..., BrowserContext]
+) -> None:
+    options = {"bypass_csp": True, "viewport": PHONE}
+    found = {}
+    visits = ((enter(**options), FOR_ALICE), (new_context(**options).new_page(), FOR_ANYBODY))
+    for page, paths in visits:
+        for path in paths:
+            page.goto(path)
+            found[path] = violations_right_to_left(page)
+    assert {path: said for path, said in found.items() if said} == {}
+
+
+def test_menus_and_error_pages_are_accessible(enter: Callable[..., Page]) -> None:
+    page = enter(bypass_csp=True)
+    found = {}
+    page.get_by_role("button", name="Account menu").click()
+    found["account menu"] = violations(page)
+    # The page in the other theme than the system's.
+    page.get_by_role("button", name="Light", exact=True).click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    found["light theme"] = violations(page)
+    page.keyboard.press("Escape")
+    page.locator(".languages summary").click()
+    found["language menu"] = violations(page)
+    for path in ("/nowhere", "/account/sessions", "/account/activity", "/account/factors"):
+        page.goto(path)
+        found[path] = violations(page)
+    for name in ("Windows portable", "comfy-cli", "Scripts"):
+        page.goto("/connect")
+        page.get_by_role("tab", name=name).click()
+        found[name] = violations(page)
+    assert {place: said for place, said in found.items() if said} == {}
 
 
 def test_a_refused_login_is_accessible(page_without_policy: Page, alice: Any) -> None:

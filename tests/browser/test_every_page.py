@@ -143,6 +143,6 @@ def test_a_missing_page_shows_our_error_page(page: Page, base_url: str) -> None:
     response = page.goto("/nowhere")
     assert response is not None
     assert response.status == 404
-    expect(page.get_by_role("heading", name="Nothing here")).to_be_visible()
+    expect(page.get_by_role("heading", name="Page not found")).to_be_visible()
     page.get_by_role("link", name="Go to your API keys").click()
     expect(page).to_have_url(f"{base_url}/login?next=/keys/")

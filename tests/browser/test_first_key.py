@@ -9,6 +9,8 @@ from uuid import uuid4
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from tests.browser.conftest import log_out
+
 LOOKS = {
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}},
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
@@ -125,7 +127,7 @@ def test_alice_signs_up_creates_uses_and_deletes_a_key_and_logs_out(
     page.get_by_role("link", name="Usage").click()
     expect(page.get_by_role("row", name="studio-pc")).to_contain_text("1")
     shoot(page, f"{look}-07-usage")
-    page.get_by_role("link", name="User").click()
+    page.get_by_role("link", name="Account").click()
     expect(page.get_by_role("heading", name="Hello, alice-")).to_be_visible()
     shoot(page, f"{look}-08-user")
 
@@ -146,7 +148,7 @@ def test_alice_signs_up_creates_uses_and_deletes_a_key_and_logs_out(
     assert refused["body"]["message"]
     assert key not in json.dumps(refused["body"])
 
-    page.get_by_role("button", name="Log out").click()
+    log_out(page)
     expect(page).to_have_url(f"{base_url}/login")
     page.goto("/keys/")
     expect(page).to_have_url(f"{base_url}/login?next=/keys/")
@@ -164,7 +166,7 @@ def test_back_after_log_out_shows_no_account_page(
     page = enter()
     keep(page, "alices-own")
     page.goto(path)
-    page.get_by_role("button", name="Log out").click()
+    log_out(page)
     expect(page).to_have_url(f"{base_url}/login")
     page.go_back(wait_until="commit")
     expect(page.get_by_role("heading", name="Log in to your account")).to_be_visible()

@@ -192,6 +192,27 @@ def test_after_an_app_is_set_up_login_asks_for_its_code(enter: Enter, alice: Per
     expect_signed_in(page, alice, "/usage/")
 
 
+def test_new_recovery_codes_can_be_copied_downloaded_and_printed(enter: Enter, ada: Person) -> None:
+    page = enter(permissions=["clipboard-read", "clipboard-write"])
+    give_password(page, ada, f"/login?next={CODES}/generate")
+    send_code(page, code_of(ada.secret))
+    page.get_by_role("button", name="Create codes").click()
+    codes = shown_codes(page)
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("status").last).to_have_text("Copied")
+    with page.expect_download() as downloads:
+        page.get_by_role("button", name="Download").click()
+    assert downloads.value.suggested_filename == "recovery-codes.txt"
+    head, _blank, *lines = downloads.value.path().read_text().splitlines()
+    assert lines == codes
+    assert ada.email in head
+    # On paper there are the codes and whose they are, and nothing to press.
+    page.emulate_media(media="print")
+    expect(page.get_by_text(head)).to_be_visible()
+    expect(page.locator("#recovery-codes li").first).to_be_visible()
+    expect(page.locator("button:visible, nav:visible")).to_have_count(0)
+
+
 def test_a_wrong_code_is_refused_and_the_right_one_still_works(enter: Enter, ada: Person) -> None:
     page = enter()
     give_password(page, ada)

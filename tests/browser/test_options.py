@@ -87,6 +87,7 @@ def test_a_command_is_copied_completely(
     page = enter(permissions=["clipboard-read", "clipboard-write"])
     page.get_by_role("link", name="Connect").click()
     expect(page).to_have_url(re.compile(r"/connect$"))
+    page.get_by_role("tab", name="Windows portable").click()
     row = page.locator(".command").filter(has=page.locator("#command-portable"))
     row.get_by_role("button").click()
     expect(row.get_by_role("button")).to_have_text("Copied")
@@ -109,6 +110,7 @@ def test_the_list_fits_into_every_window(
     beyond = {}
     for language, code in (("English", "en"), ("日本語", "ja"), ("한국어", "ko")):
         if code != "en":
+            page.locator(".languages summary").click()
             page.get_by_role("button", name=language).click()
             expect(page.locator("html")).to_have_attribute("lang", code)
         for width in range(320, 1480, 24):

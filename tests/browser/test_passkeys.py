@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.browser.conftest import log_in
+from tests.browser.conftest import log_out as press_log_out
 from tests.factories import PASSWORD
 from tests.mail_server import code_in, mail_server
 from tests.platforms import Folder, Platform, clear_limits, free_port, platform, shell
@@ -180,7 +181,7 @@ def age_session(running: Platform, page: Page) -> None:
 
 
 def log_out(page: Page) -> None:
-    page.get_by_role("button", name="Log out", exact=True).click()
+    press_log_out(page)
     expect(page.get_by_role("heading", name="Log in to your account")).to_be_visible()
 
 
@@ -212,7 +213,7 @@ def email_field(page: Page) -> Locator:
 
 def expect_signed_in(page: Page, person: Person, path: str = "/keys/") -> None:
     expect(page).to_have_url(re.compile(f"{re.escape(path)}$"))
-    expect(page.locator(".who-name")).to_have_attribute("title", person.email)
+    expect(page.locator(".who")).to_contain_text(person.email)
 
 
 def expect_logged_out(page: Page) -> None:

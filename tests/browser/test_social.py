@@ -17,7 +17,7 @@ import requests
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests import providers
-from tests.browser.conftest import log_in
+from tests.browser.conftest import log_in, log_out
 from tests.factories import PASSWORD
 from tests.platforms import Folder, Platform, clear_limits, serving
 from tests.providers import Address, GitHub, Google, Person, Provider
@@ -386,7 +386,7 @@ def test_a_pending_connection_is_not_given_to_another_account(
     log_in(page, alice)
     expect_in(page)
     page.goto("/account/logins")
-    expect(page.get_by_text("None yet.")).to_be_visible()
+    expect(page.get_by_text("No connected logins")).to_be_visible()
 
 
 def test_an_account_with_an_unconfirmed_email_is_never_joined(
@@ -404,7 +404,7 @@ def test_an_account_with_an_unconfirmed_email_is_never_joined(
         expect(page.get_by_text("its email was never confirmed")).to_be_visible()
         expect_out(page)
     mallory.goto("/account/logins")
-    expect(mallory.get_by_text("None yet.")).to_be_visible()
+    expect(mallory.get_by_text("No connected logins")).to_be_visible()
 
     # The next step that the page offers logs the owner in, and ends mallory's sessions.
     page.goto("/login")
@@ -435,7 +435,7 @@ def test_connected_logins_are_removed_when_the_owner_resets_the_password(
     page.goto("/login")
     recover(page, social, email)
     page.goto("/account/logins")
-    expect(page.get_by_text("None yet.")).to_be_visible()
+    expect(page.get_by_text("No connected logins")).to_be_visible()
     page = browse()
     continue_with(github, page, mallory)
     expect_in(page)
@@ -513,7 +513,7 @@ def test_a_callback_works_once(provider: Provider, page: Page) -> None:
     # The failed reuse does not log out.
     page.goto("/keys/")
     expect_in(page)
-    page.get_by_role("button", name="Log out").click()
+    log_out(page)
     expect(page.get_by_role("heading", name="Log in to your account")).to_be_visible()
     page.goto(used)
     expect_refusal(page)
@@ -526,7 +526,7 @@ def test_a_code_works_once_with_any_state(provider: Provider, page: Page) -> Non
     used = way_back(page, person)
     page.goto(used)
     expect_in(page)
-    page.get_by_role("button", name="Log out").click()
+    log_out(page)
     set_out(page, provider)
     fresh = way_back(page, person)
     code, state = (
@@ -642,7 +642,7 @@ def test_with_a_password_the_last_connected_login_may_be_removed(
     expect_in(page)
     continue_with(google, page, newcomer(google), start="/account/logins")
     login_panel(page, google).get_by_role("button", name="Disconnect").click()
-    expect(page.get_by_text("None yet.")).to_be_visible()
+    expect(page.get_by_text("No connected logins")).to_be_visible()
 
 
 def test_a_connected_login_can_not_be_connected_to_another_account(
@@ -659,7 +659,7 @@ def test_a_connected_login_can_not_be_connected_to_another_account(
     expect_in(page)
     continue_with(github, page, alice, start="/account/logins")
     expect(page.get_by_text("already connected to a different account")).to_be_visible()
-    expect(page.get_by_text("None yet.")).to_be_visible()
+    expect(page.get_by_text("No connected logins")).to_be_visible()
 
 
 def test_connecting_can_be_cancelled(
@@ -679,4 +679,4 @@ def test_connecting_can_be_cancelled(
     agree(page, person)
     expect(page.get_by_role("heading", name=REFUSED)).to_be_visible()
     page.goto("/account/logins")
-    expect(page.get_by_text("None yet.")).to_be_visible()
+    expect(page.get_by_text("No connected logins")).to_be_visible()

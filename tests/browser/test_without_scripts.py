@@ -6,6 +6,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Error, Page, expect
 
+from tests.browser.conftest import log_out
+
 ROWS = "table.keys tbody tr"
 
 
@@ -100,5 +102,5 @@ def test_a_refused_name_gives_an_error_and_keeps_the_input(page: Page) -> None:
 
 
 def test_alice_logs_in_and_out(page: Page, base_url: str) -> None:
-    page.get_by_role("button", name="Log out").click()
+    log_out(page)
     expect(page).to_have_url(f"{base_url}/login")

@@ -504,3 +504,31 @@ def test_the_start_logs_each_former_name_once(tmp_path):
         ("STORE_WAIT", "DB_STATEMENT_TIMEOUT"),
         ("FLEET_BOUND", "INVALIDATION_LEASE_SECONDS"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "color"), [("#C5E435", "#c5e435"), ("#0af", "#00aaff"), (" #123456 ", "#123456")]
+)
+def test_an_accent_color_is_six_digits(tmp_path, given, color):
+    assert start(tmp_path, "ACCENT_COLOR", ACCENT_COLOR=given).stdout.strip() == color
+
+
+@pytest.mark.parametrize("given", ["green", "c5e435", "#c5e43", "#c5e435ff", "#ggg", "#fff;}"])
+def test_another_accent_color_is_an_error(tmp_path, given):
+    assert "must be a color such as #c5e435" in errors(tmp_path, ACCENT_COLOR=given)["ACCENT_COLOR"]
+
+
+def test_the_name_of_the_site_is_the_sender_of_emails(tmp_path):
+    shown = ("SITE_NAME", "DEFAULT_FROM_EMAIL")
+    url = "https://keys.example"
+    assert start(tmp_path, *shown, PUBLIC_URL=url).stdout.splitlines() == [
+        "ComfyUI keys",
+        "ComfyUI keys <no-reply@keys.example>",
+    ]
+    named = start(tmp_path, *shown, PUBLIC_URL=url, SITE_NAME="Studio,  Lyon").stdout.splitlines()
+    assert named == ["Studio, Lyon", '"Studio, Lyon" <no-reply@keys.example>']
+
+
+@pytest.mark.parametrize("name", ["Studio\nBcc: eve@evil.example", "<b>", 'a "b"', "e" * 41])
+def test_a_name_that_can_not_be_a_sender_is_an_error(tmp_path, name):
+    assert "must" in errors(tmp_path, SITE_NAME=name)["SITE_NAME"]

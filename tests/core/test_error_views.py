@@ -1,7 +1,10 @@
 """Probes and error views."""
 
+import re
+
 import pytest
 from django.db import OperationalError, connection
+from django.test import Client
 
 from core import health
 
@@ -42,7 +45,7 @@ class _BrokenConnection:
 
 
 def test_a_missing_url_gets_an_html_page_or_a_json_error(client, db):
-    assert "Nothing here" in client.get("/nothing").text
+    assert "Page not found" in client.get("/nothing").text
     assert set(client.get("/customers/nothing").json()) == {"error", "message"}
     assert set(client.get("/api/nothing").json()) == {"error", "message"}
 
@@ -75,3 +78,64 @@ def test_pages_have_a_strict_csp_and_cannot_be_framed(client, db):
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
     assert answer["X-Frame-Options"] == "DENY"
+
+
+def in_frame(answer):
+    return 'id="account-menu"' in answer.text and 'class="sections"' in answer.text
+
+
+def test_errors_of_logged_in_users_are_inside_the_frame(signed_in, alice):
+    browser = signed_in(alice)
+    for path, status in (("/nowhere", 404), ("/account/factors/passkeys/1/remove", 404)):
+        answer = browser.get(path)
+        assert (answer.status_code, in_frame(answer)) == (status, True)
+        assert "alice@example.org" in answer.text
+        assert "aria-current" not in answer.text.partition("</nav>")[0]
+    refused = browser.get("/admin/login/")
+    assert (refused.status_code, in_frame(refused)) == (403, True)
+    assert not in_frame(Client().get("/nowhere"))
+
+
+def test_the_frame_of_an_error_page_works(alice):
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(alice)
+    page = browser.get("/nowhere").text
+    [token] = set(re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page))
+    out = browser.post("/logout", {"csrfmiddlewaretoken": token})
+    assert (out.status_code, out["Location"]) == (302, "/login")
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError, 500), (OperationalError, 503)])
+def test_an_error_page_reads_neither_database_nor_session(
+    signed_in, alice, monkeypatch, error, status
+):
+    """The frame is shown all the same: the user was read before the error."""
+    browser = signed_in(alice)
+    browser.raise_request_exception = False
+
+    def broken(*_args, **_options):
+        # From here on, nothing can be read.
+        monkeypatch.setattr(connection, "cursor", broken)
+        monkeypatch.setattr("accounts.sessions.SessionStore.load", broken)
+        raise error("gone")
+
+    monkeypatch.setattr("apikeys.connect_views.render", broken)
+    answer = browser.get("/connect")
+    monkeypatch.undo()
+    assert answer.status_code == status
+    assert in_frame(answer)
+    assert "gone" not in answer.text
+
+
+def test_an_error_before_the_user_is_known_has_the_plain_page(signed_in, alice, monkeypatch):
+    browser = signed_in(alice)
+    browser.raise_request_exception = False
+
+    def broken(*_args, **_options):
+        raise OperationalError("gone")
+
+    monkeypatch.setattr("accounts.sessions.SessionStore.load", broken)
+    answer = browser.get("/keys/")
+    assert answer.status_code == 503
+    assert "<h1>" in answer.text
+    assert not in_frame(answer)

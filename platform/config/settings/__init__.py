@@ -7,6 +7,7 @@ in one report. docs/settings.md lists the variables.
 
 from config.settings.accounts import *
 from config.settings.api_keys import *
+from config.settings.appearance import *
 from config.settings.apps import *
 from config.settings.base import *
 from config.settings.base import VAR, env

@@ -1,8 +1,9 @@
 """The mail server, and what depends on whether there is one."""
 
-from email.utils import parseaddr
+from email.utils import formataddr, parseaddr
 from typing import Any
 
+from config.settings.appearance import SITE_NAME
 from config.settings.base import PRODUCTION, env
 from config.settings.network import PUBLIC_HOST
 from core import database_urls
@@ -46,11 +47,11 @@ if HAS_MAIL_SERVER:
     }
 _sender = env.text(
     "DEFAULT_FROM_EMAIL",
-    default_help="`no-reply@` and the host of `PUBLIC_URL`",
+    default_help="`SITE_NAME` and `no-reply@` the host of `PUBLIC_URL`",
     kind="`email` or `Name <email>`",
     help="The sender of mails.",
 )
 if _sender and ("@" not in parseaddr(_sender)[1] or not _sender.isprintable()):
     env.add_error("DEFAULT_FROM_EMAIL", "must be an address, or Name <address>.")
-DEFAULT_FROM_EMAIL: str = _sender or f"ComfyUI keys <no-reply@{PUBLIC_HOST}>"
+DEFAULT_FROM_EMAIL: str = _sender or formataddr((SITE_NAME, f"no-reply@{PUBLIC_HOST}"))
 SERVER_EMAIL = DEFAULT_FROM_EMAIL
