@@ -267,7 +267,7 @@ def test_introspection_judges_the_client_ip(client, restricted, settings):
     assert introspect(client_ip="everywhere").status_code == 400
 
 
-def test_whoever_holds_a_key_may_revoke_it_from_anywhere(client, restricted):
+def test_the_holder_of_a_key_can_revoke_it_from_anywhere(client, restricted):
     key, token = restricted
     client.post(
         "/oauth/revoke",
