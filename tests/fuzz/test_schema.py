@@ -188,6 +188,10 @@ def asks(
     is_related = "cursor" in (case.query or {}) or (
         isinstance(case.body, dict) and "client_ips" in case.body
     )
+    # Unknown parameters are ignored (RFC 6749 §3.2), but for those like "expires_in" and "scopes".
+    is_misspelt = operation(case) == "device_code" and any(
+        name.startswith(("expir", "scop")) and name != "scope" for name in case.body or ()
+    )
     # RFC 6749 §5.2 requires 400 for an unknown code, and all codes here are invented.
     is_invented = operation(case) == "token"
     # OpenAPI can't say "in a header or in the body, and not in both".
@@ -195,7 +199,7 @@ def asks(
         set(sent["headers"]) | set(case.headers)
     )
     # The document has one content type for each body; this is another.
-    if is_making or is_related or is_invented or is_double or form is not None:
+    if is_making or is_related or is_misspelt or is_invented or is_double or form is not None:
         excluded.append(positive_data_acceptance)
     if who == "a page":
         # Schemathesis takes a session that it did not make for an invalid one.
