@@ -23,6 +23,10 @@ VERDICTS: Final = {
     VerdictCode.ACCOUNT_DISABLED: _(
         "The account of this API key is disabled. Ask your administrator."
     ),
+    VerdictCode.NETWORK_NOT_ALLOWED: _(
+        "This API key can't be used from this network. Its owner can allow the network on the "
+        "keys page."
+    ),
 }
 
 # For the page where users test a key.
@@ -56,7 +60,11 @@ VERDICTS_ON_PAGE: Final = {
     VerdictCode.SUSPENDED: _("This key is suspended. Ask your administrator."),
     VerdictCode.EXPIRED: _("This key has expired. Create a new one and use that."),
     VerdictCode.ACCOUNT_DISABLED: _("The account of this key is disabled. Ask your administrator."),
+    VerdictCode.NETWORK_NOT_ALLOWED: _("This key can't be used from this network."),
 }
+
+# After the verdict on a valid key.
+NETWORKS_ON_PAGE: Final = _("It can be used from these networks only: %(networks)s.")
 
 # For staff who look up a key that a user sent them.
 SHAPE_ERRORS_FOR_STAFF: Final = {

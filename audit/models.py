@@ -13,6 +13,7 @@ class Action(models.TextChoices):
 
     KEY_ISSUED = "key.issued", _("API key created")
     KEY_ROTATED = "key.rolled", _("API key rotated")
+    KEY_CHANGED = "key.changed", _("API key changed")
     KEY_REVOKED = "key.revoked", _("API key revoked")
     KEY_SUSPENDED = "key.suspended", _("API key suspended")
     KEY_RESTORED = "key.restored", _("API key restored")

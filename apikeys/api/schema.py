@@ -11,7 +11,13 @@ from drf_spectacular.extensions import (
 from drf_spectacular.utils import OpenApiResponse
 
 from apikeys import scopes
-from apikeys.api.serializers import ErrorSerializer
+from apikeys.api.serializers import (
+    ErrorSerializer,
+    IssuedAPIKeySerializer,
+    NameTakenSerializer,
+    OneAPIKeySerializer,
+    UnknownKeysSerializer,
+)
 from core.private_names.rest_framework import map_serializer
 
 
@@ -73,9 +79,22 @@ def finish(result: Any, **_rest: Any) -> Any:
 BAD_REQUEST = OpenApiResponse(ErrorSerializer, "The request is invalid, or repeats a parameter.")
 UNAUTHORIZED = OpenApiResponse(ErrorSerializer, "No key, or an invalid one.")
 FORBIDDEN = OpenApiResponse(
-    ErrorSerializer, "The session or the scopes of the key don't allow this."
+    ErrorSerializer,
+    "The session, the scopes of the key or the network of the client don't allow this.",
 )
 NOT_FOUND = OpenApiResponse(ErrorSerializer, "You have no such key.")
+NETWORK_NOT_ALLOWED = OpenApiResponse(
+    ErrorSerializer, "NETWORK_NOT_ALLOWED: the key can't be used from this network."
+)
+CREATED = OpenApiResponse(IssuedAPIKeySerializer, "Created. `Location` has the URL of the key.")
+REPLAYED = OpenApiResponse(
+    OneAPIKeySerializer, "A repeated request with this Idempotency-Key: the key it created before."
+)
+NAME_TAKEN = OpenApiResponse(NameTakenSerializer, "NAME_TAKEN: another key has this name.")
+IDEMPOTENCY_KEY_REUSED = OpenApiResponse(
+    ErrorSerializer, "IDEMPOTENCY_KEY_REUSED: another request had this Idempotency-Key."
+)
+UNKNOWN_KEYS = OpenApiResponse(UnknownKeysSerializer, "Some of these are not your keys.")
 NOT_SOLD = OpenApiResponse(ErrorSerializer, "This site sells no credits.")
 NOT_KEPT = OpenApiResponse(ErrorSerializer, "This site has no credits.")
 UNAVAILABLE = OpenApiResponse(
