@@ -56,6 +56,7 @@ class ValidationCache:
     bodiless: paths that are only cached for requests without a body.
     queries: by path, the prefix of the query string that is cached.
     count: called with a key's id at each use.
+    count_refusal: called with a key's id and the verdict's code at each refusal.
     count_guess: called with the client IP at each failed validation. Returns 0, the seconds that
         the client has to wait, or None if only the application can decide.
     language_of: returns the language code of an Accept-Language header: messages are translated.
@@ -75,6 +76,7 @@ class ValidationCache:
         bodiless: Iterable[str],
         queries: Mapping[str, str],
         count: Callable[[Any], None],
+        count_refusal: Callable[[Any, str], None],
         count_guess: Callable[[str], int | None],
         language_of: Callable[[str], str],
         capacity: int,
@@ -88,6 +90,7 @@ class ValidationCache:
         self._routes = {(method, path): path in bodiless_paths for method, path in routes}
         self._queries = queries
         self._count = count
+        self._count_refusal = count_refusal
         self._count_guess = count_guess
         self._language_of = language_of
         self._languages: dict[str, str] = {}
@@ -153,6 +156,8 @@ class ValidationCache:
             if environ.get("REMOTE_ADDR", "") not in cached.client_ips:
                 return self._miss_variant(environ, start_response, cached, variant)
             self._count(cached.key_id)
+        elif cached.refusal is not None:
+            self._count_refusal(*cached.refusal)
         elif cached.is_guess and self._count_guess(environ.get("REMOTE_ADDR", "")) != 0:
             return self._application(environ, start_response)
         start_response(response.status, response.headers)
@@ -223,6 +228,7 @@ class ValidationCache:
                 refresh_at,
                 stale_at,
                 directive.key_id,
+                directive.refusal,
                 directive.is_guess,
             )
             self._responses.add_variant(cached, variant, response, environ.get("REMOTE_ADDR", ""))

@@ -44,6 +44,7 @@ def install(application: Application) -> Application:
         bodiless=BODILESS,
         queries=QUERIES,
         count=usage.count,
+        count_refusal=usage.count_refusal,
         count_guess=limits.count_guess_locally,
         language_of=accepted_language,
         capacity=settings.VALIDATION_CACHE_SIZE,

@@ -12,7 +12,8 @@ from apikeys.models.keys import (
     KeyState,
     Reason,
 )
-from apikeys.models.uses import DailyUse, HourlyUse, KeyNetwork
+from apikeys.models.names import FormerName
+from apikeys.models.uses import DailyTotal, DailyUse, HourlyRefusal, HourlyUse, KeyNetwork
 from apikeys.models.validators import (
     MAX_DESCRIPTION,
     MAX_FOLDED,
@@ -33,7 +34,10 @@ __all__ = [
     "UNUSED_AFTER",
     "APIKey",
     "APIKeyQuerySet",
+    "DailyTotal",
     "DailyUse",
+    "FormerName",
+    "HourlyRefusal",
     "HourlyUse",
     "KeyNetwork",
     "KeyState",

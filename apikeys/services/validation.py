@@ -74,7 +74,8 @@ def validate(
         networks may be used from.
     hash_wait: seconds to wait for a free Argon2id slot (default: ARGON2_WAIT).
     db_wait: seconds to retry while the database is not available.
-    is_use: whether this is a use of the key: then it counts, and the allowed networks are checked.
+    is_use: whether this is a use of the key: then it counts, as a call or as a refusal, and the
+        allowed networks are checked.
     Raise HashingBusy, and django.db.Error if the database is not available.
     """
     token = presented if isinstance(presented, Token) else _parse(presented)
@@ -103,15 +104,18 @@ def _parse(presented: str) -> Token | ParseError:
 
 
 def _verdict_on(key: APIKey, token: Token, *, client_ip: str | None, is_use: bool) -> Verdict:
-    """Return the verdict on a key with the secret of `token`, and count the use."""
+    """Return the verdict on a key with the secret of `token`, and count the use or refusal."""
     if key.tag_pepper is None and (pepper := key_hasher().tag_pepper(token)):
         usage.note_tag(key.pk, pepper)
     code = _state(key)
-    if code is VerdictCode.VALID and is_use:
-        if allowed_networks.allow(key.allowed_networks, client_ip):
-            usage.count(key.pk)
-        else:
-            code = VerdictCode.NETWORK_NOT_ALLOWED
+    if not is_use:
+        return Verdict(code, key, key.lifetime)
+    if code is VerdictCode.VALID and not allowed_networks.allow(key.allowed_networks, client_ip):
+        code = VerdictCode.NETWORK_NOT_ALLOWED
+    if code is VerdictCode.VALID:
+        usage.count(key.pk)
+    else:
+        usage.count_refusal(key.pk, code)
     return Verdict(code, key, key.lifetime)
 
 

@@ -1,6 +1,7 @@
 // What scripts add to the pages. Everything works without them; with them it works in place.
 
 import { copy } from "./copy.js";
+import "./timezone.js";
 
 // --- What only some pages need, fetched by those ------------------------------------------------
 
