@@ -4,6 +4,7 @@ Operations on keys are in apikeys.services.
 """
 
 from apikeys.models.keys import APIKey, APIKeyQuerySet, Reason
+from apikeys.models.names import FormerName
 from apikeys.models.uses import DailyUse, HourlyUse, KeyNetwork
 from apikeys.models.validators import (
     MAX_DESCRIPTION,
@@ -21,6 +22,7 @@ __all__ = [
     "APIKey",
     "APIKeyQuerySet",
     "DailyUse",
+    "FormerName",
     "HourlyUse",
     "KeyNetwork",
     "Reason",
