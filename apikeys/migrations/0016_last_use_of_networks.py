@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("apikeys", "0013_notify_every_change"),
+        ("apikeys", "0014_key_networks"),
     ]
 
     operations = [

@@ -1,8 +1,9 @@
 """Keys. The plaintext of a key is not stored."""
 
 import uuid
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+from typing import Any, Final
 
 from django.conf import settings
 from django.core.validators import RegexValidator
@@ -11,13 +12,14 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from apikeys import scopes, tokens
+from apikeys import allowed_networks, scopes, tokens
 from apikeys.cache.ages import Lifetime
 from apikeys.cache.invalidation import changing
 from apikeys.models.validators import (
     MAX_DESCRIPTION,
     MAX_FOLDED,
     MAX_NAME,
+    validate_allowed_networks,
     validate_description,
     validate_name,
     validate_scopes,
@@ -35,6 +37,25 @@ class Reason(models.TextChoices):
     LEAKED = "leaked", _("found where others can read it")
     CODE_REUSED = "code", _("the code it was fetched with came twice")
 
+
+class KeyState(models.TextChoices):
+    """Filters of lists of keys, as in the URLs of pages and of the REST API."""
+
+    ALL = "all", _("All")
+    NEVER_USED = "never_used", _("Never used")
+    UNUSED = "unused", _("Unused for 90 days")
+    EXPIRING = "expiring", _("Expiring soon")
+    EXPIRED = "expired", _("Expired")
+    SUSPENDED = "suspended", _("Suspended")
+
+
+UNUSED_AFTER: Final = timedelta(days=90)
+"""The time since its last use, or without one since its creation, after which a key is unused."""
+
+EXPIRING_SOON: Final = timedelta(days=7)
+
+NAME_TAKEN: Final = "name_taken"
+"""The code of the ValidationError for a name that another key of the owner has."""
 
 # Fields that no verdict depends on.
 _FIELDS_WITHOUT_EFFECT = frozenset({"last_used_at", "holds_name", "tag_pepper"})
@@ -83,6 +104,21 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
         replaced = models.Q(successor__isnull=False, expires_at__lte=timezone.now())
         return self.kept().exclude(replaced)
 
+    def in_state(self, state: KeyState) -> "APIKeyQuerySet":
+        """Return keys in a state; a key may be in several.
+
+        Suspended keys are in no other state but ALL. Keys with a successor are not EXPIRING.
+        """
+        return self.filter(_state_filters()[state])
+
+    def count_by_state(self) -> dict[str, int]:
+        """Return the number of keys in each state, in the order of KeyState, with one query."""
+        counts = {
+            state.value: models.Count("pk", filter=condition)
+            for state, condition in _state_filters().items()
+        }
+        return self.order_by().aggregate(**counts)
+
     def matching(self, words: str) -> "APIKeyQuerySet":
         """Return keys with `words` in the name, the description or the masked key."""
         return self.filter(
@@ -91,6 +127,25 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
             # Only the public part of a pasted key goes into the query.
             | models.Q(public_id__startswith=words.lower().removeprefix(tokens.PREFIX)[:12])
         )
+
+
+def _state_filters() -> Mapping[KeyState, models.Q]:
+    now = timezone.now()
+    active = models.Q(revoked_at=None, suspended_at=None)
+    live = active & (models.Q(expires_at=None) | models.Q(expires_at__gt=now))
+    never_used = models.Q(last_used_at=None)
+    long_ago = now - UNUSED_AFTER
+    soon = now + EXPIRING_SOON
+    return {
+        # An empty Q is no condition for Count.
+        KeyState.ALL: models.Q(pk__isnull=False),
+        KeyState.NEVER_USED: live & never_used,
+        KeyState.UNUSED: live
+        & (models.Q(last_used_at__lt=long_ago) | (never_used & models.Q(created_at__lt=long_ago))),
+        KeyState.EXPIRING: live & models.Q(expires_at__lte=soon, successor=None),
+        KeyState.EXPIRED: active & models.Q(expires_at__lte=now),
+        KeyState.SUSPENDED: models.Q(revoked_at=None, suspended_at__isnull=False),
+    }
 
 
 class APIKey(models.Model):
@@ -129,6 +184,10 @@ class APIKey(models.Model):
     tag_pepper = models.CharField(max_length=8, null=True, editable=False)  # noqa: DJ001
     # Identifies the rendered form that created this key: one form creates one key.
     nonce = models.UUIDField(default=uuid.uuid4, editable=False)
+    # The hash of the API request with an Idempotency-Key that created this key.
+    request_digest = models.CharField(
+        max_length=64, blank=True, default="", db_default="", editable=False
+    )
     # Separated by spaces; empty: all scopes (apikeys.scopes).
     scopes = models.CharField(
         _("scopes"),
@@ -138,6 +197,16 @@ class APIKey(models.Model):
         db_default="",
         editable=False,
         validators=[validate_scopes],
+    )
+    # Separated by spaces; empty: every client (apikeys.allowed_networks).
+    allowed_networks = models.CharField(
+        _("allowed networks"),
+        max_length=allowed_networks.MAX_LENGTH,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        validators=[validate_allowed_networks],
     )
     # The key that replaces this one. The name belongs to the successor.
     successor = models.ForeignKey(
@@ -212,6 +281,7 @@ class APIKey(models.Model):
                     revoked_at__isnull=True, successor__isnull=True, holds_name=True
                 ),
                 name="apikeys_apikey_name",
+                violation_error_code=NAME_TAKEN,
                 violation_error_message=_(
                     "You have a key with this name already. "
                     "Choose another name, or delete that key first."
@@ -258,6 +328,11 @@ class APIKey(models.Model):
     def granted(self) -> tuple[str, ...]:
         """Return the effective scopes: all of them if none are stored."""
         return scopes.granted(self.scopes)
+
+    @property
+    def allowed_network_list(self) -> tuple[str, ...]:
+        """Return the networks that the key may be used from; empty: all."""
+        return allowed_networks.parse(self.allowed_networks)
 
     @property
     def state_label(self) -> str:
