@@ -99,6 +99,7 @@ def by_day(entries: Sequence[Entry]) -> list[tuple[date, str, list[Entry]]]:
 _SENTENCES: Final[Mapping[str, Text]] = {
     Action.KEY_ISSUED: _lazy("Created {key}."),
     Action.KEY_ROTATED: _lazy("Rotated {key}. The old key no longer works."),
+    Action.KEY_CHANGED: _lazy("Changed {key}."),
     Action.KEY_REVOKED: _lazy("Deleted {key}."),
     Action.KEY_SUSPENDED: _lazy("Suspended {key}. It's refused until it is restored."),
     Action.KEY_RESTORED: _lazy("Restored {key}. It works again."),
@@ -132,6 +133,17 @@ _SENTENCES: Final[Mapping[str, Text]] = {
 _VARIANTS: Final[Mapping[str, Sequence[tuple[str, Mapping[str | None, Text]]]]] = {
     Action.KEY_ISSUED: [
         ("replaces", {None: _lazy("Created a new key for {key}, which replaces the old one.")}),
+    ],
+    Action.KEY_CHANGED: [
+        (
+            "changed",
+            {
+                "name": _lazy("Renamed {old_key} to {key}."),
+                "description": _lazy("Changed the description of {key}."),
+                "scopes": _lazy("Narrowed the permissions of {key}."),
+                None: _lazy("Changed {key}: {fields}."),
+            },
+        ),
     ],
     Action.KEY_REVOKED: [
         (
@@ -167,10 +179,15 @@ _VARIANTS: Final[Mapping[str, Sequence[tuple[str, Mapping[str | None, Text]]]]] 
                 "SUSPENDED": _lazy("{key} was refused, because it is suspended."),
                 "EXPIRED": _lazy("{key} was refused, because it has expired."),
                 "ACCOUNT_DISABLED": _lazy("{key} was refused, because the account is disabled."),
+                "NETWORK_NOT_ALLOWED": _lazy(
+                    "{key} was refused, because it may not be used from this network."
+                ),
             },
         ),
     ],
-    Action.SIGNED_IN: [("how", {None: _lazy("Logged in with {methods}.")})],
+    Action.SIGNED_IN: [
+        ("how", {"": _lazy("Logged in."), None: _lazy("Logged in with {methods}.")}),
+    ],
     Action.SIGN_IN_REFUSED: [
         (
             "why",
@@ -220,7 +237,19 @@ _VARIANTS: Final[Mapping[str, Sequence[tuple[str, Mapping[str | None, Text]]]]] 
 }
 _ROTATED_WORKS: Final = _lazy("Rotated {key}. The old key works until {until}.")
 _ROTATED_WORKED: Final = _lazy("Rotated {key}. The old key worked until {until}.")
+_EXPIRY_SET: Final = _lazy("Changed the expiry of {key} to {until}.")
+_EXPIRY_REMOVED: Final = _lazy("Removed the expiry of {key}.")
+_NETWORKS_SET: Final = _lazy("Allowed {key} only from {networks}.")
+_NETWORKS_REMOVED: Final = _lazy("Allowed {key} from all networks.")
 _VIEWED_KEY: Final = _lazy("Viewed {key}.")
+
+_FIELDS: Final[Mapping[str, Text]] = {
+    "name": _lazy("name"),
+    "description": _lazy("description"),
+    "expires_at": _lazy("expiry"),
+    "scopes": _lazy("permissions"),
+    "allowed_networks": _lazy("allowed networks"),
+}
 
 _METHODS: Final[Mapping[str, Text]] = {
     "password": _lazy("a password"),
@@ -237,32 +266,38 @@ _PROVIDERS: Final = {"google": "Google", "github": "GitHub"}
 def _sentence(event: Event, key: KeyPage | None) -> SafeString:
     return format_html(
         str(_template(event)),
-        key=_key(event, key),
-        network=format_html("<bdi>{}</bdi>", event.detail.get("network", "")),
+        key=_key(event, key, event.at),
+        old_key=_key(event, key, event.at - timedelta.resolution),
+        network=_isolated(event.detail.get("network", "")),
+        networks=_isolated(", ".join(str(event.detail.get("new_allowed_networks", "")).split())),
         provider=_PROVIDERS.get(event.detail.get("provider", ""), _("the login provider")),
-        methods=get_text_list(_methods(event), _("and")),
+        methods=_words(event, "how", {**_METHODS, **_PROVIDERS}),
+        fields=_words(event, "changed", _FIELDS),
         until=_until(event),
     )
 
 
 def _template(event: Event) -> Text:
     """Return the text of an event, with placeholders in braces."""
-    if event.action == Action.KEY_ROTATED and (ends_at := _overlap_end(event)):
+    detail = event.detail
+    if event.action == Action.KEY_ROTATED and (ends_at := _end(event)):
         return _ROTATED_WORKS if ends_at > timezone.now() else _ROTATED_WORKED
+    if detail.get("changed") == "expires_at":
+        return _EXPIRY_SET if detail.get("new_expires_at") else _EXPIRY_REMOVED
+    if detail.get("changed") == "allowed_networks":
+        return _NETWORKS_SET if detail.get("new_allowed_networks") else _NETWORKS_REMOVED
     if event.action == Action.STAFF_VIEWED and event.key_id:
         return _VIEWED_KEY
-    if event.action == Action.SIGNED_IN and not _methods(event):
-        return _SENTENCES[event.action]
     for name, texts in _VARIANTS.get(event.action, ()):
-        if name in event.detail and (text := texts.get(str(event.detail[name])) or texts.get(None)):
+        if name in detail and (text := texts.get(str(detail[name])) or texts.get(None)):
             return text
     # An event of a newer version, after an upgrade was undone.
     return _SENTENCES.get(event.action, _lazy("Something else happened."))
 
 
-def _key(event: Event, key: KeyPage | None) -> SafeString:
+def _key(event: Event, key: KeyPage | None, at: datetime) -> SafeString:
     if key is not None:
-        return _linked(key, event.at)
+        return _linked(key, at)
     if event.public_id:
         # The key was deleted with everything about it.
         return format_html("<code>comfyui-{}…</code>", event.public_id)
@@ -273,24 +308,25 @@ def _linked(key: KeyPage, at: datetime) -> SafeString:
     return format_html('<a class="event-key" href="{}"><bdi>{}</bdi></a>', key.url, key.name_at(at))
 
 
-def _methods(event: Event) -> list[str]:
-    """Return how the user logged in, such as `password` and `authenticator app`."""
-    used = str(event.detail.get("how", "")).split(" + ")
-    known = {**_METHODS, **_PROVIDERS}
-    return [str(known[method]) for method in used if method in known]
+def _words(event: Event, name: str, words: Mapping[str, Text]) -> str:
+    """Return a detail such as `password + totp` in words: `a password and an authenticator app`."""
+    parts = str(event.detail.get(name, "")).split(" + ")
+    # Parts that a newer version has recorded have no words here.
+    known = [str(words[part]) for part in parts if part in words]
+    return get_text_list(known, _("and")) or _("something else")
 
 
-def _overlap_end(event: Event) -> datetime | None:
-    """Return when the replaced key ends; None if it ended when it was replaced."""
-    if "until" in event.detail:
-        return datetime.fromisoformat(event.detail["until"])
-    # Events of older versions have a duration such as `86400 s`.
-    seconds, _unit, _rest = str(event.detail.get("overlap", "")).partition(" ")
+def _end(event: Event) -> datetime | None:
+    """Return when a key ends, after a rotation or a change; None if it ended at once, or never."""
+    if stored := event.detail.get("until") or event.detail.get("new_expires_at"):
+        return datetime.fromisoformat(stored)
+    # Rotations of older versions have a duration such as `86400 s`.
+    seconds, _space, _unit = str(event.detail.get("overlap", "")).partition(" ")
     return event.at + timedelta(seconds=int(seconds)) if seconds.strip("0").isdigit() else None
 
 
 def _until(event: Event) -> SafeString | str:
-    ends_at = _overlap_end(event)
+    ends_at = _end(event)
     if ends_at is None:
         return ""
     return format_html('<time datetime="{}">{}</time>', ends_at.isoformat(), dates.moment(ends_at))
@@ -361,6 +397,7 @@ def _isolated(text: Any) -> SafeString:
 _ICONS: Final[Mapping[str, str]] = {
     Action.KEY_ISSUED: "plus",
     Action.KEY_ROTATED: "rotate",
+    Action.KEY_CHANGED: "edit",
     Action.KEY_REVOKED: "delete",
     Action.KEY_SUSPENDED: "pause",
     Action.KEY_RESTORED: "resume",

@@ -13,7 +13,7 @@ import pytest
 from django.utils import timezone, translation
 
 from apikeys import services
-from apikeys.models import FormerName, Reason
+from apikeys.models import Reason
 from audit import sentences
 from audit.models import Action, Event, Via
 from audit.services import Actor, record
@@ -86,16 +86,18 @@ def test_rotations_of_older_versions_have_a_duration(alice, issue):
 
 def test_sentences_have_the_name_that_the_key_had(signed_in, alice, issue):
     key, _token = issue("studio")
-    former = FormerName.objects.create(
-        key=key, name="studio", replaced_at=timezone.now() + timedelta(minutes=1)
-    )
-    key.name = "atelier"
-    key.save()
-    later = former.replaced_at + timedelta(minutes=1)
-    record(Action.KEY_SUSPENDED, account_id=alice.pk, key=key, by=Actor(via=Via.ADMIN), at=later)
+    by = Actor(alice, Via.PAGE)
+    services.update(key, by=by, name="atelier")
+    services.suspend(key, by=Actor(via=Via.ADMIN))
+    services.update(key, by=by, name="loft", description="Upstairs")
     page = text_of(signed_in(alice).get(ACTIVITY))
-    assert "Created studio." in page
-    assert "Suspended atelier." in page
+    for words in (
+        "Created studio.",
+        "Renamed studio to atelier.",
+        "Suspended atelier.",
+        "Changed loft: description and name.",
+    ):
+        assert words in page
 
 
 def test_a_key_that_is_gone_is_shown_by_its_visible_part(alice, issue):
@@ -211,6 +213,24 @@ DETAILS = {
         {"successor": "0123456789ab", "overlap": "86400 s"},
         {"successor": "0123456789ab", "overlap": "0 s"},
         {"successor": "0123456789ab", "overlap": "60 s", "until": "2026-12-01T05:43:00+00:00"},
+    ],
+    Action.KEY_CHANGED: [
+        {"changed": "name"},
+        {"changed": "description"},
+        {
+            "changed": "expires_at",
+            "old_expires_at": "",
+            "new_expires_at": "2027-01-01T00:00:00+00:00",
+        },
+        {
+            "changed": "expires_at",
+            "old_expires_at": "2027-01-01T00:00:00+00:00",
+            "new_expires_at": "",
+        },
+        {"changed": "scopes", "old_scopes": "", "new_scopes": "customers:read"},
+        {"changed": "allowed_networks", "new_allowed_networks": "192.0.2.0/24 192.0.4.0/24"},
+        {"changed": "allowed_networks", "new_allowed_networks": ""},
+        {"changed": "allowed_networks + description + expires_at + name + scopes"},
     ],
     Action.KEY_REVOKED: [
         *({"reason": reason.value} for reason in Reason),
