@@ -138,6 +138,7 @@ PAGES = {
     "keys/<uuid:key_id>/delete": Row(signed_in(404), signed_in(404)),
     "keys/<uuid:key_id>/roll": Row(signed_in(404), signed_in(404), sends={"overlap": "0"}),
     "usage/": Row(signed_in(200), signed_in(405)),
+    "usage.csv": Row(signed_in(200), signed_in(405)),
     "connect": Row(all_get(200), all_get(200), sends={"key": "comfyui-nonsense"}),
     # Whatever key is passed there is not alice's. Its holder may revoke it.
     "leaks": Row(all_get(200), all_get(400), sends={"key": "comfyui-nonsense"}),
@@ -832,7 +833,14 @@ def assert_says_error(response: HttpResponseBase, method: str, label: str) -> No
 
 @pytest.mark.parametrize(
     "url",
-    ["/keys/?q={}", "/keys/?page={}", "/usage/?day={}", f"{KEYS}?q={{}}", f"{KEYS}?state={{}}"],
+    [
+        "/keys/?q={}",
+        "/keys/?page={}",
+        "/usage/?day={}",
+        "/usage/?period={}",
+        f"{KEYS}?q={{}}",
+        f"{KEYS}?state={{}}",
+    ],
 )
 def test_no_text_in_a_url_breaks_a_page(url, browser_of, issue):
     """PostgreSQL text can't contain NUL, for example."""

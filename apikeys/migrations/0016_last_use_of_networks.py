@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("apikeys", "0014_key_networks"),
+        ("apikeys", "0015_refusals_in_usage"),
     ]
 
     operations = [

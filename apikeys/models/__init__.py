@@ -13,7 +13,7 @@ from apikeys.models.keys import (
     Reason,
 )
 from apikeys.models.names import FormerName
-from apikeys.models.uses import DailyUse, HourlyUse, KeyNetwork
+from apikeys.models.uses import DailyTotal, DailyUse, HourlyRefusal, HourlyUse, KeyNetwork
 from apikeys.models.validators import (
     MAX_DESCRIPTION,
     MAX_FOLDED,
@@ -34,8 +34,10 @@ __all__ = [
     "UNUSED_AFTER",
     "APIKey",
     "APIKeyQuerySet",
+    "DailyTotal",
     "DailyUse",
     "FormerName",
+    "HourlyRefusal",
     "HourlyUse",
     "KeyNetwork",
     "KeyState",

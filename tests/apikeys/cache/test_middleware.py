@@ -63,6 +63,7 @@ def make_cache(application: Any, versions: VersionTable, **options: Any) -> Vali
         "bodiless": BODILESS,
         "queries": QUERIES,
         "count": usage.count,
+        "count_refusal": usage.count_refusal,
         "count_guess": limits.count_guess_locally,
         "capacity": 100,
     }
