@@ -8,7 +8,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ValidationError
 from django.db.models import F
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -17,7 +17,7 @@ from django.views.decorators.http import require_http_methods
 
 from accounts import reauthentication
 from accounts.requests import current_user
-from apikeys import services
+from apikeys import services, usage_reports
 from apikeys.key_forms import KeyForm, scope_label
 from apikeys.models import EXPIRING_SOON, APIKey
 from audit import sentences
@@ -89,9 +89,17 @@ def _save(request: HttpRequest, key: APIKey, form: KeyForm) -> HttpResponse | No
     return redirect(url)
 
 
+def _period(request: HttpRequest) -> str:
+    period = request.GET.get("period", usage_reports.DEFAULT_PERIOD)
+    if period not in usage_reports.PERIODS:
+        raise Http404
+    return period
+
+
 def _details(request: HttpRequest, key: APIKey) -> dict[str, Any]:
     """Return what the page shows besides the form."""
     status = Status.of(key)
+    report = usage_reports.report(owner=current_user(request), key=key, period=_period(request))
     events = list(Event.objects.filter(account=request.user.pk, key_id=key.pk)[:EVENTS])
     last_use = F("last_used_at").desc(nulls_last=True)
     networks = list(key.networks.order_by(last_use, "-first_used_at")[: NETWORKS + 1])
@@ -101,6 +109,9 @@ def _details(request: HttpRequest, key: APIKey) -> dict[str, Any]:
         "is_changeable": status.name != "ended" and key.successor_id is None,
         "is_rotatable": status.name in {"live", "ending"} and key.successor_id is None,
         "predecessor": APIKey.objects.filter(successor=key).only("name").first(),
+        "report": report,
+        "reasons": usage_reports.refusal_reasons(report.codes),
+        "periods": usage_reports.PERIODS,
         "permissions": [scope_label(scope) for scope in key.granted],
         "networks": networks[:NETWORKS],
         "has_more_networks": len(networks) > NETWORKS,
