@@ -29,7 +29,7 @@ from core.error_views import rate_limited_page
 
 PER_PAGE = 20
 # Form fields to keep while the user re-authenticates.
-_KEPT = ["name", "description", "expires", "expires_on", "scopes"]
+_KEPT = ["name", "description", "expires", "expires_on", "scopes", "allowed_networks"]
 
 
 @login_required

@@ -26,8 +26,8 @@ type Row = tuple[Any, ...]
 # invalidates the row: here by apikeys/models/keys.py and accounts/signals.py, on other hosts by the
 # triggers of PostgreSQL.
 KEY_FIELDS: Final = (
-    "id", "owner_id", "name", "public_id", "encoded", "tag_pepper", "scopes", "created_at",
-    "expires_at", "suspended_at", "revoked_at"
+    "id", "owner_id", "name", "public_id", "encoded", "tag_pepper", "scopes",
+    "allowed_networks", "created_at", "expires_at", "suspended_at", "revoked_at"
 )  # fmt: skip
 OWNER_FIELDS: Final = ("id", "email", "name", "is_active", "is_staff", "date_joined", "updated_at")
 

@@ -101,9 +101,10 @@ def _new_values(key: APIKey, **changes: Unpack[KeyChanges]) -> dict[str, object]
 
 
 def _new_expiry(key: APIKey, expires_at: datetime | None) -> datetime | None:
-    if expires_at is None or expires_at == key.expires_at:
-        return expires_at
-    return expiry.validated(expires_at)
+    # An unchanged expiry stays valid if the operator has set a maximum since.
+    if expires_at != key.expires_at:
+        expiry.validate_expires_at(expires_at)
+    return expires_at
 
 
 def _narrower_scopes(key: APIKey, scopes: Collection[str]) -> str:
