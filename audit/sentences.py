@@ -255,6 +255,8 @@ _METHODS: Final[Mapping[str, Text]] = {
     "password": _lazy("a password"),
     "password_reset": _lazy("a new password"),
     "code": _lazy("a code from an email"),
+    "google": "Google",
+    "github": "GitHub",
     "totp": _lazy("an authenticator app"),
     "webauthn": _lazy("a passkey"),
     "recovery_codes": _lazy("a recovery code"),
@@ -271,7 +273,7 @@ def _sentence(event: Event, key: KeyPage | None) -> SafeString:
         network=_isolated(event.detail.get("network", "")),
         networks=_isolated(", ".join(str(event.detail.get("new_allowed_networks", "")).split())),
         provider=_PROVIDERS.get(event.detail.get("provider", ""), _("the login provider")),
-        methods=_words(event, "how", {**_METHODS, **_PROVIDERS}),
+        methods=_words(event, "how", _METHODS),
         fields=_words(event, "changed", _FIELDS),
         until=_until(event),
     )
@@ -311,8 +313,8 @@ def _linked(key: KeyPage, at: datetime) -> SafeString:
 def _words(event: Event, name: str, words: Mapping[str, Text]) -> str:
     """Return a detail such as `password + totp` in words: `a password and an authenticator app`."""
     parts = str(event.detail.get(name, "")).split(" + ")
-    # Parts that a newer version has recorded have no words here.
-    known = [str(words[part]) for part in parts if part in words]
+    # In the order of `words`. Parts that a newer version has recorded have no words here.
+    known = [str(text) for part, text in words.items() if part in parts]
     return get_text_list(known, _("and")) or _("something else")
 
 

@@ -95,7 +95,7 @@ def test_sentences_have_the_name_that_the_key_had(signed_in, alice, issue):
         "Created studio.",
         "Renamed studio to atelier.",
         "Suspended atelier.",
-        "Changed loft: description and name.",
+        "Changed loft: name and description.",
     ):
         assert words in page
 
