@@ -284,11 +284,21 @@ def test_a_bad_name_loses_nothing_that_was_typed(here, issue, name):
     assert "<h1><bdi>studio</bdi></h1>" in page.text
 
 
-def test_a_pasted_key_is_not_repeated_as_a_name(here, issue):
+@pytest.mark.parametrize("field", ["name", "description", "allowed_networks", "expiry_date"])
+def test_a_pasted_key_is_refused_and_not_repeated(here, issue, field):
     key, token = issue("studio")
-    page = here.post(url(key), fields(key, description=token.reveal()))
+    sent = fields(key, expiry="date", expiry_date="2099-01-01") | {field: token.reveal()}
+    page = here.post(url(key), sent)
     assert page.status_code == 400
+    assert token.reveal()[20:] not in page.text
     assert stored(key).description == ""
+
+
+def test_the_data_export_has_former_names(here, issue):
+    key, _token = issue("studio")
+    here.post(url(key), fields(key, name="atelier"))
+    (exported,) = here.get("/account/data").json()["keys"]
+    assert (exported["name"], exported["former_names"]) == ("atelier", ["studio"])
 
 
 # --- Reauthentication ---

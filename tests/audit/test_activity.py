@@ -12,8 +12,9 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone, translation
 
+from accounts.services import delete_account
 from apikeys import services
-from apikeys.models import Reason
+from apikeys.models import FormerName, Reason
 from audit import sentences
 from audit.models import Action, Event, Via
 from audit.services import Actor, record
@@ -106,6 +107,17 @@ def test_a_key_that_is_gone_is_shown_by_its_visible_part(alice, issue):
     public_id = key.public_id
     key.delete()
     assert described(event, alice)[0] == f"Created comfyui-{public_id}…."
+
+
+def test_events_outlive_an_account_without_names(alice, issue):
+    key, _token = issue("studio")
+    services.update(key, by=Actor(alice, Via.PAGE), name="atelier")
+    delete_account(alice)
+    assert Event.objects.filter(key_id=key.pk).count() >= 3
+    kept = str(list(Event.objects.values()))
+    assert "studio" not in kept
+    assert "atelier" not in kept
+    assert not FormerName.objects.exists()
 
 
 def test_names_are_escaped_and_isolated(signed_in, alice, issue):
