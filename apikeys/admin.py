@@ -89,6 +89,7 @@ class APIKeyAdmin(LargeTableAdmin, ReadOnlyAdmin):
         "description",
         "account",
         "scopes",
+        "allowed_networks",
         "successor",
         "created_at",
         "expires_at",

@@ -95,4 +95,8 @@ def _test_key(presented: str) -> tuple[bool, str]:
     if verdict.code is not VerdictCode.VALID or verdict.key is None:
         return False, str(messages.VERDICTS_ON_PAGE[verdict.code])
     names = {"name": verdict.key.name, "masked": verdict.key.masked}
-    return True, messages.VERDICTS_ON_PAGE[verdict.code] % names
+    message = messages.VERDICTS_ON_PAGE[verdict.code] % names
+    if networks := verdict.key.allowed_network_list:
+        only = messages.NETWORKS_ON_PAGE % {"networks": ", ".join(networks)}
+        message = f"{message} {only}"
+    return True, message

@@ -62,6 +62,9 @@ VERDICTS_ON_PAGE: Final = {
     VerdictCode.NETWORK_NOT_ALLOWED: _("This key can't be used from this network."),
 }
 
+# After the verdict on a valid key.
+NETWORKS_ON_PAGE: Final = _("It can be used from these networks only: %(networks)s.")
+
 # For staff who look up a key that a user sent them.
 SHAPE_ERRORS_FOR_STAFF: Final = {
     ShapeError.PREFIX: _("This is no key: those begin with comfyui-."),

@@ -29,6 +29,14 @@ _REFUSALS: Final = {
     "ACCOUNT_DISABLED": _("account disabled"),
     "NETWORK_NOT_ALLOWED": _("network not allowed"),
 }
+# Fields of a key that its owner can change.
+_KEY_FIELDS: Final = {
+    "name": _("name"),
+    "description": _("description"),
+    "expires_at": _("expires"),
+    "scopes": _("permissions"),
+    "allowed_networks": _("allowed networks"),
+}
 # Names of details, and the labels of their values.
 _LABELS: Final[dict[str, Mapping[str, object]]] = {
     "how": _LOGIN_METHODS,
@@ -54,9 +62,20 @@ def _parts(event: Event) -> Iterator[str]:
     if event.action in _STAFF_ACTIONS:
         # Only staff see which of the account's pages it was.
         return
+    if event.action == Action.KEY_CHANGED:
+        yield from _changes(event.detail)
+        return
     for name, value in event.detail.items():
         if name == "first":
             yield str(_("first use"))
         else:
             labels = _LABELS.get(name, {})
             yield ", ".join(str(labels.get(part, part)) for part in str(value).split(" + "))
+
+
+def _changes(detail: Mapping[str, str]) -> Iterator[str]:
+    """Yield `permissions: … → …` for each field; the label alone without values."""
+    for field in detail.get("changed", "").split(" + "):
+        label = str(_KEY_FIELDS.get(field, field))
+        old, new = (detail.get(f"{moment}_{field}") for moment in ("old", "new"))
+        yield label if new is None else f"{label}: {old or '–'} → {new or '–'}"

@@ -30,11 +30,11 @@ HEADER: Final = "Idempotency-Key"
 REPLAYED: Final = "Idempotency-Replayed"
 MAX_LENGTH: Final = 255
 # Visible ASCII without the comma, which joins repeated headers (RFC 9110 §5.3).
-_VALID: Final = re.compile(rf"[!-+\--~]{{1,{MAX_LENGTH}}}")
+_VALID: Final = re.compile(rf"[!-+.-~-]{{1,{MAX_LENGTH}}}")
 
 PARAMETER: Final = OpenApiParameter(
     HEADER,
-    {"type": "string", "maxLength": MAX_LENGTH, "pattern": r"^[!-+\--~]+$"},
+    {"type": "string", "maxLength": MAX_LENGTH, "pattern": "^[!-+.-~-]+$"},
     OpenApiParameter.HEADER,
     description=(
         "A random text, such as a UUID, that makes the request repeatable. A repeated request with "

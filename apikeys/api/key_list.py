@@ -23,7 +23,7 @@ from apikeys.models import APIKey, APIKeyQuerySet, KeyState
 
 MAX_LIMIT: Final = 100
 _MAX_WORDS: Final = 200
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TIME_ZERO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 PARAMETERS: Final = [
@@ -119,14 +119,14 @@ def _read_words(text: str) -> str:
 
 
 def _cursor(key: APIKey) -> str:
-    microseconds = (key.created_at - _EPOCH) // _MICROSECOND
+    microseconds = (key.created_at - _TIME_ZERO) // _MICROSECOND
     return base64.urlsafe_b64encode(microseconds.to_bytes(8) + key.pk.bytes).decode()
 
 
 def _read_cursor(text: str) -> tuple[datetime, UUID]:
     try:
         octets = base64.b64decode(text, altchars=b"-_", validate=True)
-        created_at = _EPOCH + int.from_bytes(octets[:-16]) * _MICROSECOND
+        created_at = _TIME_ZERO + int.from_bytes(octets[:-16]) * _MICROSECOND
         return created_at, UUID(bytes=octets[-16:])
     except (binascii.Error, ValueError, OverflowError):
         raise BadRequest(

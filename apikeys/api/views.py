@@ -109,7 +109,7 @@ class APIKeysView(BaseView):
         keys, cursor = query.page(APIKey.objects.listed().filter(owner=current_user(request)))
         if query.limit is None:
             return Response(serializers.APIKeyListSerializer({"api_keys": keys}).data)
-        page = {"api_keys": keys, "next_cursor": cursor}
+        page: dict[str, object] = {"api_keys": keys, "next_cursor": cursor}
         return Response(serializers.APIKeyPageSerializer(page).data)
 
     @extend_schema(

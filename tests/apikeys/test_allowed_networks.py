@@ -15,7 +15,7 @@ from audit import formatting
 from audit.models import Action, Event, Via
 from audit.services import Actor
 from core.client_ip import apply_forwarded_headers
-from tests.factories import generate_key
+from tests.factories import generate_key, run_command
 
 NETWORKS = ["203.0.113.0/24", "2001:db8:1::/48"]
 INSIDE, OUTSIDE = "203.0.113.7", "198.51.100.7"
@@ -267,7 +267,7 @@ def test_introspection_judges_the_client_ip(client, restricted, settings):
     assert introspect(client_ip="everywhere").status_code == 400
 
 
-def test_whoever_holds_a_key_may_revoke_it_from_anywhere(client, restricted):
+def test_the_holder_of_a_key_can_revoke_it_from_anywhere(client, restricted):
     key, token = restricted
     client.post(
         "/oauth/revoke",
@@ -296,6 +296,19 @@ def test_the_form_keeps_a_network_that_it_refuses(here, alice):
     assert page.context["form"].errors["allowed_networks"]
     assert page.context["form"].has_options
     assert not APIKey.objects.exists()
+
+
+def test_the_test_of_a_key_shows_its_networks(client, restricted):
+    _key, token = restricted
+    page = client.post("/connect", {"key": token.reveal()}, REMOTE_ADDR=OUTSIDE)
+    assert "203.0.113.0/24, 2001:db8:1::/48" in page.text
+
+
+def test_a_command_issues_a_key_for_networks(alice):
+    run_command(
+        "issue_key", alice.email, "--name=studio", "--allowed-networks", "203.0.113.7", "::1"
+    )
+    assert APIKey.objects.get().allowed_network_list == ("203.0.113.7/32", "::1/128")
 
 
 def test_a_successor_keeps_the_networks(restricted, alice):

@@ -10,6 +10,7 @@ from django.utils import timezone
 from apikeys import scopes, services
 from apikeys.models import APIKey, Reason
 from apikeys.services import UnknownKeys, VerdictCode
+from audit import formatting
 from audit.models import Action, Event, Via
 from audit.services import Actor
 
@@ -43,6 +44,7 @@ def test_a_change_is_an_audit_event_with_old_and_new_values(issue, by, alice):
     assert event.address == "192.0.2.7"
     # Events outlive the account: they have no texts of its owner.
     assert event.detail == {"changed": "description + name"}
+    assert formatting.format_detail(event) == "description · name"
 
 
 def test_without_a_difference_nothing_is_written(issue, by):

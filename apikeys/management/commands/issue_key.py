@@ -28,6 +28,13 @@ class Command(BaseCommand):
         parser.add_argument(
             "--scopes", nargs="+", default=[], metavar="SCOPE", help="default: everything"
         )
+        parser.add_argument(
+            "--allowed-networks",
+            nargs="+",
+            default=[],
+            metavar="NETWORK",
+            help="IP addresses and networks that it can be used from; default: everywhere",
+        )
 
     def handle(self, *args: Any, email: str, name: str, **options: Any) -> None:
         days: int | None = options["expires_in_days"]
@@ -46,6 +53,7 @@ class Command(BaseCommand):
                 description=options["description"],
                 expires_at=expires_at,
                 scopes=options["scopes"],
+                allowed_networks=options["allowed_networks"],
             )
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from None
