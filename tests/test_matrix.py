@@ -90,6 +90,7 @@ API = {
     "customers/api-keys/<key_id>/roll": Row(
         (401, 405, 405), (401, 404, 404), (401, 405, 405), sends={"overlap_seconds": "0"}
     ),
+    "customers/usage": Row((401, 200, 200), (401, 405, 405), (401, 405, 405)),
     "api/v1/keys/validate": Row(
         all_get(405), all_get(200), all_get(405), sends={"key": "comfyui-nonsense"}
     ),
@@ -732,6 +733,8 @@ API_URLS = [
     "/customers/api-keys/bulk-delete",
     "/customers/api-keys/not-a-uuid",
     "/customers/api-keys/0d6a52dc-6ad1-4b7b-8a8a-2b6f3c7f5c11/roll",
+    "/customers/usage",
+    "/customers/usage?period=1y",
     "/api/v1/keys/validate",
     "/api/v1/keys/validate/batch",
     "/api/v1/leaks",
