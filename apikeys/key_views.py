@@ -76,7 +76,7 @@ def _save(request: HttpRequest, key: APIKey, form: KeyForm) -> HttpResponse | No
     """Change the key and return a redirect, or None after errors, added to `form`."""
     url = reverse("key", args=[key.pk])
     try:
-        # As for a new key: whoever finds the browser open must not make a key live longer.
+        # As for a new key: an unattended browser must not be enough to let a key live longer.
         if services.extends(key, **form.changes) and (
             question := reauthentication.ask_before_key(request, then=f"{url}?edit=1", keep=_KEPT)
         ):
