@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
 from apikeys import expiry, scopes, services
-from apikeys.models import MAX_DESCRIPTION, MAX_NAME, APIKey
+from apikeys.models import MAX_DESCRIPTION, MAX_NAME, APIKey, read_allowed_networks
 from core import dates
 
 _KEEP: Final = "keep"
@@ -115,6 +115,12 @@ class KeyForm(forms.Form):
             (scope, scope_label(scope)) for scope in key.granted
         ]
 
+    def clean_allowed_networks(self) -> list[str]:
+        networks: list[str] = self.cleaned_data["allowed_networks"].replace(",", " ").split()
+        # services.update does this, too, but after the errors of other fields are gone.
+        read_allowed_networks(networks)
+        return networks
+
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean() or self.cleaned_data
         day = cleaned.get("expiry_date")
@@ -129,13 +135,20 @@ class KeyForm(forms.Form):
             name=self.cleaned_data["name"],
             description=self.cleaned_data["description"],
             scopes=self.cleaned_data["scopes"],
-            allowed_networks=self.cleaned_data["allowed_networks"].replace(",", " ").split(),
+            allowed_networks=self.cleaned_data["allowed_networks"],
         )
         if self.cleaned_data["expiry"] != _KEEP:
             changes["expires_at"] = _expires_at(
                 self.cleaned_data["expiry"], self.cleaned_data["expiry_date"]
             )
         return changes
+
+    def focus_first_error(self) -> None:
+        """Let the browser scroll to the first error: on phones the form is below the fold."""
+        for name in self.fields:
+            if name in self.errors:
+                self.fields[name].widget.attrs["autofocus"] = True
+                return
 
     def add_refusal(self, error: ValidationError) -> None:
         """Add an error of services.update to the field that it is about."""

@@ -68,6 +68,7 @@ def key(request: HttpRequest, key_id: UUID) -> HttpResponse:
     form = KeyForm(request.POST if request.method == "POST" else None, key=key, draft=draft)
     if request.method == "POST" and form.is_valid() and (response := _save(request, key, form)):
         return response
+    form.focus_first_error()
     context = {"key": key, "form": form, "has_draft": bool(draft), **_details(request, key)}
     return render(request, "apikeys/key.html", context, status=400 if form.errors else 200)
 

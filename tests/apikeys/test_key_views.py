@@ -257,10 +257,17 @@ def test_a_bad_network_is_refused_at_its_field(here, issue):
     key, _token = issue("studio")
     page = here.post(url(key), fields(key, name="kept", allowed_networks="192.0.2.7/24"))
     assert page.status_code == 400
-    assert "allowed_networks" in page.context["form"].errors
+    assert list(page.context["form"].errors) == ["allowed_networks"]
+    assert re.search(r'<textarea name="allowed_networks"[^>]*autofocus', page.text)
     assert 'value="kept"' in page.text
     assert "192.0.2.7/24" in page.text
     assert stored(key).name == "studio"
+
+
+def test_all_errors_are_shown_together(here, issue):
+    key, _token = issue("studio")
+    page = here.post(url(key), fields(key, name="", scopes=[], allowed_networks="everywhere"))
+    assert list(page.context["form"].errors) == ["name", "scopes", "allowed_networks"]
 
 
 def test_a_taken_name_links_to_the_other_key(here, issue):
