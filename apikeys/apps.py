@@ -8,10 +8,11 @@ class APIKeysConfig(AppConfig):
 
     def ready(self) -> None:
         from accounts import signals
-        from apikeys import receivers
+        from apikeys import key_history, receivers
         from apikeys.api import schema  # noqa: F401 (drf-spectacular finds it by its import)
         from apikeys.models import Reason
-        from audit import formatting
+        from audit import formatting, sentences
 
         signals.watch(receivers.accounts_changing)
         formatting.register_labels("reason", dict(Reason.choices))
+        sentences.register_key_lookup(key_history.find)

@@ -1,8 +1,10 @@
 """Audit events about the use of keys: new networks, refused keys, requests of services.
 
 They are queued in memory and written by the thread of usage.py, so that no response waits. The
-validation cache reports one use per key and client IP. Only keys with a verified secret count:
-others belong to no account and could fill the audit log.
+validation cache reports one use per key and client IP at least every CACHE_MAX_AGE seconds. Only
+keys with a verified secret count: others belong to no account and could fill the audit log.
+
+`KeyNetwork.last_used_at` is written once per hour, network and process: it is up to an hour late.
 """
 
 import logging
@@ -65,7 +67,8 @@ class UseEvents:
     def reset(self) -> None:
         """Reset all state, also in a forked child: its parent writes the queued events."""
         seconds = _EVENT_INTERVAL.total_seconds()
-        self._networks: LRUCache[Hashable, bool] = LRUCache(_MAX_KNOWN)
+        # The hour of the last use that was queued.
+        self._networks: LRUCache[Hashable, datetime] = LRUCache(_MAX_KNOWN)
         self._refusals: TTLCache[Hashable, bool] = TTLCache(_MAX_KNOWN, ttl=seconds)
         self._services: TTLCache[Hashable, bool] = TTLCache(_MAX_SERVICES, ttl=seconds)
         self._uses: deque[KeyUse] = deque()
@@ -73,10 +76,17 @@ class UseEvents:
         self._lock = Lock()
 
     def used(self, key_id: UUID, client_ip: str) -> None:
-        """Record that a valid key was used from `client_ip`."""
+        """Record that a valid key was used from `client_ip`, once per hour and network."""
         network = customer_network(client_ip)
-        if network and self._is_new(self._networks, (key_id, network)):
-            self._uses.append(KeyUse(key_id, "", client_ip, timezone.now()))
+        if not network:
+            return
+        now = timezone.now()
+        hour = now.replace(minute=0, second=0, microsecond=0)
+        with self._lock:
+            if self._networks.get((key_id, network)) == hour:
+                return
+            self._networks[key_id, network] = hour
+        self._uses.append(KeyUse(key_id, "", client_ip, now))
 
     def refused(self, key_id: UUID, code: str, client_ip: str) -> None:
         """Record that a key with the right secret was refused. code: the verdict's."""
@@ -141,7 +151,11 @@ def _write(batch: tuple[KeyUse, ...]) -> None:
     ids = {use.key_id for use in batch}
     # Locked first and in order, as in revocations and usage.py, against deadlocks.
     keys = APIKey.objects.select_for_update(no_key=True).order_by("pk").in_bulk(ids)
-    has_networks = set(KeyNetwork.objects.filter(key__in=ids).values_list("key_id", flat=True))
+    networks = {customer_network(use.client_ip) for use in batch}
+    of_keys = KeyNetwork.objects.filter(key__in=ids)
+    known = set(of_keys.filter(network__in=networks).values_list("key_id", "network"))
+    has_networks = set(of_keys.values_list("key_id", flat=True).distinct())
+    rows: dict[tuple[UUID, str], KeyNetwork] = {}
     for use in batch:
         key = keys.get(use.key_id)
         if key is None:
@@ -149,19 +163,25 @@ def _write(batch: tuple[KeyUse, ...]) -> None:
             continue
         if use.refusal:
             _record(Action.KEY_REFUSED, key, use, {"code": use.refusal})
-        elif network := _add_network(use):
+            continue
+        network = customer_network(use.client_ip)
+        row = rows.setdefault((key.pk, network), _new_row(key, network, use))
+        row.last_used_at = max(row.last_used_at or use.at, use.at)
+        if (key.pk, network) not in known:
             first = {} if key.pk in has_networks else {"first": "yes"}
+            known.add((key.pk, network))
             has_networks.add(key.pk)
             _record(Action.KEY_NEW_NETWORK, key, use, {"network": network, **first})
-
-
-def _add_network(use: KeyUse) -> str | None:
-    """Return the network if the key was never used from there before."""
-    network = customer_network(use.client_ip)
-    _row, is_new = KeyNetwork.objects.get_or_create(
-        key_id=use.key_id, network=network, defaults={"first_used_at": use.at}
+    KeyNetwork.objects.bulk_create(
+        rows.values(),
+        update_conflicts=True,
+        unique_fields=["key", "network"],
+        update_fields=["last_used_at"],
     )
-    return network if is_new else None
+
+
+def _new_row(key: APIKey, network: str, use: KeyUse) -> KeyNetwork:
+    return KeyNetwork(key_id=key.pk, network=network, first_used_at=use.at, last_used_at=use.at)
 
 
 def _record(action: Action, key: APIKey, use: KeyUse, detail: Mapping[str, str]) -> None:

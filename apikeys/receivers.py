@@ -20,7 +20,10 @@ from audit.services import Actor
 def export_keys(sender: type[User], *, user: User, **_: object) -> dict[str, Any]:
     """Return the keys of `user` and their use, without secrets."""
     return {
-        "keys": [_exported(key) for key in APIKey.objects.filter(owner=user)],
+        "keys": [
+            _exported(key)
+            for key in APIKey.objects.filter(owner=user).prefetch_related("former_names")
+        ],
         "daily_uses": list(
             DailyUse.objects.filter(key__owner=user)
             .order_by("day", "key")
@@ -39,6 +42,7 @@ def _exported(key: APIKey) -> dict[str, Any]:
         "id": key.pk,
         "key": key.masked,
         "name": key.name,
+        "former_names": [former.name for former in key.former_names.all()],
         "description": key.description,
         "created_at": key.created_at,
         "scopes": key.granted,

@@ -3,7 +3,7 @@
 from django.urls import path
 from django.views.generic import RedirectView
 
-from apikeys import connect_views, usage_views, views
+from apikeys import connect_views, key_views, usage_views, views
 from apikeys.leaks import views as leak_views
 from core.health import security_txt
 
@@ -12,6 +12,7 @@ urlpatterns = [
     path("keys", RedirectView.as_view(pattern_name="keys", query_string=True)),
     path("keys/", views.keys, name="keys"),
     path("keys/generate", views.generate, name="generate_key"),
+    path("keys/<uuid:key_id>/", key_views.key, name="key"),
     path("keys/<uuid:key_id>/delete", views.delete, name="delete_key"),
     path("keys/<uuid:key_id>/roll", views.rotate, name="roll_key"),
     path("usage/", usage_views.usage, name="usage"),

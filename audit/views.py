@@ -1,13 +1,17 @@
 """The activity page of an account."""
 
+from collections.abc import Iterator
+from uuid import UUID
+
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from audit.formatting import format_detail
+from audit import sentences
 from audit.models import Event
 
 PER_PAGE = 50
@@ -16,18 +20,47 @@ PER_PAGE = 50
 @login_required
 @require_safe
 def activity(request: HttpRequest) -> HttpResponse:
-    """The audit events of the user's account."""
+    """The audit events of the user's account; of one kind with `?kind=`, of one key with `?key=`.
+
+    404 for another kind, and for a key without an event of this account.
+    """
+    kind, key_id = request.GET.get("kind", ""), _key_id(request)
     events = Event.objects.filter(account=request.user.pk)
-    page = Paginator(events, PER_PAGE).get_page(request.GET.get("page"))
-    rows = [(event, format_detail(event), _actor_name(event, request)) for event in page]
-    context = {"page": page, "rows": rows, "section": "user"}
+    if key_id is not None:
+        events = events.filter(key_id=key_id)
+    page = Paginator(_of_kind(events, kind), PER_PAGE).get_page(request.GET.get("page"))
+    if key_id is not None and not page.object_list:
+        raise Http404
+    entries = sentences.describe(list(page), reader_id=request.user.pk)
+    context = {
+        "page": page,
+        "days": sentences.by_day(entries),
+        "kinds": list(_kinds(kind)),
+        "key": sentences.key_link(key_id) if key_id else None,
+        "section": "user",
+    }
     return render(request, "audit/activity.html", context)
 
 
-def _actor_name(event: Event, request: HttpRequest) -> str:
-    if event.actor_id == request.user.pk:
-        return _("you")
-    if event.actor_id is not None:
-        # Users do not see which member of staff it was.
-        return _("staff")
-    return ""
+def _key_id(request: HttpRequest) -> UUID | None:
+    if "key" not in request.GET:
+        return None
+    try:
+        return UUID(request.GET["key"])
+    except ValueError:
+        raise Http404 from None
+
+
+def _of_kind(events: QuerySet[Event], kind: str) -> QuerySet[Event]:
+    if not kind:
+        return events
+    if kind not in sentences.KINDS:
+        raise Http404
+    return events.filter(action__in=sentences.KINDS[kind][1])
+
+
+def _kinds(current: str) -> Iterator[tuple[str, str, bool]]:
+    """Yield value and words of each filter, and whether it is the current one."""
+    yield "", _("All"), not current
+    for kind, (label, _actions) in sentences.KINDS.items():
+        yield kind, str(label), kind == current

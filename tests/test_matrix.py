@@ -139,6 +139,11 @@ PAGES = {
         sends={"name": "bred", "nonce": "7b4c1f0e-6f5d-4f0a-9b6e-2f5f0f6f8a11"},
     ),
     # Another user's key is a 404, for staff too: they have the admin, which records the view.
+    "keys/<uuid:key_id>/": Row(
+        signed_in(404),
+        signed_in(404),
+        sends={"name": "stolen", "expiry": "keep", "scopes": "customers:read"},
+    ),
     "keys/<uuid:key_id>/delete": Row(signed_in(404), signed_in(404)),
     "keys/<uuid:key_id>/roll": Row(signed_in(404), signed_in(404), sends={"overlap": "0"}),
     "usage/": Row(signed_in(200), signed_in(405)),

@@ -10,7 +10,7 @@ ADD_UP = """
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("apikeys", "0013_notify_every_change"),
+        ("apikeys", "0014_key_networks"),
     ]
 
     operations = [

@@ -83,11 +83,16 @@ class DailyTotal(models.Model):
 
 
 class KeyNetwork(models.Model):
-    """A network that a key was used from: the first 24 bits of an IPv4 address, 48 of IPv6."""
+    """A network that a key was used from: the first 24 bits of an IPv4 address, 48 of IPv6.
+
+    last_used_at: within an hour (apikeys.key_networks); NULL for rows of older versions that were
+        not used since.
+    """
 
     key = models.ForeignKey(APIKey, on_delete=models.CASCADE, related_name="networks")
     network = models.CharField(_("network"), max_length=43)
     first_used_at = models.DateTimeField(_("first used"))
+    last_used_at = models.DateTimeField(_("last used"), null=True)
 
     class Meta:
         verbose_name = _("network of a key")

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 
 from apikeys import allowed_networks, expiry
 from apikeys import scopes as key_scopes
-from apikeys.models import APIKey, read_allowed_networks
+from apikeys.models import APIKey, FormerName, read_allowed_networks
 from apikeys.services.creation import (
     lock_owner,
     release_name,
@@ -135,6 +135,7 @@ def _is_extended(key: APIKey, new: dict[str, object]) -> bool:
 
 def _save(key: APIKey, differing: dict[str, object], *, by: Actor) -> None:
     detail = {"changed": " + ".join(sorted(differing)), **dict(_old_and_new(key, differing))}
+    old_name = key.name
     for name, value in differing.items():
         setattr(key, name, value)
     stored = dict(differing)
@@ -144,12 +145,14 @@ def _save(key: APIKey, differing: dict[str, object], *, by: Actor) -> None:
         release_name(key)
         validate_constraints(key)
     APIKey.objects.filter(pk=key.pk).update_known([key.public_id], **stored)
-    record_event(Action.KEY_CHANGED, key, by, detail)
+    event = record_event(Action.KEY_CHANGED, key, by, detail)
+    if "name" in differing:
+        FormerName.objects.create(key=key, name=old_name, replaced_at=event.at)
 
 
 def _old_and_new(key: APIKey, differing: dict[str, object]) -> Iterator[tuple[str, str]]:
-    """Yield old_… and new_… of each field, but for descriptions, which may be long."""
-    for name in sorted(differing.keys() - {"description"}):
+    """Yield old_… and new_… of each field but texts of the user: events outlive the account."""
+    for name in sorted(differing.keys() - {"name", "description"}):
         yield f"old_{name}", _as_text(getattr(key, name))
         yield f"new_{name}", _as_text(differing[name])
 

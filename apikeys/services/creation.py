@@ -138,6 +138,8 @@ def rotate(
         _replace(key, successor, overlap)
         _add(successor, by=actor, detail={"replaces": key.public_id})
         detail = {"successor": successor.public_id, "overlap": f"{overlap.total_seconds():.0f} s"}
+        if overlap and key.expires_at:
+            detail["until"] = key.expires_at.isoformat()
         record_event(Action.KEY_ROTATED, key, actor, detail)
 
     token = _create(successor, write)

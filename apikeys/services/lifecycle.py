@@ -10,7 +10,7 @@ from django.utils import timezone
 from accounts.models import User
 from accounts.services import notify
 from apikeys.models import APIKey, Reason
-from audit.models import Action
+from audit.models import Action, Event
 from audit.services import Actor, record
 
 
@@ -98,6 +98,6 @@ def _set_suspended(
     return bool(changed)
 
 
-def record_event(action: Action, key: APIKey, by: Actor, detail: dict[str, str]) -> None:
+def record_event(action: Action, key: APIKey, by: Actor, detail: dict[str, str]) -> Event:
     """Write an audit event about `key`, for its owner's account."""
-    record(action, account_id=key.owner_id, key=key, by=by, detail=detail)
+    return record(action, account_id=key.owner_id, key=key, by=by, detail=detail)

@@ -1,12 +1,14 @@
 """Audit events about networks of keys and refused keys."""
 
+from datetime import timedelta
+
 import pytest
 
 from apikeys import key_networks, services, usage
 from apikeys.key_networks import customer_network
 from apikeys.models import KeyNetwork, Reason
 from audit.models import Action, Event
-from tests.factories import failing_statements
+from tests.factories import failing_statements, later
 
 
 def ask(client, token, *, client_ip: str = "192.0.2.7", path: str = "/customers"):
@@ -103,3 +105,22 @@ def test_no_event_is_written_about_a_deleted_key(client, issue):
     ask(client, token)
     gone.delete()
     assert events(Action.KEY_NEW_NETWORK) == []
+
+
+def test_the_last_use_of_a_network_is_written_once_an_hour(
+    client, issue, django_assert_num_queries
+):
+    key, token = issue()
+    ask(client, token)
+    usage.flush()
+    first = KeyNetwork.objects.get(key=key)
+    assert first.last_used_at == first.first_used_at
+    ask(client, token, client_ip="192.0.2.99")
+    with django_assert_num_queries(0):
+        key_networks.flush()
+    with later(timedelta(hours=1)):
+        ask(client, token, client_ip="192.0.2.99")
+        usage.flush()
+    again = KeyNetwork.objects.get(key=key)
+    assert again.first_used_at == first.first_used_at
+    assert timedelta(minutes=59) < again.last_used_at - first.last_used_at < timedelta(minutes=61)

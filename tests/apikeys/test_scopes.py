@@ -284,7 +284,12 @@ def test_the_audit_log_links_a_key_and_its_successor(alice, issue):
     successor, token = services.rotate(key, overlap=HOUR)
     rolled = Event.objects.get(action=Action.KEY_ROTATED)
     assert (rolled.public_id, rolled.account) == (key.public_id, alice)
-    assert rolled.detail == {"successor": successor.public_id, "overlap": "3600 s"}
+    key.refresh_from_db()
+    assert rolled.detail == {
+        "successor": successor.public_id,
+        "overlap": "3600 s",
+        "until": key.expires_at.isoformat(),
+    }
     made = Event.objects.get(action=Action.KEY_ISSUED, public_id=successor.public_id)
     assert made.detail == {"replaces": key.public_id}
     assert token.reveal()[20:] not in str(list(Event.objects.values()))

@@ -35,6 +35,8 @@ FOR_ALICE = [
     "/usage/",
     "/connect",
     "/account/",
+    "/account/activity",
+    "/account/activity?kind=logins",
     "/account/email",
     "/account/password/change",
     "/account/logins",
@@ -162,6 +164,11 @@ def test_creating_and_deleting_a_key_is_accessible(
     found["delete page"] = violations(page)
     page.goto(asks.replace("/delete", "/roll"))
     found["roll page"] = violations(page)
+    page.goto(asks.replace("delete", ""))
+    found["key page"] = violations(page)
+    page.get_by_label("Name").fill("")
+    page.get_by_role("button", name="Save").click()
+    found["key page, refused"] = violations(page)
     page.goto("/usage/")
     found["usage"] = violations(page)
     assert {place: said for place, said in found.items() if said} == {}

@@ -76,7 +76,7 @@ TEMPLATES = [
         "APP_DIRS": True,
         "OPTIONS": {
             # core is not an app.
-            "libraries": {"charts": "core.charts"},
+            "libraries": {"charts": "core.charts", "dates": "core.dates"},
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",

@@ -1,0 +1,440 @@
+"""Audit events as sentences for the owner of the account: what happened, who did it, from where.
+
+A sentence has no ids and no codes. A value without a text here gets the general sentence of its
+action. Staff pages show the detail itself (audit.formatting).
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from itertools import groupby
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from django.utils import timezone
+from django.utils.functional import Promise
+from django.utils.html import escape, format_html
+from django.utils.safestring import SafeString
+from django.utils.text import get_text_list
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _lazy
+
+from audit.models import Action, Event, Via
+from core import dates
+
+type Text = str | Promise
+
+
+class KeyPage(Protocol):
+    """A key for sentences: the URL of its page, and its names over time."""
+
+    @property
+    def url(self) -> str: ...
+
+    def name_at(self, at: datetime) -> str: ...
+
+
+type KeyLookup = Callable[[Collection[UUID]], Mapping[UUID, KeyPage]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event as shown to the owner of the account."""
+
+    event: Event
+    # A symbol of static/icons.svg.
+    icon: str
+    text: SafeString
+    # Who did it, and from where.
+    source: SafeString
+    # What others wrote about it: a reason, the URLs of a leaked key. May be empty.
+    note: SafeString | str
+
+
+class _Lookup:
+    """The registered function that finds keys. Without one, sentences show public ids."""
+
+    find: KeyLookup = staticmethod(lambda ids: {})
+
+
+def register_key_lookup(lookup: KeyLookup) -> None:
+    """Set the function that returns keys by id, for the app that has them."""
+    _Lookup.find = staticmethod(lookup)
+
+
+def describe(events: Sequence[Event], *, reader_id: UUID | None) -> list[Entry]:
+    """Return `events` in sentences, for the account `reader_id`. Costs one lookup of keys."""
+    keys = _Lookup.find({event.key_id for event in events if event.key_id})
+    return [
+        Entry(
+            event=event,
+            icon=_icon(event),
+            text=_sentence(event, keys.get(event.key_id) if event.key_id else None),
+            source=_source(event, reader_id),
+            note=_note(event),
+        )
+        for event in events
+    ]
+
+
+def key_link(key_id: UUID) -> SafeString | None:
+    """Return a link to the page of a key; None if it was deleted with everything about it."""
+    page = _Lookup.find({key_id}).get(key_id)
+    return None if page is None else _linked(page, timezone.now())
+
+
+def by_day(entries: Sequence[Entry]) -> list[tuple[date, str, list[Entry]]]:
+    """Group entries by local day: the day, its words (`Today`), its entries."""
+    return [
+        (day, dates.relative_day(day), list(group))
+        for day, group in groupby(
+            entries, key=lambda entry: timezone.localtime(entry.event.at).date()
+        )
+    ]
+
+
+# --- Sentences ---
+
+# By action. {key} is the name of the key.
+_SENTENCES: Final[Mapping[str, Text]] = {
+    Action.KEY_ISSUED: _lazy("Created {key}."),
+    Action.KEY_ROTATED: _lazy("Rotated {key}. The old key no longer works."),
+    Action.KEY_CHANGED: _lazy("Changed {key}."),
+    Action.KEY_REVOKED: _lazy("Deleted {key}."),
+    Action.KEY_SUSPENDED: _lazy("Suspended {key}. It's refused until it is restored."),
+    Action.KEY_RESTORED: _lazy("Restored {key}. It works again."),
+    Action.KEY_LEAKED: _lazy("{key} was reported as exposed."),
+    Action.KEY_NEW_NETWORK: _lazy("{key} was used from a new network."),
+    Action.KEY_REFUSED: _lazy("{key} was refused."),
+    Action.ACCOUNT_CREATED: _lazy("Created the account."),
+    Action.SIGNED_IN: _lazy("Logged in."),
+    Action.SIGN_IN_REFUSED: _lazy("A log-in failed."),
+    Action.SIGNED_OUT: _lazy("Logged out."),
+    Action.PASSWORD_CHANGED: _lazy("Changed the password."),
+    Action.EMAIL_CHANGED: _lazy("Changed the email."),
+    Action.FACTOR_ADDED: _lazy("Added a second factor."),
+    Action.FACTOR_REMOVED: _lazy("Removed a second factor."),
+    Action.LOGIN_ADDED: _lazy("Connected a login."),
+    Action.LOGIN_REMOVED: _lazy("Disconnected a login."),
+    Action.ACCOUNT_DISABLED: _lazy("Disabled the account. Its keys are refused."),
+    Action.ACCOUNT_ENABLED: _lazy("Enabled the account. Its keys work again."),
+    Action.ACCOUNT_DELETED: _lazy("Deleted the account."),
+    Action.STAFF_VIEWED: _lazy("Viewed this account."),
+    Action.STAFF_CHANGED: _lazy("Changed this account."),
+    Action.STAFF_LOOKED_UP: _lazy("Looked up {key}."),
+    Action.STAFF_REFUSED: _lazy("Was refused a staff page."),
+    Action.STAFF_EXPORTED: _lazy("Exported the audit log."),
+    Action.SERVICE_USED: _lazy("A service asked about keys."),
+    Action.SERVICE_REFUSED: _lazy("A service was refused."),
+}
+
+# Values of details with a sentence of their own: by action, the name of the detail and its values.
+# None: any value.
+_VARIANTS: Final[Mapping[str, Sequence[tuple[str, Mapping[str | None, Text]]]]] = {
+    Action.KEY_ISSUED: [
+        ("replaces", {None: _lazy("Created a new key for {key}, which replaces the old one.")}),
+    ],
+    Action.KEY_CHANGED: [
+        (
+            "changed",
+            {
+                "name": _lazy("Renamed {old_key} to {key}."),
+                "description": _lazy("Changed the description of {key}."),
+                "scopes": _lazy("Narrowed the permissions of {key}."),
+                None: _lazy("Changed {key}: {fields}."),
+            },
+        ),
+    ],
+    Action.KEY_REVOKED: [
+        (
+            "reason",
+            {
+                "account": _lazy("Deleted {key} with the account."),
+                "rolled": _lazy("Deleted {key}, which was replaced by a new key."),
+                "leaked": _lazy("Deleted {key}, because it was reported as exposed."),
+                "code": _lazy("Deleted {key}, because the code for it was used twice."),
+            },
+        ),
+    ],
+    Action.KEY_LEAKED: [
+        (
+            "reporter",
+            {
+                "github": _lazy("{key} was found in public by GitHub."),
+                "service": _lazy("{key} was found in public by a scanning service."),
+                "person": _lazy("{key} was reported as exposed by someone who had all of it."),
+                "staff": _lazy("{key} was reported as exposed by an administrator."),
+            },
+        ),
+    ],
+    Action.KEY_NEW_NETWORK: [
+        ("first", {"yes": _lazy("{key} was used for the first time, from {network}.")}),
+        ("network", {None: _lazy("{key} was used from a new network, {network}.")}),
+    ],
+    Action.KEY_REFUSED: [
+        (
+            "code",
+            {
+                "REVOKED": _lazy("{key} was refused, because it was deleted."),
+                "SUSPENDED": _lazy("{key} was refused, because it is suspended."),
+                "EXPIRED": _lazy("{key} was refused, because it has expired."),
+                "ACCOUNT_DISABLED": _lazy("{key} was refused, because the account is disabled."),
+                "NETWORK_NOT_ALLOWED": _lazy(
+                    "{key} was refused, because it may not be used from this network."
+                ),
+            },
+        ),
+    ],
+    Action.SIGNED_IN: [
+        ("how", {"": _lazy("Logged in."), None: _lazy("Logged in with {methods}.")}),
+    ],
+    Action.SIGN_IN_REFUSED: [
+        (
+            "why",
+            {
+                "password": _lazy("A log-in failed: the password was wrong."),
+                "factor": _lazy("A log-in failed: the second factor was wrong."),
+                "code": _lazy("A log-in failed: the code from the email was wrong."),
+                "disabled": _lazy("A log-in failed: the account is disabled."),
+                "provider": _lazy("A log-in with {provider} failed."),
+                "google": _lazy("A Google login that is not connected here was refused."),
+                "github": _lazy("A GitHub login that is not connected here was refused."),
+            },
+        ),
+    ],
+    Action.SIGNED_OUT: [("where", {"elsewhere": _lazy("Logged out on all other devices.")})],
+    Action.FACTOR_ADDED: [
+        (
+            "type",
+            {
+                "totp": _lazy("Added an authenticator app."),
+                "webauthn": _lazy("Added a passkey."),
+                "recovery_codes": _lazy("Created new recovery codes."),
+            },
+        ),
+    ],
+    Action.FACTOR_REMOVED: [
+        (
+            "type",
+            {
+                "totp": _lazy("Removed the authenticator app."),
+                "webauthn": _lazy("Removed a passkey."),
+                "recovery_codes": _lazy("Removed the recovery codes."),
+            },
+        ),
+    ],
+    Action.LOGIN_ADDED: [("provider", {None: _lazy("Connected {provider}.")})],
+    Action.LOGIN_REMOVED: [("provider", {None: _lazy("Disconnected {provider}.")})],
+    Action.STAFF_CHANGED: [
+        (
+            "did",
+            {
+                "end sessions": _lazy("Logged this account out on all devices."),
+                "make staff": _lazy("Gave this account a staff role."),
+            },
+        ),
+    ],
+}
+_ROTATED_WORKS: Final = _lazy("Rotated {key}. The old key works until {until}.")
+_ROTATED_WORKED: Final = _lazy("Rotated {key}. The old key worked until {until}.")
+_EXPIRY_SET: Final = _lazy("Changed the expiry of {key} to {until}.")
+_EXPIRY_REMOVED: Final = _lazy("Removed the expiry of {key}.")
+_NETWORKS_SET: Final = _lazy("Allowed {key} only from {networks}.")
+_NETWORKS_REMOVED: Final = _lazy("Allowed {key} from all networks.")
+_VIEWED_KEY: Final = _lazy("Viewed {key}.")
+
+_FIELDS: Final[Mapping[str, Text]] = {
+    "name": _lazy("name"),
+    "description": _lazy("description"),
+    "expires_at": _lazy("expiry"),
+    "scopes": _lazy("permissions"),
+    "allowed_networks": _lazy("allowed networks"),
+}
+
+_METHODS: Final[Mapping[str, Text]] = {
+    "password": _lazy("a password"),
+    "password_reset": _lazy("a new password"),
+    "code": _lazy("a code from an email"),
+    "google": "Google",
+    "github": "GitHub",
+    "totp": _lazy("an authenticator app"),
+    "webauthn": _lazy("a passkey"),
+    "recovery_codes": _lazy("a recovery code"),
+    "mfa": _lazy("a second factor"),
+}
+_PROVIDERS: Final = {"google": "Google", "github": "GitHub"}
+
+
+def _sentence(event: Event, key: KeyPage | None) -> SafeString:
+    return format_html(
+        str(_template(event)),
+        key=_key(event, key, event.at),
+        old_key=_key(event, key, event.at - timedelta.resolution),
+        network=_isolated(event.detail.get("network", "")),
+        networks=_isolated(", ".join(str(event.detail.get("new_allowed_networks", "")).split())),
+        provider=_PROVIDERS.get(event.detail.get("provider", ""), _("the login provider")),
+        methods=_words(event, "how", _METHODS),
+        fields=_words(event, "changed", _FIELDS),
+        until=_until(event),
+    )
+
+
+def _template(event: Event) -> Text:
+    """Return the text of an event, with placeholders in braces."""
+    detail = event.detail
+    if event.action == Action.KEY_ROTATED and (ends_at := _end(event)):
+        return _ROTATED_WORKS if ends_at > timezone.now() else _ROTATED_WORKED
+    if detail.get("changed") == "expires_at":
+        return _EXPIRY_SET if detail.get("new_expires_at") else _EXPIRY_REMOVED
+    if detail.get("changed") == "allowed_networks":
+        return _NETWORKS_SET if detail.get("new_allowed_networks") else _NETWORKS_REMOVED
+    if event.action == Action.STAFF_VIEWED and event.key_id:
+        return _VIEWED_KEY
+    for name, texts in _VARIANTS.get(event.action, ()):
+        if name in detail and (text := texts.get(str(detail[name])) or texts.get(None)):
+            return text
+    # An event of a newer version, after an upgrade was undone.
+    return _SENTENCES.get(event.action, _lazy("Something else happened."))
+
+
+def _key(event: Event, key: KeyPage | None, at: datetime) -> SafeString:
+    if key is not None:
+        return _linked(key, at)
+    if event.public_id:
+        # The key was deleted with everything about it.
+        return format_html("<code>comfyui-{}…</code>", event.public_id)
+    return escape(_("a key"))
+
+
+def _linked(key: KeyPage, at: datetime) -> SafeString:
+    return format_html('<a class="event-key" href="{}"><bdi>{}</bdi></a>', key.url, key.name_at(at))
+
+
+def _words(event: Event, name: str, words: Mapping[str, Text]) -> str:
+    """Return a detail such as `password + totp` in words: `a password and an authenticator app`."""
+    parts = str(event.detail.get(name, "")).split(" + ")
+    # In the order of `words`. Parts that a newer version has recorded have no words here.
+    known = [str(text) for part, text in words.items() if part in parts]
+    return get_text_list(known, _("and")) or _("something else")
+
+
+def _end(event: Event) -> datetime | None:
+    """Return when a key ends, after a rotation or a change; None if it ended at once, or never."""
+    if stored := event.detail.get("until") or event.detail.get("new_expires_at"):
+        return datetime.fromisoformat(stored)
+    # Rotations of older versions have a duration such as `86400 s`.
+    seconds, _space, _unit = str(event.detail.get("overlap", "")).partition(" ")
+    return event.at + timedelta(seconds=int(seconds)) if seconds.strip("0").isdigit() else None
+
+
+def _until(event: Event) -> SafeString | str:
+    ends_at = _end(event)
+    if ends_at is None:
+        return ""
+    return format_html('<time datetime="{}">{}</time>', ends_at.isoformat(), dates.moment(ends_at))
+
+
+# --- Who, from where ---
+
+
+def _source(event: Event, reader_id: UUID | None) -> SafeString:
+    who, device = _who(event, reader_id), _device(event)
+    if event.address and device:
+        text = _("{who}, from {ip} ({device})")
+    elif event.address:
+        text = _("{who}, from {ip}")
+    else:
+        text = _("{who} ({device})") if device else "{who}"
+    ip = format_html("<bdi>{}</bdi>", event.address or "")
+    return format_html(text, who=who, ip=ip, device=format_html("<bdi>{}</bdi>", device))
+
+
+def _who(event: Event, reader_id: UUID | None) -> str:
+    via = event.via
+    if event.actor_id == reader_id:
+        if via == Via.API:
+            return _("You, through the REST API")
+        return _("You, for a device or site") if via == Via.OAUTH else _("You")
+    # Users do not see which member of staff it was.
+    if event.actor_id is not None or via == Via.ADMIN:
+        return _("An administrator")
+    if event.action in {Action.SERVICE_USED, Action.SERVICE_REFUSED}:
+        return _("A service")
+    return {
+        Via.COMMAND.value: _("An administrator, on the server"),
+        Via.API.value: _("ComfyUI or another program"),
+        Via.OAUTH.value: _("This site"),
+        Via.LEAK_REPORT.value: _("A report of exposed keys"),
+    }.get(via, _("Someone"))
+
+
+def _device(event: Event) -> str:
+    """Return browser and system of a log-in in the current language; empty if unknown."""
+    browser, on, system = str(event.detail.get("device", "")).partition(" on ")
+    if not on:
+        return "" if browser == "Unknown device" else browser
+    return _("%(browser)s on %(system)s") % {"browser": browser, "system": system}
+
+
+def _note(event: Event) -> SafeString | str:
+    detail = event.detail
+    if event.action in {Action.ACCOUNT_DISABLED, Action.ACCOUNT_ENABLED} and detail.get("reason"):
+        return format_html(_("Reason: {reason}"), reason=_isolated(detail["reason"]))
+    if event.action != Action.KEY_LEAKED:
+        return ""
+    if detail.get("found_at"):
+        # Not links: what is found there may do harm.
+        return format_html(_("Found at {urls}"), urls=_isolated(detail["found_at"]))
+    if detail.get("note"):
+        return format_html(_("They wrote: {text}"), text=_isolated(detail["note"]))
+    return ""
+
+
+def _isolated(text: Any) -> SafeString:
+    return format_html("<bdi>{}</bdi>", text)
+
+
+# --- Icons and filters ---
+
+_ICONS: Final[Mapping[str, str]] = {
+    Action.KEY_ISSUED: "plus",
+    Action.KEY_ROTATED: "rotate",
+    Action.KEY_CHANGED: "edit",
+    Action.KEY_REVOKED: "delete",
+    Action.KEY_SUSPENDED: "pause",
+    Action.KEY_RESTORED: "resume",
+    Action.KEY_LEAKED: "alert",
+    Action.KEY_NEW_NETWORK: "network",
+    Action.KEY_REFUSED: "block",
+    Action.SIGNED_IN: "login",
+    Action.SIGN_IN_REFUSED: "alert",
+    Action.SIGNED_OUT: "logout",
+    Action.PASSWORD_CHANGED: "lock",
+    Action.EMAIL_CHANGED: "mail",
+    Action.FACTOR_ADDED: "shield",
+    Action.FACTOR_REMOVED: "shield",
+    Action.LOGIN_ADDED: "link",
+    Action.LOGIN_REMOVED: "link",
+    Action.ACCOUNT_DISABLED: "pause",
+    Action.ACCOUNT_ENABLED: "resume",
+    Action.STAFF_VIEWED: "eye",
+    Action.STAFF_LOOKED_UP: "eye",
+    Action.STAFF_REFUSED: "block",
+}
+
+
+def _icon(event: Event) -> str:
+    return f"event-{_ICONS.get(event.action, 'account')}"
+
+
+_LOGINS: Final = (Action.SIGNED_IN, Action.SIGN_IN_REFUSED, Action.SIGNED_OUT)
+_KEYS: Final = tuple(action for action in Action if action.startswith("key."))
+# The filters of the page: the value of `kind`, its words and its actions.
+KINDS: Final[Mapping[str, tuple[Text, Sequence[Action]]]] = {
+    "keys": (_lazy("Keys"), _KEYS),
+    "logins": (_lazy("Log-ins"), _LOGINS),
+    "account": (
+        _lazy("Account"),
+        tuple(action for action in Action if action not in {*_KEYS, *_LOGINS}),
+    ),
+}
