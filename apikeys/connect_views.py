@@ -56,7 +56,7 @@ def connect(request: HttpRequest) -> HttpResponse:
         "section": "connect",
         "form": form,
         "verdict": verdict,
-        **_instructions(),
+        **instructions(),
     }
     response = render(request, "apikeys/connect.html", context, status=status)
     if status == 503:
@@ -64,14 +64,24 @@ def connect(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _instructions() -> dict[str, object]:
-    """Return what the template says about this platform."""
+def instructions() -> dict[str, object]:
+    """Return what templates say about connecting ComfyUI to this platform."""
     return {
         "flags": _flags(settings.PUBLIC_URL),
         "is_https": settings.HTTPS,
         "upgrade": _NEWEST_FRONTEND if settings.HTTPS else _FRONTEND_WITHOUT_HTTPS,
         "has_own_authority": settings.TLS and settings.TLS_CERT is None,
     }
+
+
+def likely_installation(user_agent: str) -> str:
+    """Return how ComfyUI is probably installed: `portable` (Windows), `desktop` or `local` (git).
+
+    The user may run ComfyUI on another machine than the browser: this is a default only.
+    """
+    if "Windows" in user_agent:
+        return "portable"
+    return "desktop" if "Macintosh" in user_agent else "local"
 
 
 def _flags(url: str) -> list[str]:

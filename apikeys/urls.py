@@ -12,6 +12,8 @@ urlpatterns = [
     path("keys", RedirectView.as_view(pattern_name="keys", query_string=True)),
     path("keys/", views.keys, name="keys"),
     path("keys/generate", views.generate, name="generate_key"),
+    path("keys/delete", views.delete_selected, name="delete_keys"),
+    path("keys/<uuid:key_id>/first-use", views.first_use, name="first_use"),
     path("keys/<uuid:key_id>/delete", views.delete, name="delete_key"),
     path("keys/<uuid:key_id>/roll", views.rotate, name="roll_key"),
     path("usage/", views.usage, name="usage"),

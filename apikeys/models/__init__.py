@@ -3,7 +3,7 @@
 Operations on keys are in apikeys.services.
 """
 
-from apikeys.models.keys import APIKey, APIKeyQuerySet, Reason
+from apikeys.models.keys import EXPIRING_SOON, APIKey, APIKeyQuerySet, KeyState, Reason
 from apikeys.models.uses import DailyUse, HourlyUse, KeyNetwork
 from apikeys.models.validators import (
     MAX_DESCRIPTION,
@@ -15,6 +15,7 @@ from apikeys.models.validators import (
 )
 
 __all__ = [
+    "EXPIRING_SOON",
     "MAX_DESCRIPTION",
     "MAX_FOLDED",
     "MAX_NAME",
@@ -23,6 +24,7 @@ __all__ = [
     "DailyUse",
     "HourlyUse",
     "KeyNetwork",
+    "KeyState",
     "Reason",
     "validate_description",
     "validate_name",

@@ -1,8 +1,9 @@
 """Keys. The plaintext of a key is not stored."""
 
 import uuid
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+from typing import Any, Final
 
 from django.conf import settings
 from django.core.validators import RegexValidator
@@ -35,6 +36,22 @@ class Reason(models.TextChoices):
     LEAKED = "leaked", _("found where others can read it")
     CODE_REUSED = "code", _("the code it was fetched with came twice")
 
+
+class KeyState(models.TextChoices):
+    """Filters of lists of keys, as in the URLs of pages and of the REST API."""
+
+    ALL = "all", _("All")
+    NEVER_USED = "never_used", _("Never used")
+    UNUSED = "unused", _("Unused for 90 days")
+    EXPIRING = "expiring", _("Expiring soon")
+    EXPIRED = "expired", _("Expired")
+    SUSPENDED = "suspended", _("Suspended")
+
+
+UNUSED_AFTER: Final = timedelta(days=90)
+"""The time since its last use, or without one since its creation, after which a key is unused."""
+
+EXPIRING_SOON: Final = timedelta(days=7)
 
 # Fields that no verdict depends on.
 _FIELDS_WITHOUT_EFFECT = frozenset({"last_used_at", "holds_name", "tag_pepper"})
@@ -83,6 +100,22 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
         replaced = models.Q(successor__isnull=False, expires_at__lte=timezone.now())
         return self.kept().exclude(replaced)
 
+    def in_state(self, state: KeyState) -> "APIKeyQuerySet":
+        """Return keys in a state; a key may be in several.
+
+        Suspended keys are in no other state but ALL. Keys that are replaced do not count as
+        expiring.
+        """
+        return self.filter(_state_filters()[state])
+
+    def count_by_state(self) -> dict[str, int]:
+        """Return the number of keys in each state, in the order of KeyState, with one query."""
+        counts = {
+            state.value: models.Count("pk", filter=condition)
+            for state, condition in _state_filters().items()
+        }
+        return self.order_by().aggregate(**counts)
+
     def matching(self, words: str) -> "APIKeyQuerySet":
         """Return keys with `words` in the name, the description or the masked key."""
         return self.filter(
@@ -91,6 +124,25 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
             # Only the public part of a pasted key goes into the query.
             | models.Q(public_id__startswith=words.lower().removeprefix(tokens.PREFIX)[:12])
         )
+
+
+def _state_filters() -> Mapping[KeyState, models.Q]:
+    now = timezone.now()
+    active = models.Q(revoked_at=None, suspended_at=None)
+    live = active & (models.Q(expires_at=None) | models.Q(expires_at__gt=now))
+    never_used = models.Q(last_used_at=None)
+    long_ago = now - UNUSED_AFTER
+    soon = now + EXPIRING_SOON
+    return {
+        # An empty Q is no condition for Count.
+        KeyState.ALL: models.Q(pk__isnull=False),
+        KeyState.NEVER_USED: live & never_used,
+        KeyState.UNUSED: live
+        & (models.Q(last_used_at__lt=long_ago) | (never_used & models.Q(created_at__lt=long_ago))),
+        KeyState.EXPIRING: live & models.Q(expires_at__lte=soon, successor=None),
+        KeyState.EXPIRED: active & models.Q(expires_at__lte=now),
+        KeyState.SUSPENDED: models.Q(revoked_at=None, suspended_at__isnull=False),
+    }
 
 
 class APIKey(models.Model):

@@ -6,14 +6,16 @@ a module of that name.
 """
 
 from apikeys.services.creation import AlreadyIssued, check, issue, rotate
-from apikeys.services.lifecycle import restore, revoke, suspend
+from apikeys.services.lifecycle import UnknownKeys, delete_many, restore, revoke, suspend
 from apikeys.services.validation import Verdict, VerdictCode, validate
 
 __all__ = [
     "AlreadyIssued",
+    "UnknownKeys",
     "Verdict",
     "VerdictCode",
     "check",
+    "delete_many",
     "issue",
     "restore",
     "revoke",

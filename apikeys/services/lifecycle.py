@@ -1,14 +1,25 @@
 """Revoke, suspend and restore keys."""
 
+from collections.abc import Collection
 from datetime import datetime
+from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
 
+from accounts.models import User
 from accounts.services import notify
 from apikeys.models import APIKey, Reason
 from audit.models import Action
 from audit.services import Actor, record
+
+
+class UnknownKeys(Exception):  # noqa: N818 (an outcome, not an error)
+    """Keys that are not the owner's. ids: theirs, in the order of the request."""
+
+    def __init__(self, ids: Collection[UUID]) -> None:
+        super().__init__(", ".join(map(str, ids)))
+        self.ids = tuple(ids)
 
 
 def revoke(key: APIKey, *, reason: Reason, by: Actor | None = None) -> bool:
@@ -30,6 +41,30 @@ def revoke(key: APIKey, *, reason: Reason, by: Actor | None = None) -> bool:
         if reason is Reason.REVOKED_BY_STAFF:
             notify(key.owner, "apikeys/email/revoked", {"key": key}, is_security=True)
     return bool(revoked)
+
+
+def delete_many(*, owner: User, ids: Collection[UUID], by: Actor) -> list[APIKey]:
+    """Revoke keys of `owner` in one transaction, and return those that were not revoked before.
+
+    Raise UnknownKeys if one is not the owner's: then none is revoked.
+    """
+    with transaction.atomic():
+        # In the order of other locks on keys, against deadlocks.
+        own = APIKey.objects.filter(owner=owner, pk__in=ids).select_for_update().order_by("pk")
+        keys = {key.pk: key for key in own}
+        if unknown := [pk for pk in dict.fromkeys(ids) if pk not in keys]:
+            raise UnknownKeys(unknown)
+        kept = [key for key in keys.values() if key.revoked_at is None]
+        changes = {"revoked_at": timezone.now(), "revoked_reason": Reason.DELETED_BY_OWNER}
+        APIKey.objects.filter(pk__in=[key.pk for key in kept]).update_known(
+            [key.public_id for key in kept], **changes
+        )
+        for key in kept:
+            record_event(Action.KEY_REVOKED, key, by, {"reason": Reason.DELETED_BY_OWNER})
+    for key in kept:
+        for name, value in changes.items():
+            setattr(key, name, value)
+    return kept
 
 
 def suspend(key: APIKey, *, by: Actor, notify_owner: bool = True) -> bool:

@@ -104,7 +104,7 @@ def _verdict_on(key: APIKey, token: Token, *, is_use: bool) -> Verdict:
         usage.note_tag(key.pk, pepper)
     code = _state(key)
     if code is VerdictCode.VALID and is_use:
-        usage.count(key.pk)
+        usage.count(key.pk, is_first=key.last_used_at is None)
     return Verdict(code, key, key.lifetime)
 
 

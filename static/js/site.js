@@ -1,7 +1,9 @@
 // What scripts add to the pages. Everything works without them; with them it works in place.
 
 import { copy } from "./copy.js";
+import "./first-use.js";
 import "./forget.js";
+import "./list.js";
 import { usePasskeys } from "./passkeys.js";
 import { revealOnce } from "./reveal.js";
 
@@ -30,6 +32,8 @@ for (const button of document.querySelectorAll("[data-deletes]")) {
     event.preventDefault();
     deletion.querySelector("form").action = button.form.action;
     deletion.querySelector("h2").textContent = button.dataset.deletes;
+    deletion.querySelector("[data-masked]").textContent = button.dataset.masked;
+    deletion.querySelector("[data-last-used]").textContent = button.dataset.lastUsed;
     deletion.showModal();
   });
 }
@@ -50,6 +54,14 @@ for (const form of document.querySelectorAll("form[data-once]")) {
     form.querySelector("[aria-disabled]")?.removeAttribute("aria-disabled");
   });
 }
+
+// --- Enter that ends the input of a character does not submit the form ---------------------------
+
+addEventListener("keydown", (event) => {
+  // Safari ends the composition first, and leaves the key code of input methods (229).
+  const isComposing = event.isComposing || event.keyCode === 229;
+  if (event.key === "Enter" && isComposing && event.target.form) event.preventDefault();
+});
 
 // --- A key that is pasted whole is looked for by what may be shown of it ------------------------
 
