@@ -133,13 +133,14 @@ class Row:
 class KeyList:
     """A part of the list of a user's keys, as the template shows it.
 
-    Costs five queries, however many keys there are.
+    Costs five queries at most, however many keys there are.
     """
 
     def __init__(self, owner: User, parameters: Parameters) -> None:
         own = APIKey.objects.listed().filter(owner=owner)
         self._by_state = own.count_by_state()
         self._counts = own.aggregate(
+            replaced=Count("pk", filter=Q(successor__isnull=False)),
             ever_used=Count("pk", filter=Q(last_used_at__isnull=False)),
             # The keys that KEYS_PER_ACCOUNT limits.
             limited=Count("pk", filter=Q(pk__in=own.live().filter(successor=None))),
@@ -151,7 +152,8 @@ class KeyList:
         top = found.exclude(is_below).order_by(*_order_by(parameters.sort))
         self.page: Page[APIKey] = Paginator(top, PER_PAGE).get_page(parameters.page)
         self.parameters = replace(parameters, page=self.page.number)
-        replaced = found.filter(is_below).order_by("-created_at") if self.page.object_list else []
+        has_replaced = self._counts["replaced"] and self.page.object_list
+        replaced = found.filter(is_below).order_by("-created_at") if has_replaced else []
         self.rows = _rows(self.page, replaced)
 
     @property
