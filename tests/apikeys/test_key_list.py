@@ -307,4 +307,4 @@ def test_a_time_in_the_future_has_one_unit_and_whole_days(delta, words):
 
 def test_times_are_in_the_language_of_the_user():
     with translation.override("ja"):
-        assert ago(timezone.now() - 3 * DAY).replace("\xa0", " ") == "3 日 前"
+        assert ago(timezone.now() - 3 * DAY).replace("\xa0", " ") == "3日前"
