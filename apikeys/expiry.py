@@ -66,6 +66,12 @@ def earliest(*moments: datetime | None) -> datetime | None:
     return min((moment for moment in moments if moment is not None), default=None)
 
 
+def validate_expires_at(expires_at: datetime | None) -> None:
+    """Raise ValidationError for an expiry that a key can't have. None stands for never."""
+    if expires_at is not None:
+        validated(expires_at)
+
+
 def validated(moment: datetime) -> datetime:
     """Return `moment` if it is in the future and at most MAX_DAYS from now.
 

@@ -1,5 +1,6 @@
 """Forms to create and rotate keys."""
 
+import re
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,8 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
 from apikeys import expiry, scopes
-from apikeys.models import MAX_DESCRIPTION, MAX_NAME
+from apikeys.allowed_networks import MAX_LENGTH
+from apikeys.models import MAX_DESCRIPTION, MAX_NAME, read_allowed_networks
 
 
 class ExpiryForm(forms.Form):
@@ -81,6 +83,22 @@ class NewKeyForm(NonceForm, ExpiryForm):
         widget=forms.CheckboxSelectMultiple,
     )
 
+    allowed_networks = forms.CharField(
+        label=_("Allowed networks"),
+        required=False,
+        max_length=2 * MAX_LENGTH,
+        initial="",
+        widget=forms.Textarea(attrs={"rows": 2, "autocomplete": "off", "spellcheck": "false"}),
+        help_text=_(
+            "IP addresses and networks from which the key can be used, one per line, such as "
+            "203.0.113.0/24. Leave this empty to allow all."
+        ),
+    )
+
+    def clean_allowed_networks(self) -> list[str]:
+        written = re.split(r"[\s,]+", self.cleaned_data["allowed_networks"])
+        return read_allowed_networks(filter(None, written)).split()
+
     def clean_scopes(self) -> list[str]:
         chosen: list[str] = self.cleaned_data["scopes"]
         # A page of an older version sends only the name: then no scope was deselected.
@@ -98,7 +116,7 @@ class NewKeyForm(NonceForm, ExpiryForm):
     @property
     def more_fields(self) -> list[forms.BoundField]:
         """Return the fields under "More options"."""
-        return [self[name] for name in ("expires", "expires_on", "scopes")]
+        return [self[name] for name in ("expires", "expires_on", "scopes", "allowed_networks")]
 
     @property
     def has_options(self) -> bool:

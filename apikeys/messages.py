@@ -21,6 +21,10 @@ VERDICTS: Final = {
     VerdictCode.ACCOUNT_DISABLED: _(
         "The account of this API key is disabled. Ask whoever runs this site."
     ),
+    VerdictCode.NETWORK_NOT_ALLOWED: _(
+        "This API key can't be used from this network. Its owner can allow the network on the "
+        "keys page."
+    ),
 }
 
 # For the page where users test a key.
@@ -55,6 +59,7 @@ VERDICTS_ON_PAGE: Final = {
     VerdictCode.ACCOUNT_DISABLED: _(
         "The account of this key is disabled. Ask whoever runs this site."
     ),
+    VerdictCode.NETWORK_NOT_ALLOWED: _("This key can't be used from this network."),
 }
 
 # For staff who look up a key that a user sent them.

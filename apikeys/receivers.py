@@ -37,6 +37,7 @@ def _exported(key: APIKey) -> dict[str, Any]:
         "description": key.description,
         "created_at": key.created_at,
         "scopes": key.granted,
+        "allowed_networks": key.allowed_network_list,
         "expires_at": key.expires_at,
         "last_used_at": key.last_used_at,
         "revoked_at": key.revoked_at,

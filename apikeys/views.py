@@ -36,7 +36,7 @@ from core.error_views import rate_limited_page
 
 USAGE_DAYS = 7
 # Form fields to keep while the user re-authenticates.
-_KEPT = ["name", "description", "expires", "expires_on", "scopes"]
+_KEPT = ["name", "description", "expires", "expires_on", "scopes", "allowed_networks"]
 
 
 @login_required

@@ -27,6 +27,7 @@ _REFUSALS: Final = {
     "SUSPENDED": _("is suspended"),
     "EXPIRED": _("has expired"),
     "ACCOUNT_DISABLED": _("account disabled"),
+    "NETWORK_NOT_ALLOWED": _("network not allowed"),
 }
 # Names of details, and the labels of their values.
 _LABELS: Final[dict[str, Mapping[str, object]]] = {

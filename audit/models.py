@@ -13,6 +13,7 @@ class Action(models.TextChoices):
 
     KEY_ISSUED = "key.issued", _("key generated, and shown this once")
     KEY_ROTATED = "key.rolled", _("key replaced")
+    KEY_CHANGED = "key.changed", _("key changed")
     KEY_REVOKED = "key.revoked", _("key revoked")
     KEY_SUSPENDED = "key.suspended", _("key suspended")
     KEY_RESTORED = "key.restored", _("key works again")

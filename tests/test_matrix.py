@@ -82,7 +82,10 @@ API = {
         (401, 200, 200), (401, 201, 201), (401, 405, 405), sends={"name": "bred"}
     ),
     "customers/api-keys/<key_id>": Row(
-        (401, 405, 405), (401, 405, 405), (401, 404, 404), sends={"name": "stolen"}
+        (401, 404, 404), (401, 405, 405), (401, 404, 404), sends={"name": "stolen"}
+    ),
+    "customers/api-keys/bulk-delete": Row(
+        (401, 405, 405), (401, 400, 400), (401, 405, 405), sends={"ids": "all"}
     ),
     "customers/api-keys/<key_id>/roll": Row(
         (401, 405, 405), (401, 404, 404), (401, 405, 405), sends={"overlap_seconds": "0"}
@@ -720,6 +723,7 @@ API_URLS = [
     "/customers/me",
     "/customers/api-keys",
     "/customers/api-keys/0d6a52dc-6ad1-4b7b-8a8a-2b6f3c7f5c11",
+    "/customers/api-keys/bulk-delete",
     "/customers/api-keys/not-a-uuid",
     "/customers/api-keys/0d6a52dc-6ad1-4b7b-8a8a-2b6f3c7f5c11/roll",
     "/api/v1/keys/validate",

@@ -11,10 +11,15 @@ from rest_framework.response import Response
 from accounts.services import display_name
 from apikeys import messages, services, tokens
 from apikeys.api import schema
-from apikeys.api.authentication import require_service_secret
+from apikeys.api.authentication import record_use_by_network, require_service_secret
 from apikeys.api.base import BaseView
 from apikeys.api.errors import Refused
-from apikeys.api.serializers import StrictBooleanField, StrictSerializer, StrictStringField
+from apikeys.api.serializers import (
+    ClientIPField,
+    StrictBooleanField,
+    StrictSerializer,
+    StrictStringField,
+)
 from apikeys.models import APIKey
 from apikeys.service_secrets import ServiceScope
 from apikeys.services import VerdictCode
@@ -26,6 +31,7 @@ HEADER = "X-Comfy-Admin-Secret"
 class VerifyRequestSerializer(StrictSerializer[dict[str, object]]):
     api_key = StrictStringField(trim_whitespace=False)
     include_customer_keys = StrictBooleanField(required=False, default=False)
+    client_ip = ClientIPField()
 
 
 class CustomerKeySerializer(serializers.Serializer[APIKey]):
@@ -81,7 +87,8 @@ class VerifyView(BaseView):
         require_service_secret(request, presented, header=HEADER, scope=ServiceScope.VERIFY)
         serializer = VerifyRequestSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
-        key = _valid_key(serializer.validated_data["api_key"])
+        asked = serializer.validated_data
+        key = _valid_key(asked["api_key"], asked.get("client_ip"))
         found: dict[str, object] = {
             "valid": True,
             "firebase_uid": str(key.owner.pk),
@@ -91,19 +98,23 @@ class VerifyView(BaseView):
             "key_name": key.name,
             "key_description": key.description,
         }
-        if serializer.validated_data["include_customer_keys"]:
+        if asked["include_customer_keys"]:
             found["customer_api_keys"] = APIKey.objects.live().filter(owner=key.owner)
         return Response(VerifiedSerializer(found).data)
 
 
-def _valid_key(presented: str) -> APIKey:
-    """Return the key, or raise Refused: 403 for a disabled account, 404 for any other reason."""
-    verdict = services.validate(presented)
+def _valid_key(presented: str, client_ip: str | None) -> APIKey:
+    """Return the key, or raise Refused.
+
+    403 for a disabled account and a network that is not allowed, 404 for any other reason.
+    """
+    verdict = services.validate(presented, client_ip=client_ip)
+    record_use_by_network(client_ip, verdict)
     if verdict.code is VerdictCode.VALID and verdict.key is not None:
         return verdict.key
-    is_disabled = verdict.code is VerdictCode.ACCOUNT_DISABLED
+    is_known = verdict.code in {VerdictCode.ACCOUNT_DISABLED, VerdictCode.NETWORK_NOT_ALLOWED}
     raise Refused(
         verdict.code,
         messages.VERDICTS[verdict.code],
-        status.HTTP_403_FORBIDDEN if is_disabled else status.HTTP_404_NOT_FOUND,
+        status.HTTP_403_FORBIDDEN if is_known else status.HTTP_404_NOT_FOUND,
     )

@@ -41,16 +41,18 @@ def presented_token(request: HttpRequest, presented: str) -> str | Token:
 def accept(request: Request, verdict: Verdict) -> APIKey:
     """Return the valid key that authenticates the request; count guesses and record the use.
 
-    Raise KeyRefused, or RateLimited after too many guesses from the client's network. Valid keys
-    are never limited.
+    Raise KeyRefused, NetworkRefused, or RateLimited after too many guesses from the client's
+    network. Valid keys are never limited.
     """
     wait = 0
     if verdict.code in GUESSES:
         wait = limits.guesses().consume(client_network(request.META.get("REMOTE_ADDR", "")))
     allow_caching(request, verdict, wait=wait)
-    record_use_by_network(request, verdict)
+    record_use_by_network(request_ip(request), verdict)
     if wait:
         raise RateLimited(wait)
+    if verdict.code is VerdictCode.NETWORK_NOT_ALLOWED:
+        raise NetworkRefused
     if verdict.code is not VerdictCode.VALID or verdict.key is None:
         raise KeyRefused(verdict.code)
     return verdict.key
@@ -59,7 +61,9 @@ def accept(request: Request, verdict: Verdict) -> APIKey:
 def allow_caching(request: Request, verdict: Verdict, *, wait: int) -> None:
     """Allow the validation cache to store the response for this verdict."""
     directive: CacheDirective | None = request.META.get(CACHE_DIRECTIVE)
-    if directive is None:
+    # The cache compares client IPs with those that used a valid key, not with networks: it must not
+    # repeat this refusal to a client in an allowed network.
+    if directive is None or verdict.code is VerdictCode.NETWORK_NOT_ALLOWED:
         return
     expires_at = verdict.key.expires_at if verdict.key is not None else None
     expiry = None if expires_at is None else expires_at.timestamp()
@@ -73,9 +77,8 @@ def allow_caching(request: Request, verdict: Verdict, *, wait: int) -> None:
         directive.allow(lifetime=lifetime, is_guess=verdict.code in GUESSES, wait=wait)
 
 
-def record_use_by_network(request: Request, verdict: Verdict) -> None:
+def record_use_by_network(client_ip: str | None, verdict: Verdict) -> None:
     """Record the network that a verified key was used from, and whether it was refused."""
-    client_ip = request_ip(request)
     if verdict.key is None or client_ip is None:
         return
     if verdict.code is VerdictCode.VALID:
@@ -98,6 +101,17 @@ class KeyRefused(Unauthorized):
 
     def __init__(self, code: VerdictCode) -> None:
         super().__init__(code, messages.VERDICTS[code], f'{CHALLENGE}, error="invalid_token"')
+
+
+class NetworkRefused(Refused):
+    """403 for a valid key from a network that it may not be used from.
+
+    ComfyUI's API nodes show the message of a 403; of a 401 they say "Please login first".
+    """
+
+    def __init__(self) -> None:
+        code = VerdictCode.NETWORK_NOT_ALLOWED
+        super().__init__(code, messages.VERDICTS[code], status.HTTP_403_FORBIDDEN)
 
 
 class ScopeMissing(Refused):
@@ -210,14 +224,16 @@ class KeyAuthentication(BaseAuthentication):
         if presented is None:
             return None
         token = presented_token(request, presented)
+        client_ip = request_ip(request)
         if self._patient:
             verdict = services.validate(
                 token,
+                client_ip=client_ip,
                 hash_wait=settings.ARGON2_PATIENT_WAIT,
                 db_wait=settings.DB_RETRY_SECONDS,
             )
         else:
-            verdict = services.validate(token)
+            verdict = services.validate(token, client_ip=client_ip)
         key = accept(request, verdict)
         return key.owner, key
 

@@ -17,22 +17,41 @@ from rest_framework import exceptions, status
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from apikeys.services import NameTakenError
 from core.error_views import RETRY_AFTER
 from core.exceptions import BodiesBusy, HashingBusy, RateLimited
 from core.requests import BodyTooSlow
 
 
 class Refused(exceptions.APIException):
-    """An error with a code, a message and a status."""
+    """An error with a code, a message and a status.
 
-    def __init__(self, code: str, message: Any, status_code: int) -> None:
+    members: further members of the response.
+    """
+
+    def __init__(
+        self, code: str, message: Any, status_code: int, **members: str | list[str]
+    ) -> None:
         super().__init__(message, code)
         self.status_code = status_code
+        self.members = members
 
 
 class BadRequest(Refused):
     def __init__(self, code: str, message: Any) -> None:
         super().__init__(code, message, status.HTTP_400_BAD_REQUEST)
+
+
+class NameTaken(Refused):
+    """409 for a name that another key of the owner has."""
+
+    def __init__(self, error: NameTakenError) -> None:
+        super().__init__(
+            "NAME_TAKEN",
+            " ".join(error.messages),
+            status.HTTP_409_CONFLICT,
+            key_id=str(error.holder.pk),
+        )
 
 
 class NotFound(Refused):
@@ -71,7 +90,11 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     elif wait := getattr(problem, "wait", None):
         headers["Retry-After"] = str(math.ceil(wait))
     return Response(
-        {"error": _code(problem), "message": _as_text(problem.detail)},
+        {
+            "error": _code(problem),
+            "message": _as_text(problem.detail),
+            **getattr(problem, "members", {}),
+        },
         status=problem.status_code,
         headers=headers,
     )
@@ -108,6 +131,8 @@ def _as_problem(error: Exception) -> exceptions.APIException | None:
             )
         case DjangoBadRequest() | RequestDataTooBig():
             return BadRequest("INVALID_REQUEST", _("The body is too long, or ended too early."))
+        case NameTakenError():
+            return NameTaken(error)
         case DjangoValidationError():
             return BadRequest(_validation_code(error), " ".join(error.messages))
         case _:

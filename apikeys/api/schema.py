@@ -11,7 +11,13 @@ from drf_spectacular.extensions import (
 from drf_spectacular.utils import OpenApiResponse
 
 from apikeys import scopes
-from apikeys.api.serializers import ErrorSerializer
+from apikeys.api.serializers import (
+    ErrorSerializer,
+    IssuedAPIKeySerializer,
+    NameTakenSerializer,
+    OneAPIKeySerializer,
+    UnknownKeysSerializer,
+)
 from core.private_names.rest_framework import map_serializer
 
 
@@ -73,9 +79,22 @@ def finish(result: Any, **_rest: Any) -> Any:
 BAD_REQUEST = OpenApiResponse(ErrorSerializer, "The request can't be understood, or says twice.")
 UNAUTHORIZED = OpenApiResponse(ErrorSerializer, "No key, or one that is not good.")
 FORBIDDEN = OpenApiResponse(
-    ErrorSerializer, "Not with this way of signing in, or not with this key's scopes."
+    ErrorSerializer,
+    "Not with this way of signing in, not with this key's scopes, or not from this network.",
 )
 NOT_FOUND = OpenApiResponse(ErrorSerializer, "No such key of yours.")
+NETWORK_NOT_ALLOWED = OpenApiResponse(
+    ErrorSerializer, "NETWORK_NOT_ALLOWED: the key can't be used from this network."
+)
+CREATED = OpenApiResponse(IssuedAPIKeySerializer, "Created. `Location` has the URL of the key.")
+REPLAYED = OpenApiResponse(
+    OneAPIKeySerializer, "A repeated request with this Idempotency-Key: the key it created before."
+)
+NAME_TAKEN = OpenApiResponse(NameTakenSerializer, "NAME_TAKEN: another key has this name.")
+IDEMPOTENCY_KEY_REUSED = OpenApiResponse(
+    ErrorSerializer, "IDEMPOTENCY_KEY_REUSED: another request had this Idempotency-Key."
+)
+UNKNOWN_KEYS = OpenApiResponse(UnknownKeysSerializer, "Not all of these are keys of yours.")
 NOT_SOLD = OpenApiResponse(ErrorSerializer, "Nothing is sold here.")
 NOT_KEPT = OpenApiResponse(ErrorSerializer, "None is kept here.")
 UNAVAILABLE = OpenApiResponse(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
@@ -11,9 +12,11 @@ from rest_framework import serializers
 from accounts.models import User
 from accounts.services import display_name
 from apikeys import expiry, scopes, tokens
+from apikeys.allowed_networks import MAX_NETWORKS
 from apikeys.api.naming import shown, suggestion
-from apikeys.models import APIKey, validate_scopes
+from apikeys.models import APIKey, read_allowed_networks, validate_scopes
 from apikeys.services import VerdictCode
+from core.client_ip import client_ip
 
 
 class CustomerSerializer(serializers.ModelSerializer[User]):
@@ -43,6 +46,12 @@ class APIKeySerializer(serializers.ModelSerializer[APIKey]):
 
     key_prefix = serializers.SerializerMethodField()
     scopes = serializers.ListField(child=serializers.CharField(), source="granted", read_only=True)
+    allowed_networks = serializers.ListField(
+        child=serializers.CharField(),
+        source="allowed_network_list",
+        read_only=True,
+        help_text="From where the key may be used (CIDR). Empty: from everywhere.",
+    )
     replaced_by = serializers.UUIDField(source="successor_id", read_only=True, allow_null=True)
 
     class Meta:
@@ -56,6 +65,7 @@ class APIKeySerializer(serializers.ModelSerializer[APIKey]):
             "last_used_at",
             "expires_at",
             "scopes",
+            "allowed_networks",
             "replaced_by",
             "suspended_at",
         ]
@@ -79,8 +89,20 @@ class APIKeyWithPlaintextSerializer(APIKeySerializer):
         return token.reveal()
 
 
-class APIKeyListSerializer(serializers.Serializer[dict[str, list[APIKey]]]):
+class APIKeyListSerializer(serializers.Serializer[dict[str, object]]):
     api_keys = APIKeySerializer(many=True)
+
+
+class APIKeyPageSerializer(APIKeyListSerializer):
+    next_cursor = serializers.CharField(
+        required=False,
+        allow_null=True,
+        help_text="With `limit`: the cursor of the next page; null on the last page.",
+    )
+
+
+class OneAPIKeySerializer(serializers.Serializer[dict[str, APIKey]]):
+    api_key = APIKeySerializer()
 
 
 class IssuedAPIKeySerializer(serializers.Serializer[dict[str, APIKey]]):
@@ -120,6 +142,21 @@ class ScopeField(StrictStringField):
     """The name of a scope; `validate_scopes` checks that it exists."""
 
 
+class ScopesField(serializers.ListField):
+    """One to twenty scopes. An item may hold several, separated by spaces."""
+
+    child = ScopeField()
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(min_length=1, max_length=20, **options)
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        wanted = super().to_internal_value(data)
+        for words in wanted:
+            validate_scopes(words)
+        return [scope for words in wanted for scope in scopes.parse(words)]
+
+
 # Maximum of unknown fields that an error names.
 _MOST_NAMED: Final = 5
 
@@ -151,6 +188,24 @@ class ExpiryField(serializers.DateTimeField):
         return expiry.validated(expiry.read_day(value) or super().to_internal_value(value))
 
 
+class AllowedNetworksField(serializers.ListField):
+    """IP addresses and networks; the service would accept the same ones."""
+
+    child = StrictStringField()
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        return read_allowed_networks(super().to_internal_value(data)).split()
+
+
+class UUIDField(serializers.UUIDField):
+    """A UUID as a JSON string. DRF's field also accepts numbers."""
+
+    def to_internal_value(self, data: Any) -> UUID:
+        if not isinstance(data, str):
+            self.fail("invalid", value=type(data).__name__)
+        return super().to_internal_value(data)
+
+
 class NewAPIKeySerializer(StrictSerializer[dict[str, object]]):
     """The fields of a new key. The service checks their lengths and the uniqueness of the name."""
 
@@ -170,22 +225,21 @@ class NewAPIKeySerializer(StrictSerializer[dict[str, object]]):
     expires_in_days = StrictIntegerField(
         required=False, min_value=1, max_value=expiry.MAX_DAYS, help_text="Instead of expires_at."
     )
-    scopes = serializers.ListField(
-        child=ScopeField(),
+    scopes = ScopesField(
         required=False,
-        min_length=1,
-        max_length=20,
         help_text=(
             "What it may be used for: customers:read, keys:manage, proxy:* or proxy:<provider>. "
             "Left out: everything."
         ),
     )
-
-    def validate_scopes(self, wanted: list[str]) -> list[str]:
-        for scope in wanted:
-            # The stored list is separated by spaces.
-            validate_scopes(scope)
-        return [scope for words in wanted for scope in scopes.parse(words)]
+    allowed_networks = AllowedNetworksField(
+        required=False,
+        max_length=MAX_NETWORKS,
+        help_text=(
+            "From where it may be used: IP addresses and networks (CIDR, IPv4 and IPv6), such as "
+            "203.0.113.0/24. Left out or empty: from everywhere."
+        ),
+    )
 
     def validate(self, wanted: dict[str, Any]) -> dict[str, Any]:
         days = wanted.pop("expires_in_days", None)
@@ -194,6 +248,39 @@ class NewAPIKeySerializer(StrictSerializer[dict[str, object]]):
         if wanted.get("expires_at") is not None:
             raise serializers.ValidationError(_("Send expires_at or expires_in_days, not both."))
         return {**wanted, "expires_at": expiry.in_days(days)}
+
+
+class APIKeyChangesSerializer(StrictSerializer[dict[str, object]]):
+    """The fields of a key to change; others stay as they are."""
+
+    name = StrictStringField(
+        required=False, trim_whitespace=False, help_text="At most 80 characters."
+    )
+    description = StrictStringField(required=False, allow_blank=True, trim_whitespace=False)
+    expires_at = ExpiryField(required=False, allow_null=True, help_text="null: never.")
+    scopes = ScopesField(
+        required=False,
+        help_text="Some of the key's scopes, or narrower ones.",
+    )
+    allowed_networks = AllowedNetworksField(
+        required=False, max_length=MAX_NETWORKS, help_text="Empty: everywhere."
+    )
+
+    def validate(self, changes: dict[str, Any]) -> dict[str, Any]:
+        if not changes:
+            raise serializers.ValidationError(_("Send at least one field to change."))
+        return changes
+
+
+class BulkDeleteSerializer(StrictSerializer[dict[str, list[UUID]]]):
+    ids = serializers.ListField(child=UUIDField(), min_length=1, max_length=100)
+
+
+class DeletedSerializer(serializers.Serializer[dict[str, list[UUID]]]):
+    deleted = serializers.ListField(
+        child=serializers.UUIDField(),
+        help_text="The keys that this request deleted; those that were deleted before are missing.",
+    )
 
 
 @extend_schema_serializer(component_name="Roll")
@@ -205,17 +292,59 @@ class RotateSerializer(StrictSerializer[dict[str, int]]):
     )
 
 
+class ClientIPField(StrictStringField):
+    """The IP of the client that a service asks for."""
+
+    default_error_messages = {"ip": _("“%(ip)s” is not an IP address.")}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            required=False,
+            help_text=(
+                "The IP address of the client that uses the key. Without it, keys that may be used "
+                "from some networks only are refused as NETWORK_NOT_ALLOWED."
+            ),
+            **options,
+        )
+
+    def to_internal_value(self, data: object) -> str:
+        text = super().to_internal_value(data)
+        ip = client_ip(text)
+        if ip is None:
+            raise serializers.ValidationError(
+                self.error_messages["ip"] % {"ip": shown(text)}, code="ip"
+            )
+        return ip
+
+
 class PresentedKeySerializer(StrictSerializer[dict[str, str]]):
     key = StrictStringField(help_text="The key to judge, `comfyui-…`.", trim_whitespace=False)
+    client_ip = ClientIPField()
 
 
-class PresentedKeysSerializer(StrictSerializer[dict[str, list[str]]]):
+class PresentedKeysSerializer(StrictSerializer[dict[str, Any]]):
     keys = serializers.ListField(
         child=StrictStringField(trim_whitespace=False, allow_blank=True),
         min_length=1,
         max_length=100,
         help_text="The keys to judge, 100 at most.",
     )
+    client_ips = serializers.ListField(
+        child=ClientIPField(allow_null=True),
+        required=False,
+        max_length=100,
+        help_text=(
+            "For each key the IP address of the client that uses it, or null, in the order of the "
+            "keys. Without one, keys that may be used from some networks only are refused as "
+            "NETWORK_NOT_ALLOWED."
+        ),
+    )
+
+    def validate(self, asked: dict[str, Any]) -> dict[str, Any]:
+        client_ips = asked.setdefault("client_ips", [None] * len(asked["keys"]))
+        if len(client_ips) != len(asked["keys"]):
+            raise serializers.ValidationError(_("Send as many client_ips as keys."))
+        return asked
 
 
 @extend_schema_serializer(component_name="JudgedKey")
@@ -223,7 +352,15 @@ class ValidatedKeySerializer(APIKeySerializer):
     """A valid key, for a service."""
 
     class Meta(APIKeySerializer.Meta):
-        fields = ["id", "name", "key_prefix", "created_at", "expires_at", "scopes"]
+        fields = [
+            "id",
+            "name",
+            "key_prefix",
+            "created_at",
+            "expires_at",
+            "scopes",
+            "allowed_networks",
+        ]
         read_only_fields = fields
 
 
@@ -257,6 +394,14 @@ class VerdictsSerializer(serializers.Serializer[dict[str, object]]):
 class ErrorSerializer(serializers.Serializer[dict[str, str]]):
     error = serializers.CharField(help_text="A code, UPPER_SNAKE.")
     message = serializers.CharField(help_text="Words for a person: what to do about it.")
+
+
+class NameTakenSerializer(ErrorSerializer):
+    key_id = serializers.UUIDField(help_text="The key that has this name.")
+
+
+class UnknownKeysSerializer(ErrorSerializer):
+    ids = serializers.ListField(child=serializers.UUIDField(), help_text="No keys of yours.")
 
 
 # Creating a serializer takes longer than a query, as its fields are copied. Every validation uses

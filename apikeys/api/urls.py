@@ -23,6 +23,11 @@ urlpatterns = [
     path("customers", api_views.CustomerView.as_view(), name="api_customer"),
     path("customers/me", api_views.CurrentCustomerView.as_view(), name="api_current_customer"),
     path("customers/api-keys", api_views.APIKeysView.as_view(), name="api_keys"),
+    path(
+        "customers/api-keys/bulk-delete",
+        api_views.BulkDeleteView.as_view(),
+        name="api_bulk_delete",
+    ),
     path("customers/api-keys/<key_id>", api_views.APIKeyView.as_view(), name="api_key"),
     path("customers/api-keys/<key_id>/roll", api_views.RotateView.as_view(), name="api_roll"),
     path("api/v1/keys/validate", validation.ValidateView.as_view(), name="api_validate"),

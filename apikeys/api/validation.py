@@ -12,6 +12,7 @@ from apikeys.api.authentication import (
     Unauthorized,
     accept,
     presented_token,
+    record_use_by_network,
     require_bearer_secret,
 )
 from apikeys.api.base import BaseView
@@ -19,6 +20,7 @@ from apikeys.api.errors import BadRequest
 from apikeys.api.key_extraction import presented_key
 from apikeys.service_secrets import ServiceScope
 from apikeys.services import VerdictCode
+from core.requests import request_ip
 
 
 class ValidateView(BaseView):
@@ -39,11 +41,15 @@ class ValidateView(BaseView):
             "and a code. This is for a gateway that tells its own refusals from ours.\n\n"
             "REVOKED, SUSPENDED, EXPIRED and ACCOUNT_DISABLED are told only to one who presents "
             "the whole key; an unknown id and a wrong secret are both NOT_FOUND. A key in both "
-            "places, two keys in one header or a key in the address is 400."
+            "places, two keys in one header or a key in the address is 400.\n\n"
+            "A key that its owner allows from some networks only is judged by the client's IP: in "
+            "the header form by that of this request, which is 403 `NETWORK_NOT_ALLOWED` from "
+            "elsewhere; in the JSON form by `client_ip`, without which such a key is refused."
         ),
         request=serializers.PresentedKeySerializer,
         responses={
             200: serializers.VerdictSerializer,
+            403: schema.NETWORK_NOT_ALLOWED,
             **schema.READS,
         },
         examples=[
@@ -97,18 +103,24 @@ class BatchView(BaseView):
         require_bearer_secret(request, scope=ServiceScope.BATCH)
         serializer = serializers.PresentedKeysSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
-        verdicts = [services.validate(key) for key in serializer.validated_data["keys"]]
+        asked = serializer.validated_data
+        verdicts = []
+        for key, client_ip in zip(asked["keys"], asked["client_ips"], strict=True):
+            verdict = services.validate(key, client_ip=client_ip)
+            record_use_by_network(client_ip, verdict)
+            verdicts.append(verdict)
         represent = serializers.VERDICT.to_representation
         return Response({"verdicts": [represent(_as_object(verdict)) for verdict in verdicts]})
 
 
 def _validate_header(request: Request, presented: str) -> services.Verdict:
-    """Validate the client's own key. Raise KeyRefused, RateLimited, and BadRequest for two keys."""
+    """Validate the client's own key. Raise as `accept` does, and BadRequest for two keys."""
     if _has_json(request):
         raise BadRequest(
             "AMBIGUOUS_KEY", _("Send the key in a header or in the body, not in both.")
         )
-    verdict = services.validate(presented_token(request, presented))
+    token = presented_token(request, presented)
+    verdict = services.validate(token, client_ip=request_ip(request))
     accept(request, verdict)
     return verdict
 
@@ -124,7 +136,9 @@ def _validate_body(request: Request) -> services.Verdict:
         )
     serializer = serializers.PresentedKeySerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
-    return services.validate(serializer.validated_data["key"])
+    asked = serializer.validated_data
+    # Not recorded: anyone who has a key may ask, and name any IP.
+    return services.validate(asked["key"], client_ip=asked.get("client_ip"))
 
 
 def _as_object(verdict: services.Verdict) -> dict[str, object]:

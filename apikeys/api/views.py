@@ -1,10 +1,12 @@
-"""Endpoints for ComfyUI's sign-in, and to list, create, rotate and delete keys."""
+"""Endpoints for ComfyUI's sign-in, and to list, create, change, rotate and delete keys."""
 
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
@@ -15,14 +17,15 @@ from rest_framework.response import Response
 from accounts import reauthentication
 from accounts.requests import current_user
 from accounts.services import may_hold_keys
-from apikeys import scopes, services
-from apikeys.api import schema, serializers
+from apikeys import allowed_networks, scopes, services
+from apikeys.api import idempotency, key_list, schema, serializers
 from apikeys.api.authentication import (
     KeyAuthentication,
     PageSessionAuthentication,
 )
 from apikeys.api.base import BaseView, require
 from apikeys.api.errors import BadRequest, Refused
+from apikeys.api.idempotency import RequestIdentity
 from apikeys.models import APIKey, Reason
 from apikeys.tokens import Token
 from audit.models import Via
@@ -85,18 +88,29 @@ class APIKeysView(BaseView):
     authentication_classes = [KeyAuthentication, PageSessionAuthentication]
     scope = scopes.MANAGE
 
+    def check_parameters(self, request: Request) -> None:
+        if request.method in {"GET", "HEAD"}:
+            self.parameters = frozenset(parameter.name for parameter in key_list.PARAMETERS)
+        super().check_parameters(request)
+
     @extend_schema(
         tags=["Keys"],
         operation_id="list_keys",
         summary="List one's keys",
+        description="Newest first. Without parameters, all keys are returned.",
+        parameters=key_list.PARAMETERS,
         responses={
-            200: serializers.APIKeyListSerializer,
+            200: serializers.APIKeyPageSerializer,
             **schema.SCOPED,
         },
     )
     def get(self, request: Request) -> Response:
-        keys = APIKey.objects.listed().filter(owner=current_user(request))
-        return Response(serializers.APIKeyListSerializer({"api_keys": list(keys)}).data)
+        query = key_list.read_query(request)
+        keys, cursor = query.page(APIKey.objects.listed().filter(owner=current_user(request)))
+        if query.limit is None:
+            return Response(serializers.APIKeyListSerializer({"api_keys": keys}).data)
+        page = {"api_keys": keys, "next_cursor": cursor}
+        return Response(serializers.APIKeyPageSerializer(page).data)
 
     @extend_schema(
         tags=["Keys"],
@@ -109,35 +123,135 @@ class APIKeysView(BaseView):
             "ends later, than itself; what is left out is as it is with that key. A field that "
             "is not listed here is refused."
         ),
+        parameters=[idempotency.PARAMETER],
         request=serializers.NewAPIKeySerializer,
         responses={
-            201: serializers.IssuedAPIKeySerializer,
+            200: schema.REPLAYED,
+            201: schema.CREATED,
+            409: schema.NAME_TAKEN,
+            422: schema.IDEMPOTENCY_KEY_REUSED,
             **schema.READS,
             **schema.SCOPED,
         },
     )
     def post(self, request: Request) -> Response:
         _check_may_create_keys(request)
+        return idempotency.create_once(request, partial(self._create, request), replay=_created)
+
+    def _create(self, request: Request, identity: RequestIdentity) -> Response:
         serializer = serializers.NewAPIKeySerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         fields = serializer.validated_data
         if isinstance(request.auth, APIKey):
-            # A key creates only keys with its own scopes that expire with it or earlier.
+            # A key creates only keys with its own scopes and networks that expire with it or
+            # earlier.
             for scope in fields.setdefault("scopes", request.auth.granted):
                 require(scope, of=request.auth)
             _check_expiry(request.auth, fields.setdefault("expires_at", request.auth.expires_at))
+            networks = fields.setdefault("allowed_networks", request.auth.allowed_network_list)
+            _check_networks(request.auth, allowed_networks.join(networks))
         key, token = services.issue(
             owner=current_user(request),
             description=fields.pop("description", None) or "",
             by=actor(request, via=Via.API),
+            nonce=identity.nonce,
+            request_digest=identity.digest,
             **fields,
         )
         return _revealed(key, token)
 
 
+class BulkDeleteView(BaseView):
+    authentication_classes = [KeyAuthentication, PageSessionAuthentication]
+    scope = scopes.MANAGE
+
+    @extend_schema(
+        tags=["Keys"],
+        operation_id="delete_keys",
+        summary="Delete several keys",
+        description=(
+            "At most 100, all or none: if one is not a key of yours, nothing is deleted. Keys that "
+            "were deleted before do no harm, so the request can be repeated."
+        ),
+        request=serializers.BulkDeleteSerializer,
+        responses={
+            200: serializers.DeletedSerializer,
+            404: schema.UNKNOWN_KEYS,
+            **schema.READS,
+            **schema.SCOPED,
+        },
+    )
+    def post(self, request: Request) -> Response:
+        serializer = serializers.BulkDeleteSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        try:
+            deleted = services.delete_many(
+                owner=current_user(request),
+                ids=serializer.validated_data["ids"],
+                by=actor(request, via=Via.API),
+            )
+        except services.UnknownKeys as unknown:
+            ids = [str(pk) for pk in unknown.ids]
+            raise Refused(
+                "NOT_FOUND",
+                _("Nothing was deleted, since you have no keys with these ids: %(ids)s.")
+                % {"ids": ", ".join(ids)},
+                status.HTTP_404_NOT_FOUND,
+                ids=ids,
+            ) from None
+        return Response(
+            serializers.DeletedSerializer({"deleted": [key.pk for key in deleted]}).data
+        )
+
+
 class APIKeyView(BaseView):
     authentication_classes = [KeyAuthentication, PageSessionAuthentication]
     scope = scopes.MANAGE
+
+    @extend_schema(
+        tags=["Keys"],
+        operation_id="get_key",
+        summary="Get a key",
+        parameters=[OpenApiParameter("key_id", UUID, OpenApiParameter.PATH)],
+        responses={
+            200: serializers.OneAPIKeySerializer,
+            404: schema.NOT_FOUND,
+            **schema.SCOPED,
+        },
+    )
+    def get(self, request: Request, key_id: str) -> Response:
+        return _one(_key(request, key_id))
+
+    @extend_schema(
+        tags=["Keys"],
+        operation_id="change_key",
+        summary="Change a key",
+        description=(
+            "Fields that are left out stay as they are. Scopes can only be narrowed. A key that "
+            "was deleted, has expired or was replaced can't be changed. A request with a key can't "
+            "make the expiry later or add networks: log in to the pages for that. A field that is "
+            "not listed here is refused."
+        ),
+        parameters=[OpenApiParameter("key_id", UUID, OpenApiParameter.PATH)],
+        request=serializers.APIKeyChangesSerializer,
+        responses={
+            200: serializers.OneAPIKeySerializer,
+            404: schema.NOT_FOUND,
+            409: schema.NAME_TAKEN,
+            **schema.READS,
+            **schema.SCOPED,
+        },
+    )
+    def patch(self, request: Request, key_id: str) -> Response:
+        key = _key(request, key_id)
+        serializer = serializers.APIKeyChangesSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        changes = serializer.validated_data
+        if services.extends(key, **changes):
+            _check_may_extend(request)
+        by = actor(request, via=Via.API)
+        services.update(key, by=by, may_extend=request.auth is None, **changes)
+        return _one(key)
 
     @extend_schema(
         tags=["Keys"],
@@ -174,22 +288,32 @@ class RotateView(BaseView):
             "scope `keys:manage` may replace itself. A successor that a key asks for ends when "
             "that key ends, at the latest."
         ),
-        parameters=[OpenApiParameter("key_id", UUID, OpenApiParameter.PATH)],
+        parameters=[
+            OpenApiParameter("key_id", UUID, OpenApiParameter.PATH),
+            idempotency.PARAMETER,
+        ],
         request=serializers.RotateSerializer,
         responses={
-            201: serializers.IssuedAPIKeySerializer,
+            200: schema.REPLAYED,
+            201: schema.CREATED,
             404: schema.NOT_FOUND,
+            422: schema.IDEMPOTENCY_KEY_REUSED,
             **schema.READS,
             **schema.SCOPED,
         },
     )
     def post(self, request: Request, key_id: str) -> Response:
         _check_may_create_keys(request, replacing=_uuid(key_id))
+        create = partial(self._rotate, request, key_id)
+        return idempotency.create_once(request, create, replay=_created)
+
+    def _rotate(self, request: Request, key_id: str, identity: RequestIdentity) -> Response:
         key = _key(request, key_id)
         if isinstance(request.auth, APIKey):
             for scope in key.granted:
                 require(scope, of=request.auth)
             _check_expiry(request.auth, key.expires_at)
+            _check_networks(request.auth, key.allowed_networks)
         serializer = serializers.RotateSerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         overlap = timedelta(seconds=serializer.validated_data["overlap_seconds"])
@@ -197,6 +321,8 @@ class RotateView(BaseView):
             *services.rotate(
                 key,
                 overlap=overlap,
+                nonce=identity.nonce,
+                request_digest=identity.digest,
                 by=actor(request, via=Via.API),
                 not_after=request.auth.expires_at if isinstance(request.auth, APIKey) else None,
             )
@@ -221,6 +347,17 @@ def _check_may_create_keys(request: Request, *, replacing: UUID | None = None) -
         )
     if creator is None:
         _check_session(django_request(request))
+
+
+def _check_may_extend(request: Request) -> None:
+    """Raise Refused unless the request may make an expiry later, or add networks to a key."""
+    if request.auth is not None:
+        raise Refused(
+            "KEYS_MAY_NOT_EXTEND_KEYS",
+            _("An API key can't give a key a later expiry or more networks. Use the keys page."),
+            status.HTTP_403_FORBIDDEN,
+        )
+    _check_session(django_request(request))
 
 
 def _check_session(request: HttpRequest) -> None:
@@ -253,9 +390,35 @@ def _check_expiry(creator: APIKey, expires_at: datetime | None) -> None:
         )
 
 
+def _check_networks(creator: APIKey, networks: str) -> None:
+    """Raise Refused for a key that could be used from more networks than the one creating it."""
+    if not allowed_networks.cover(creator.allowed_networks, networks):
+        raise Refused(
+            "MORE_NETWORKS_THAN_ITS_MAKER",
+            _(
+                "An API key creates no key for networks from which it can't be used itself. Choose "
+                "some of its networks, or use the keys page."
+            ),
+            status.HTTP_403_FORBIDDEN,
+        )
+
+
 def _revealed(key: APIKey, token: Token) -> Response:
     issued = serializers.IssuedAPIKeySerializer({"api_key": key}, context={"token": token})
-    return Response(issued.data, status=status.HTTP_201_CREATED)
+    return Response(issued.data, status=status.HTTP_201_CREATED, headers=_location(key))
+
+
+def _created(key: APIKey) -> Response:
+    """Return the response to a repeated request, which has no plaintext."""
+    return Response(_one(key).data, headers=_location(key))
+
+
+def _one(key: APIKey) -> Response:
+    return Response(serializers.OneAPIKeySerializer({"api_key": key}).data)
+
+
+def _location(key: APIKey) -> dict[str, str]:
+    return {"Location": reverse("api_key", args=[key.pk])}
 
 
 def _key(request: Request, key_id: str) -> APIKey:

@@ -27,8 +27,8 @@ type Row = tuple[Any, ...]
 # on other hosts by the triggers of PostgreSQL. Not so last_used_at, by which apikeys/usage.py knows
 # the first use.
 KEY_FIELDS: Final = (
-    "id", "owner_id", "name", "public_id", "encoded", "tag_pepper", "scopes", "created_at",
-    "expires_at", "last_used_at", "suspended_at", "revoked_at"
+    "id", "owner_id", "name", "public_id", "encoded", "tag_pepper", "scopes",
+    "allowed_networks", "created_at", "expires_at", "last_used_at", "suspended_at", "revoked_at"
 )  # fmt: skip
 OWNER_FIELDS: Final = ("id", "email", "name", "is_active", "is_staff", "date_joined", "updated_at")
 

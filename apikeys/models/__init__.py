@@ -3,12 +3,22 @@
 Operations on keys are in apikeys.services.
 """
 
-from apikeys.models.keys import EXPIRING_SOON, APIKey, APIKeyQuerySet, KeyState, Reason
+from apikeys.models.keys import (
+    EXPIRING_SOON,
+    NAME_TAKEN,
+    UNUSED_AFTER,
+    APIKey,
+    APIKeyQuerySet,
+    KeyState,
+    Reason,
+)
 from apikeys.models.uses import DailyUse, HourlyUse, KeyNetwork
 from apikeys.models.validators import (
     MAX_DESCRIPTION,
     MAX_FOLDED,
     MAX_NAME,
+    read_allowed_networks,
+    validate_allowed_networks,
     validate_description,
     validate_name,
     validate_scopes,
@@ -19,6 +29,8 @@ __all__ = [
     "MAX_DESCRIPTION",
     "MAX_FOLDED",
     "MAX_NAME",
+    "NAME_TAKEN",
+    "UNUSED_AFTER",
     "APIKey",
     "APIKeyQuerySet",
     "DailyUse",
@@ -26,6 +38,8 @@ __all__ = [
     "KeyNetwork",
     "KeyState",
     "Reason",
+    "read_allowed_networks",
+    "validate_allowed_networks",
     "validate_description",
     "validate_name",
     "validate_scopes",

@@ -12,13 +12,14 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from apikeys import scopes, tokens
+from apikeys import allowed_networks, scopes, tokens
 from apikeys.cache.ages import Lifetime
 from apikeys.cache.invalidation import changing
 from apikeys.models.validators import (
     MAX_DESCRIPTION,
     MAX_FOLDED,
     MAX_NAME,
+    validate_allowed_networks,
     validate_description,
     validate_name,
     validate_scopes,
@@ -52,6 +53,9 @@ UNUSED_AFTER: Final = timedelta(days=90)
 """The time since its last use, or without one since its creation, after which a key is unused."""
 
 EXPIRING_SOON: Final = timedelta(days=7)
+
+NAME_TAKEN: Final = "name_taken"
+"""The code of the ValidationError for a name that another key of the owner has."""
 
 # Fields that no verdict depends on.
 _FIELDS_WITHOUT_EFFECT = frozenset({"last_used_at", "holds_name", "tag_pepper"})
@@ -103,8 +107,7 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
     def in_state(self, state: KeyState) -> "APIKeyQuerySet":
         """Return keys in a state; a key may be in several.
 
-        Suspended keys are in no other state but ALL. Keys that are replaced do not count as
-        expiring.
+        Suspended keys are in no other state but ALL. Keys with a successor are not EXPIRING.
         """
         return self.filter(_state_filters()[state])
 
@@ -181,6 +184,10 @@ class APIKey(models.Model):
     tag_pepper = models.CharField(max_length=8, null=True, editable=False)  # noqa: DJ001
     # Identifies the rendered form that created this key: one form creates one key.
     nonce = models.UUIDField(default=uuid.uuid4, editable=False)
+    # The hash of the API request with an Idempotency-Key that created this key.
+    request_digest = models.CharField(
+        max_length=64, blank=True, default="", db_default="", editable=False
+    )
     # Separated by spaces; empty: all scopes (apikeys.scopes).
     scopes = models.CharField(
         _("scopes"),
@@ -190,6 +197,16 @@ class APIKey(models.Model):
         db_default="",
         editable=False,
         validators=[validate_scopes],
+    )
+    # Separated by spaces; empty: every client (apikeys.allowed_networks).
+    allowed_networks = models.CharField(
+        _("allowed networks"),
+        max_length=allowed_networks.MAX_LENGTH,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        validators=[validate_allowed_networks],
     )
     # The key that replaces this one. The name belongs to the successor.
     successor = models.ForeignKey(
@@ -264,6 +281,7 @@ class APIKey(models.Model):
                     revoked_at__isnull=True, successor__isnull=True, holds_name=True
                 ),
                 name="apikeys_apikey_name",
+                violation_error_code=NAME_TAKEN,
                 violation_error_message=_(
                     "You have a key with this name already. "
                     "Choose another name, or delete that key first."
@@ -310,6 +328,11 @@ class APIKey(models.Model):
     def granted(self) -> tuple[str, ...]:
         """Return the effective scopes: all of them if none are stored."""
         return scopes.granted(self.scopes)
+
+    @property
+    def allowed_network_list(self) -> tuple[str, ...]:
+        """Return the networks that the key may be used from; empty: all."""
+        return allowed_networks.parse(self.allowed_networks)
 
     @property
     def state_label(self) -> str:

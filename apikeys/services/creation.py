@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -18,7 +18,7 @@ from accounts.models import User
 from accounts.services import notify
 from apikeys import expiry, limits, tokens
 from apikeys.key_hasher import key_hasher
-from apikeys.models import APIKey, Reason
+from apikeys.models import NAME_TAKEN, APIKey, Reason, read_allowed_networks
 from apikeys.scopes import join
 from apikeys.services.lifecycle import record_event
 from apikeys.tokens import Token
@@ -27,6 +27,14 @@ from audit.services import Actor
 
 # Attempts to save a key. Public ids are random: a collision is rare, two in a row do not happen.
 _ATTEMPTS: Final = 3
+
+
+class NameTakenError(ValidationError):
+    """Another key of the owner has this name. holder: that key."""
+
+    def __init__(self, error: ValidationError, *, holder: APIKey) -> None:
+        super().__init__(error)
+        self.holder = holder
 
 
 class AlreadyIssued(Exception):  # noqa: N818 (an outcome, not an error)
@@ -44,17 +52,21 @@ def issue(
     description: str = "",
     expires_at: datetime | None = None,
     scopes: Iterable[str] = (),
+    allowed_networks: Iterable[str] = (),
     nonce: UUID | None = None,
+    request_digest: str = "",
     by: Actor | None = None,
     hash_wait: float | None = None,
 ) -> tuple[APIKey, Token]:
     """Create a key for `owner` and return it with its token. The plaintext is stored nowhere.
 
     scopes: what it may be used for (apikeys.scopes); none: everything.
+    allowed_networks: from where it may be used, as IPs and CIDR; none: from everywhere.
     nonce: identifies a rendered form, which creates one key: all further submissions of the form,
         also concurrent ones, raise AlreadyIssued.
+    request_digest: stored, so that a caller can compare a repeated request with the first.
     hash_wait: seconds to wait for a free Argon2id slot (default: ARGON2_PATIENT_WAIT).
-    Raise ValidationError with a message for users (a bad or taken name, too many keys),
+    Raise ValidationError with a message for users (a bad name, too many keys), NameTakenError,
     HashingBusy, and, except from a management command, RateLimited.
     """
     key = APIKey(
@@ -62,7 +74,9 @@ def issue(
         name=name,
         description=description,
         expires_at=expires_at,
-        scopes=_stored_scopes(scopes),
+        scopes=stored_scopes(scopes),
+        allowed_networks=read_allowed_networks(allowed_networks),
+        request_digest=request_digest,
     )
     _check_request(key, by=by, nonce=nonce)
 
@@ -84,9 +98,9 @@ def check(
 ) -> None:
     """Raise ValidationError if `issue` would. Create nothing."""
     _check_key_count(owner)
-    key = APIKey(owner=owner, name=name, expires_at=expires_at, scopes=_stored_scopes(scopes))
+    key = APIKey(owner=owner, name=name, expires_at=expires_at, scopes=stored_scopes(scopes))
     key.clean_fields(exclude={"public_id", "encoded"})
-    _release_name(key)
+    release_name(key)
     key.full_clean(exclude={"public_id", "encoded"})
 
 
@@ -95,22 +109,25 @@ def rotate(
     *,
     overlap: timedelta,
     nonce: UUID | None = None,
+    request_digest: str = "",
     by: Actor | None = None,
     not_after: datetime | None = None,
 ) -> tuple[APIKey, Token]:
     """Create a successor to `key` and expire `key` after `overlap`; return it with its token.
 
-    The successor has the same name, description, scopes and lifetime. Without an overlap, `key` is
-    revoked at once.
+    The successor has the same name, description, scopes, networks and lifetime. Without an overlap,
+    `key` is revoked at once.
     not_after: the latest time at which the successor expires.
-    nonce, and what is raised: as for `issue`. A key that is revoked, expired, suspended or replaced
-    raises ValidationError.
+    nonce, request_digest, and what is raised: as for `issue`. A key that is revoked, expired,
+    suspended or replaced raises ValidationError.
     """
     successor = APIKey(
         owner=key.owner,
         name=key.name,
         description=key.description,
         scopes=key.scopes,
+        allowed_networks=key.allowed_networks,
+        request_digest=request_digest,
         expires_at=expiry.earliest(expiry.renew(key.created_at, key.expires_at), not_after),
     )
     _check_request(successor, by=by, nonce=nonce)
@@ -128,7 +145,7 @@ def rotate(
     return successor, token
 
 
-def _stored_scopes(scopes: Iterable[str]) -> str:
+def stored_scopes(scopes: Iterable[str]) -> str:
     wanted = list(scopes)
     if not all(scope.strip() for scope in wanted):
         # It would be stored as no scopes, which means all of them.
@@ -167,7 +184,7 @@ def _create(key: APIKey, write: Callable[[], None], *, wait: float | None = None
     for _attempt in range(_ATTEMPTS):
         token = _set_token(key, wait=wait)
         try:
-            with _lock_owner(key.owner):
+            with lock_owner(key.owner):
                 write()
         except ValidationError:
             # A concurrent submission of the same form may have created the key.
@@ -177,7 +194,7 @@ def _create(key: APIKey, write: Callable[[], None], *, wait: float | None = None
             conflict = error
             _raise_if_nonce_used(key)
             if not APIKey.objects.filter(public_id=key.public_id).exists():
-                key.validate_constraints()
+                validate_constraints(key)
             # The public id was taken, or the key with the same name was deleted since: try again.
         else:
             return token
@@ -194,7 +211,7 @@ def _set_token(key: APIKey, *, wait: float) -> Token:
 
 
 @contextmanager
-def _lock_owner(owner: User) -> Iterator[None]:
+def lock_owner(owner: User) -> Iterator[None]:
     """Lock the account's row for a transaction, so that keys are created one at a time."""
     with transaction.atomic():
         if not User.objects.select_for_update().filter(pk=owner.pk).exists():
@@ -202,14 +219,14 @@ def _lock_owner(owner: User) -> Iterator[None]:
         yield
 
 
-def _release_name(key: APIKey) -> None:
+def release_name(key: APIKey) -> None:
     """Let expired keys of the owner give up the name of `key`."""
     expired = APIKey.objects.expired().filter(owner=key.owner, folded_name=key.folded_name)
     expired.filter(holds_name=True, successor__isnull=True).update(holds_name=False)
 
 
 def _add(key: APIKey, *, by: Actor, detail: dict[str, str]) -> None:
-    _release_name(key)
+    release_name(key)
     key.save(force_insert=True)
     record_event(Action.KEY_ISSUED, key, by, detail)
 
@@ -232,6 +249,24 @@ def _replace(key: APIKey, successor: APIKey, overlap: timedelta) -> None:
             code="ended",
         )
     key.refresh_from_db(fields=["successor_id", *changes])
+
+
+def validate_constraints(key: APIKey) -> None:
+    """Raise ValidationError if `key` violates a constraint: NameTakenError for its name."""
+    try:
+        key.validate_constraints()
+    except ValidationError as error:
+        holder = (
+            APIKey.objects.kept()
+            .filter(owner=key.owner_id, folded_name=key.folded_name, successor=None)
+            .filter(holds_name=True)
+            .exclude(pk=key.pk)
+            .first()
+        )
+        codes = {each.code for each in error.error_dict.get(NON_FIELD_ERRORS, [])}
+        if holder is not None and NAME_TAKEN in codes:
+            raise NameTakenError(error, holder=holder) from None
+        raise
 
 
 def _raise_if_nonce_used(key: APIKey) -> None:

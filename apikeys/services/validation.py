@@ -13,7 +13,7 @@ from django.core.signals import setting_changed
 from django.db import Error, InterfaceError, OperationalError, connection
 from django.dispatch import receiver
 
-from apikeys import tokens, usage
+from apikeys import allowed_networks, tokens, usage
 from apikeys.cache import rows as row_cache
 from apikeys.cache import verified
 from apikeys.cache.ages import Lifetime
@@ -37,6 +37,7 @@ class VerdictCode(StrEnum):
     SUSPENDED = "SUSPENDED"
     EXPIRED = "EXPIRED"
     ACCOUNT_DISABLED = "ACCOUNT_DISABLED"
+    NETWORK_NOT_ALLOWED = "NETWORK_NOT_ALLOWED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ _PARSE_ERRORS = {
 def validate(
     presented: str | Token,
     *,
+    client_ip: str | None = None,
     hash_wait: float | None = None,
     db_wait: float = 0.0,
     is_use: bool = True,
@@ -68,9 +70,11 @@ def validate(
     """Return whether `presented` is a key that may be used now, and the key.
 
     presented: a text, or a token that was parsed with this process's tag keys.
+    client_ip: from where the key is used. None: unknown, which no key with a list of allowed
+        networks may be used from.
     hash_wait: seconds to wait for a free Argon2id slot (default: ARGON2_WAIT).
     db_wait: seconds to retry while the database is not available.
-    is_use: whether this counts as a use of the key.
+    is_use: whether this is a use of the key: then it counts, and the allowed networks are checked.
     Raise HashingBusy, and django.db.Error if the database is not available.
     """
     token = presented if isinstance(presented, Token) else _parse(presented)
@@ -91,20 +95,23 @@ def validate(
             key = find()
     if key is None:
         return Verdict(VerdictCode.NOT_FOUND)
-    return _verdict_on(key, token, is_use=is_use)
+    return _verdict_on(key, token, client_ip=client_ip, is_use=is_use)
 
 
 def _parse(presented: str) -> Token | ParseError:
     return tokens.parse(presented, tag_keys=key_hasher().tag_keys)
 
 
-def _verdict_on(key: APIKey, token: Token, *, is_use: bool) -> Verdict:
+def _verdict_on(key: APIKey, token: Token, *, client_ip: str | None, is_use: bool) -> Verdict:
     """Return the verdict on a key with the secret of `token`, and count the use."""
     if key.tag_pepper is None and (pepper := key_hasher().tag_pepper(token)):
         usage.note_tag(key.pk, pepper)
     code = _state(key)
     if code is VerdictCode.VALID and is_use:
-        usage.count(key.pk, is_first=key.last_used_at is None)
+        if allowed_networks.allow(key.allowed_networks, client_ip):
+            usage.count(key.pk, is_first=key.last_used_at is None)
+        else:
+            code = VerdictCode.NETWORK_NOT_ALLOWED
     return Verdict(code, key, key.lifetime)
 
 

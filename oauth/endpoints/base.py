@@ -95,36 +95,37 @@ def read_form(request: Request) -> QueryDict:
     http = django_request(request)
     refuse_encoded(http)
     if http.content_type != FORM or int(http.META.get("CONTENT_LENGTH") or 0) > MAX_BODY:
-        raise _bad_request(_("Send a form (application/x-www-form-urlencoded) of at most 64 KiB."))
+        raise bad_request(_("Send a form (application/x-www-form-urlencoded) of at most 64 KiB."))
     if http.GET:
-        raise _bad_request(
+        raise bad_request(
             _("Send it in the body: what is in an address is written into logs on its way.")
         )
     try:
         return http.POST
     except SuspiciousOperation:
-        raise _bad_request(_("There are too many fields.")) from None
+        raise bad_request(_("There are too many fields.")) from None
 
 
 def reject_unknown_fields(form: QueryDict, allowed: Collection[str]) -> None:
     """Raise Refused for a field that is not in `allowed`, or is repeated."""
     for name, values in form.lists():
         if name not in allowed:
-            raise _bad_request(
+            raise bad_request(
                 _("There is no field “%(name)s” here. %(suggestion)s")
                 % {"name": shown(name), "suggestion": suggestion(name, allowed)}
             )
         if len(values) != 1:
-            raise _bad_request(_("Send %(name)s, once.") % {"name": name})
+            raise bad_request(_("Send %(name)s, once.") % {"name": name})
 
 
 def single_value(form: QueryDict, name: str) -> str:
     """Return the value of a field. Raise Refused if it is missing or repeated."""
     values = form.getlist(name)
     if len(values) != 1:
-        raise _bad_request(_("Send %(name)s, once.") % {"name": name})
+        raise bad_request(_("Send %(name)s, once.") % {"name": name})
     return values[0]
 
 
-def _bad_request(message: Any) -> Refused:
+def bad_request(message: Any) -> Refused:
+    """Return the error for a form that is not as expected."""
     return Refused("INVALID_REQUEST", message, status.HTTP_400_BAD_REQUEST)

@@ -5,20 +5,29 @@ import binascii
 from urllib.parse import unquote_plus
 
 from django.conf import settings
+from django.http import QueryDict
+from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from apikeys import services as keys
-from apikeys.api.authentication import Unauthorized, require_authorization, require_service_secret
+from apikeys.api.authentication import (
+    Unauthorized,
+    record_use_by_network,
+    require_authorization,
+    require_service_secret,
+)
 from apikeys.api.serializers import StrictSerializer
 from apikeys.models import APIKey
 from apikeys.service_secrets import ServiceScope
 from apikeys.services import VerdictCode
+from core.client_ip import client_ip
 from oauth.endpoints.base import (
     FORM,
     OAuthView,
+    bad_request,
     error_responses,
     read_form,
     reject_unknown_fields,
@@ -47,6 +56,13 @@ class AskAboutTokenSerializer(StrictSerializer[dict[str, str]]):
     token_type_hint = serializers.CharField(required=False, allow_blank=True)
     client_id = serializers.CharField(required=False, allow_blank=True)
     client_secret = serializers.CharField(required=False, allow_blank=True)
+    client_ip = serializers.CharField(
+        required=False,
+        help_text=(
+            "The IP address of the client that uses the key. Without it, keys that may be used "
+            "from some networks only are not active."
+        ),
+    )
 
 
 class IntrospectionEndpoint(OAuthView):
@@ -73,7 +89,9 @@ class IntrospectionEndpoint(OAuthView):
         form = read_form(request)
         # An unknown field, such as scope, must not be ignored.
         reject_unknown_fields(form, AskAboutTokenSerializer().fields)
-        verdict = keys.validate(single_value(form, "token"))
+        ip = _client_ip(form)
+        verdict = keys.validate(single_value(form, "token"), client_ip=ip)
+        record_use_by_network(ip, verdict)
         key = verdict.key
         if verdict.code is not VerdictCode.VALID or key is None:
             return Response({"active": False})
@@ -95,6 +113,16 @@ def _active_key(key: APIKey) -> dict[str, object]:
     if key.expires_at is not None:
         body["exp"] = int(key.expires_at.timestamp())
     return body
+
+
+def _client_ip(form: QueryDict) -> str | None:
+    """Return the IP in the form, or None without one. Raise Refused for another text."""
+    if "client_ip" not in form:
+        return None
+    ip = client_ip(single_value(form, "client_ip"))
+    if ip is None:
+        raise bad_request(_("client_ip is not an IP address."))
+    return ip
 
 
 def _require_secret(request: Request) -> None:

@@ -8,7 +8,8 @@ from rest_framework.response import Response
 
 from apikeys.api import schema
 from apikeys.api.comfyui.base import KeyRequiredView
-from apikeys.api.errors import BadRequest, Refused
+from apikeys.api.errors import Refused
+from apikeys.api.parameters import read_number
 
 _MAX_LIMIT = 100
 _MAX_PAGE = 1_000_000
@@ -77,8 +78,8 @@ class EventsView(KeyRequiredView):
         return Response(
             {
                 "total": 0,
-                "page": _number(request, "page", default=1, most=_MAX_PAGE),
-                "limit": _number(request, "limit", default=10, most=_MAX_LIMIT),
+                "page": read_number(request, "page", default=1, most=_MAX_PAGE),
+                "limit": read_number(request, "limit", default=10, most=_MAX_LIMIT),
                 "totalPages": 0,
                 "events": [],
             }
@@ -112,14 +113,3 @@ class PlansView(KeyRequiredView):
     )
     def get(self, request: Request) -> Response:
         return Response({"plans": []})
-
-
-def _number(request: Request, name: str, *, default: int, most: int) -> int:
-    values = request.query_params.getlist(name) or [str(default)]
-    text = values[0] if len(values) == 1 else ""
-    if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 9 and 1 <= int(text) <= most):
-        raise BadRequest(
-            "INVALID_REQUEST",
-            _("%(name)s is one whole number from 1 to %(most)d.") % {"name": name, "most": most},
-        )
-    return int(text)

@@ -49,10 +49,11 @@ CORS_ALLOW_HEADERS = [
     "comfy-env",
     "comfy-job-id",
     "comfy-usage-source",
+    "idempotency-key",
     "x-api-key",
     "x-comfy-client",
     "x-comfy-workspace-id",
     "x-csrf-token",
 ]
-CORS_EXPOSE_HEADERS = ["Retry-After"]
+CORS_EXPOSE_HEADERS = ["Idempotency-Replayed", "Location", "Retry-After"]
 CORS_PREFLIGHT_MAX_AGE = 7200

@@ -131,12 +131,13 @@ def test_sign_in_waits_where_others_give_up(client, plaintext, monkeypatch, sett
     monkeypatch.setattr(services, "validate", note)
     client.post("/customers", headers={"X-API-Key": plaintext})
     assert passed == {
+        "client_ip": "127.0.0.1",
         "hash_wait": settings.ARGON2_PATIENT_WAIT,
         "db_wait": settings.DB_RETRY_SECONDS,
     }
     passed.clear()
     client.get("/customers/me", headers={"X-API-Key": plaintext})
-    assert not passed
+    assert passed == {"client_ip": "127.0.0.1"}
 
 
 # --- CORS -------------------------------------------------------------------------------------
@@ -214,6 +215,7 @@ def test_a_key_lists_its_owners_keys_without_secrets(client, mallory, issue, key
         "last_used_at",
         "expires_at",
         "scopes",
+        "allowed_networks",
         "replaced_by",
         "suspended_at",
     }
@@ -281,7 +283,7 @@ def test_a_taken_name_and_the_limit_have_different_errors(alice, signed_in, issu
     issue("taken")
     client = signed_in(alice)
     post = {"path": "/customers/api-keys", "content_type": "application/json"}
-    refused(client.post(data={"name": "TAKEN"}, **post), 400, "INVALID_REQUEST")
+    assert client.post(data={"name": "TAKEN"}, **post).json()["error"] == "NAME_TAKEN"
     settings.KEYS_PER_ACCOUNT = 1
     refused(client.post(data={"name": "other"}, **post), 400, "KEY_LIMIT_REACHED")
 
@@ -324,7 +326,15 @@ def test_a_good_key_says_whose_it_is_in_both_forms(client, alice, plaintext):
     body = in_body.json()
     assert set(body) == {"valid", "code", "key", "customer"}
     assert (body["valid"], body["code"]) == (True, "VALID")
-    assert set(body["key"]) == {"id", "name", "key_prefix", "created_at", "expires_at", "scopes"}
+    assert set(body["key"]) == {
+        "id",
+        "name",
+        "key_prefix",
+        "created_at",
+        "expires_at",
+        "scopes",
+        "allowed_networks",
+    }
     assert body["key"]["id"] == str(key.pk)
     assert body["customer"] == {
         "id": str(alice.pk),

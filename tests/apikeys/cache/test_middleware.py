@@ -427,6 +427,65 @@ def test_a_key_is_refused_as_soon_as_the_change_returns(end, alice, issue, cache
     assert code_of(cached_app, token.reveal()).startswith("401")
 
 
+INSIDE, ALSO_INSIDE, OUTSIDE = "203.0.113.7", "203.0.113.8", "198.51.100.7"
+
+
+@pytest.fixture
+def restricted(issue):
+    return issue("restricted", allowed_networks=["203.0.113.0/24"])
+
+
+def status_from(client_ip: str, cached_app: ValidationCache, token: Any, route=ROUTES[0]) -> str:
+    environ = request(*route, HTTP_X_API_KEY=token.reveal(), REMOTE_ADDR=client_ip)
+    return get_response(cached_app, environ)[0][:3]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=[f"{method} {path}" for method, path in ROUTES])
+def test_a_cached_response_is_not_repeated_to_another_network(
+    route, restricted, cached_app, misses
+):
+    _key, token = restricted
+    for _ in range(3):
+        assert status_from(INSIDE, cached_app, token, route) in {"200", "204"}
+    assert len(misses) == 1
+    for client_ip in (OUTSIDE, "2001:db8::7", "", OUTSIDE):
+        assert status_from(client_ip, cached_app, token, route) == "403"
+    assert status_from(ALSO_INSIDE, cached_app, token, route) in {"200", "204"}
+    assert status_from(OUTSIDE, cached_app, token, route) == "403"
+
+
+def test_a_refused_network_is_not_repeated_to_an_allowed_one(restricted, cached_app, misses):
+    _key, token = restricted
+    for _ in range(3):
+        assert status_from(OUTSIDE, cached_app, token) == "403"
+        assert status_from(INSIDE, cached_app, token) == "200"
+    assert len(misses) == 4, "refusals are not cached"
+
+
+def test_a_network_is_refused_as_soon_as_it_is_removed(restricted, alice, cached_app):
+    key, token = restricted
+    assert [status_from(INSIDE, cached_app, token) for _ in range(3)] == ["200"] * 3
+    services.update(key, by=Actor(user=alice), allowed_networks=["198.51.100.0/24"])
+    assert status_from(INSIDE, cached_app, token) == "403"
+    assert [status_from(OUTSIDE, cached_app, token) for _ in range(3)] == ["200"] * 3
+    services.update(key, by=Actor(user=alice), allowed_networks=[])
+    assert status_from(INSIDE, cached_app, token) == "200"
+
+
+def test_a_key_without_a_list_is_restricted_as_soon_as_it_has_one(issue, alice, cached_app):
+    key, token = issue("studio")
+    assert [status_from(OUTSIDE, cached_app, token) for _ in range(3)] == ["200"] * 3
+    services.update(key, by=Actor(user=alice), allowed_networks=["203.0.113.0/24"])
+    assert [status_from(OUTSIDE, cached_app, token) for _ in range(3)] == ["403"] * 3
+
+
+def test_narrower_scopes_count_at_once(issue, alice, cached_app):
+    key, token = issue("studio")
+    assert [status_from(INSIDE, cached_app, token) for _ in range(3)] == ["200"] * 3
+    services.update(key, by=Actor(user=alice), scopes=["proxy:*"])
+    assert status_from(INSIDE, cached_app, token) == "403"
+
+
 @pytest.mark.parametrize("field", ["name", "email"])
 def test_a_changed_owner_is_returned_at_once(field, alice, issue, cached_app):
     token = issue("studio")[1].reveal()

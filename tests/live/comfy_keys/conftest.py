@@ -43,8 +43,8 @@ class InOneLoop:
     async def _make(self, url: str, options: dict[str, Any]) -> AsyncClient:
         return AsyncClient(url, **options)
 
-    def validate(self, key: str) -> Verdict:
-        return self._runner.run(self._client.validate(key))
+    def validate(self, key: str, **options: Any) -> Verdict:
+        return self._runner.run(self._client.validate(key, **options))
 
     def validate_many(self, keys: Iterable[str]) -> list[Verdict]:
         return self._runner.run(self._client.validate_many(keys))

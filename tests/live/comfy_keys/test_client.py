@@ -24,7 +24,8 @@ from apikeys import services
 owner = User.objects.get(email=given["email"])
 ends = given["seconds"] and timezone.now() + timedelta(seconds=given["seconds"])
 key, token = services.issue(
-    owner=owner, name=given["name"], expires_at=ends, scopes=given["scopes"]
+    owner=owner, name=given["name"], expires_at=ends, scopes=given["scopes"],
+    allowed_networks=given["networks"],
 )
 answer = token.reveal()
 """
@@ -37,9 +38,9 @@ user.save()
 """
 
 
-def issue(platform, email, *, name="other", seconds=None, scopes=()) -> str:
-    key = shell(platform, _ISSUE, email=email, name=name, seconds=seconds, scopes=list(scopes))
-    return str(key)
+def issue(platform, email, *, name="other", seconds=None, scopes=(), networks=()) -> str:
+    given = {"scopes": list(scopes), "networks": list(networks)}
+    return str(shell(platform, _ISSUE, email=email, name=name, seconds=seconds, **given))
 
 
 @pytest.fixture
@@ -87,6 +88,27 @@ def test_an_invalid_key_has_a_reason(running, alice, connect):
     other = issue(running, alice.email)
     shell(running, _DISABLE, email=alice.email, active=False)
     assert client.validate(other).code == "ACCOUNT_DISABLED"
+
+
+def test_a_key_is_judged_by_its_clients_network(running, alice, connect):
+    far = issue(running, alice.email, name="far", networks=["203.0.113.0/24"])
+    near = issue(running, alice.email, name="near", networks=["127.0.0.0/8", "203.0.113.0/24"])
+    with relay(running) as seen:
+        client = connect(seen.url, cache_for=60)
+        refused = client.validate(far)
+        assert (refused.valid, refused.code) == (False, "NETWORK_NOT_ALLOWED")
+        assert "network" in refused.message
+        for _ in range(2):
+            for key in (far, near):
+                assert client.validate(key, client_ip="203.0.113.7")
+                assert client.validate(key, client_ip="::ffff:203.0.113.7")
+                for client_ip in ("198.51.100.7", "", "unknown"):
+                    assert client.validate(key, client_ip=client_ip).code == "NETWORK_NOT_ALLOWED"
+        assert client.validate(near).key.allowed_networks == ("127.0.0.0/8", "203.0.113.0/24")
+        good = len(seen.requests)
+        assert client.validate(alice.keys[0].token, client_ip="198.51.100.7")
+        assert client.validate(alice.keys[0].token, client_ip="198.51.100.8")
+        assert len(seen.requests) == good + 1, "the client counts for keys with networks only"
 
 
 def test_a_typo_costs_no_request(connect):

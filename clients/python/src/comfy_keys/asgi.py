@@ -2,6 +2,8 @@
 
     app.add_middleware(RequireComfyKey, client=client, exempt=["/health", "/docs/*"])
 
+The client's IP is `scope["client"]`: behind a proxy, let the server take it from the proxy's
+headers.
 The application finds the Verdict in `scope["comfy_key"]`, as in
 `request.scope["comfy_key"].customer.email`.
 Add CORS middleware after it, so that refusals get its headers as well; preflights pass.
@@ -14,6 +16,7 @@ from typing import Any, Final
 from comfy_keys import headers
 from comfy_keys.client import AsyncClient
 from comfy_keys.errors import NoVerdict
+from comfy_keys.verdicts import NETWORK_NOT_ALLOWED
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -59,13 +62,16 @@ class RequireComfyKey:
             await refusal(scope, receive, send)
             return
         try:
-            verdict = await self._client.validate(key)
+            client_ip, _port = scope.get("client") or ("", 0)
+            verdict = await self._client.validate(key, client_ip=client_ip)
         except NoVerdict as problem:
             refusal = _refusal(
                 503, "SERVICE_UNAVAILABLE", headers.UNAVAILABLE, retry_after=problem.retry_after
             )
         else:
-            if not verdict:
+            if verdict.code == NETWORK_NOT_ALLOWED:
+                refusal = _refusal(403, verdict.code, verdict.message)
+            elif not verdict:
                 refusal = _refusal(
                     401, verdict.code, verdict.message, challenge=headers.invalid_token_challenge()
                 )

@@ -18,14 +18,14 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import APIException, AuthenticationFailed
+from rest_framework.exceptions import APIException, AuthenticationFailed, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from comfy_keys import headers, verdicts
 from comfy_keys.client import Client
 from comfy_keys.errors import NoVerdict
-from comfy_keys.verdicts import Verdict
+from comfy_keys.verdicts import NETWORK_NOT_ALLOWED, Verdict
 
 _SETTINGS = ("URL", "CACHE_FOR", "CACHE_SIZE", "TIMEOUT", "ALLOW_HTTP")
 
@@ -70,9 +70,12 @@ class ComfyKeyAuthentication(BaseAuthentication):
         if key is None:
             return None
         try:
-            verdict = client().validate(key)
+            client_ip = request.META.get("REMOTE_ADDR", "")
+            verdict = client().validate(key, client_ip=client_ip)
         except NoVerdict as problem:
             raise CannotKnow(problem) from None
+        if verdict.code == NETWORK_NOT_ALLOWED:
+            raise PermissionDenied(verdict.message, verdict.code)
         if not verdict:
             raise AuthenticationFailed(verdict.message, verdict.code)
         customer = verdict.customer

@@ -77,6 +77,17 @@ def validate_request(key: str) -> Request:
     )
 
 
+def client_ip_request(key: str, client_ip: str) -> Request:
+    """Return the request that validates a well-formed key for a client. client_ip: "": unknown."""
+    asked = {"key": key, "client_ip": client_ip} if client_ip else {"key": key}
+    return Request(
+        "/api/v1/keys/validate",
+        {**common_headers(), "Content-Type": "application/json"},
+        content=json.dumps(asked).encode(),
+        keys=[key],
+    )
+
+
 def batch_request(keys: Sequence[str], *, service_secret: str) -> Request:
     """Return the request that validates up to BATCH well-formed keys."""
     return Request(
@@ -100,6 +111,8 @@ def parse_verdict(request: Request, response: Response) -> Verdict:
         match response.status:
             case 200:
                 return _parse_one(request.keys[0], data)
+            case 403 if data["error"] == verdicts.NETWORK_NOT_ALLOWED:
+                return verdicts.bad(data["error"], data["message"])
             case 401 if data["error"] != "UNAUTHORIZED":
                 return verdicts.bad(data["error"], data["message"])
             case 401:

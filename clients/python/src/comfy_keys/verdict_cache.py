@@ -43,9 +43,11 @@ class VerdictCache:
         # Digests of another process can't be looked up here.
         self._pepper = secrets.token_bytes(32)
 
-    def digest(self, key: str) -> bytes:
-        """Return the cache key of `key`: a digest that does not reveal it."""
-        return blake2b(key.encode(), key=self._pepper, digest_size=32).digest()
+    def digest(self, key: str, client_ip: str | None = None) -> bytes:
+        """Return the cache key of `key`, for one client or for all: it does not reveal `key`."""
+        # No key has a space.
+        text = key if client_ip is None else f"{key} {client_ip}"
+        return blake2b(text.encode(), key=self._pepper, digest_size=32).digest()
 
     def now(self) -> float:
         return self._clock()

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 VALID: Final = "VALID"
 MALFORMED: Final = "MALFORMED"
+NETWORK_NOT_ALLOWED: Final = "NETWORK_NOT_ALLOWED"
 
 _MISTYPED: Final = (
     "This is not an API key of ours: it is mistyped or incomplete. "
@@ -19,6 +20,7 @@ class Key:
     """A valid key, without its secret.
 
     prefix: its public part, `comfyui-87d01e28d3f4`.
+    allowed_networks: from where it may be used, as CIDR; empty: from everywhere.
     """
 
     id: str
@@ -26,6 +28,7 @@ class Key:
     prefix: str
     scopes: tuple[str, ...]
     expires_at: datetime | None
+    allowed_networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class GoodVerdict:
 class BadVerdict:
     """The key is invalid. False in an `if`.
 
-    code: MALFORMED, NOT_FOUND, REVOKED, SUSPENDED, EXPIRED, ACCOUNT_DISABLED, or a later one.
+    code: MALFORMED, NOT_FOUND, REVOKED, SUSPENDED, EXPIRED, ACCOUNT_DISABLED, NETWORK_NOT_ALLOWED,
+        or a later one.
     message: text for the user.
     """
 
@@ -91,6 +95,13 @@ Verdict = GoodVerdict | BadVerdict
 """The result of a validation. True in an `if` for a valid key only."""
 
 
+def depends_on_client_ip(verdict: Verdict) -> bool:
+    """Return whether the verdict could be another one for a client with another IP."""
+    if isinstance(verdict, BadVerdict):
+        return verdict.code == NETWORK_NOT_ALLOWED
+    return bool(verdict.key.allowed_networks)
+
+
 MISTYPED: Final = BadVerdict(MALFORMED, _MISTYPED)
 """The verdict on a malformed key, which needs no request."""
 
@@ -99,8 +110,10 @@ def good(response: Mapping[str, Any]) -> GoodVerdict:
     """Return the verdict in a response for a valid key. Raise KeyError, TypeError, ValueError."""
     key, customer = response["key"], response["customer"]
     scopes, expires_at = key["scopes"], key["expires_at"]
-    if not isinstance(scopes, list):
-        raise TypeError("scopes")
+    # Platforms before allowed networks do not send them.
+    networks = key.get("allowed_networks", [])
+    if not isinstance(scopes, list) or not isinstance(networks, list):
+        raise TypeError("scopes or networks")
     return GoodVerdict(
         key=Key(
             id=_text(key["id"]),
@@ -108,6 +121,7 @@ def good(response: Mapping[str, Any]) -> GoodVerdict:
             prefix=_text(key["key_prefix"]),
             scopes=tuple(map(_text, scopes)),
             expires_at=None if expires_at is None else _moment(expires_at),
+            allowed_networks=tuple(map(_text, networks)),
         ),
         customer=Customer(
             id=_text(customer["id"]),

@@ -11,11 +11,19 @@ from typing import Self
 import httpx
 
 from comfy_keys import protocol
-from comfy_keys.client.base import BROKEN, FAILURES, BaseClient, Outcome, checked_key
+from comfy_keys.client.base import (
+    BROKEN,
+    FAILURES,
+    BaseClient,
+    Outcome,
+    checked_key,
+    normalized_ip,
+    request_for,
+)
 from comfy_keys.errors import NoVerdict, Unavailable
 from comfy_keys.key_format import looks_right
 from comfy_keys.protocol import BodyReader, Request, Response
-from comfy_keys.verdicts import MISTYPED, Verdict
+from comfy_keys.verdicts import MISTYPED, Verdict, depends_on_client_ip
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +92,22 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
             self._loops.pop(loop, None)
             await http.aclose()
 
-    async def validate(self, key: str) -> Verdict:
-        """Return the verdict on `key`. Raise Unavailable if there is none."""
+    async def validate(self, key: str, *, client_ip: str | None = None) -> Verdict:
+        """Return the verdict on `key`. Raise Unavailable if there is none.
+
+        client_ip: from where the key is used; "" if that is unknown. Without it, this machine's
+            network counts for a key that may be used from some networks only.
+        """
         key = checked_key(key)
         if not looks_right(key):
             return MISTYPED
-        digest = self._cache.digest(key)
+        verdict = await self._validate(key, None)
+        if client_ip is not None and depends_on_client_ip(verdict):
+            return await self._validate(key, normalized_ip(client_ip))
+        return verdict
+
+    async def _validate(self, key: str, client_ip: str | None) -> Verdict:
+        digest = self._cache.digest(key, client_ip)
         cached = self._cache.get(digest)
         if cached is not None:
             return cached
@@ -98,7 +116,8 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
         if flight is None or not self._cache.is_fresh(flight.sent_at):
             sent_at = self._cache.now()
             # A separate task: the first caller may be cancelled while others wait for it.
-            task = asyncio.create_task(self._request_verdict(state, key, sent_at))
+            request = request_for(key, client_ip)
+            task = asyncio.create_task(self._request_verdict(state, request, digest, sent_at))
             flight = state.flights[digest] = _AsyncInFlight(sent_at, task)
             task.add_done_callback(partial(_remove_in_flight, state, digest, flight))
         outcome = await asyncio.shield(flight.task)
@@ -142,10 +161,12 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
     ) -> None:
         await self.aclose()
 
-    async def _request_verdict(self, state: _LoopState, key: str, sent_at: float) -> Outcome:
-        request = protocol.validate_request(key)
+    async def _request_verdict(
+        self, state: _LoopState, request: Request, digest: bytes, sent_at: float
+    ) -> Outcome:
         try:
-            return self._parse_and_cache(request, await self._send(state, request), sent_at=sent_at)
+            response = await self._send(state, request)
+            return self._parse_and_cache(request, response, digest=digest, sent_at=sent_at)
         except NoVerdict as error:
             return error.copy()
 

@@ -1,5 +1,6 @@
 """What both clients share: options, the cache, batches, and what happens after a fork."""
 
+import ipaddress
 import math
 import os
 import sys
@@ -127,9 +128,11 @@ class BaseClient(Generic[Http]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
 
-    def _parse_and_cache(self, request: Request, response: Response, *, sent_at: float) -> Verdict:
+    def _parse_and_cache(
+        self, request: Request, response: Response, *, digest: bytes, sent_at: float
+    ) -> Verdict:
         verdict = protocol.parse_verdict(request, response)
-        self._cache.store(self._cache.digest(request.keys[0]), verdict, sent_at=sent_at)
+        self._cache.store(digest, verdict, sent_at=sent_at)
         return verdict
 
     def _parse_and_cache_batch(
@@ -182,6 +185,23 @@ def checked_key(key: object) -> str:
             "question: answer 401."
         )
     return key.strip()
+
+
+def normalized_ip(client_ip: object) -> str:
+    """Return an IP address in its shortest form, or "" for an unknown one."""
+    try:
+        address = ipaddress.ip_address(str(client_ip).partition("%")[0])
+    except ValueError:
+        return ""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
+def request_for(key: str, client_ip: str | None) -> Request:
+    """Return the request that validates a key, for a client if its IP counts."""
+    if client_ip is None:
+        return protocol.validate_request(key)
+    return protocol.client_ip_request(key, client_ip)
 
 
 def _is_number(value: object) -> bool:

@@ -10,12 +10,20 @@ from typing import Any, Self
 import httpx
 
 from comfy_keys import protocol
-from comfy_keys.client.base import BROKEN, FAILURES, BaseClient, Outcome, checked_key
+from comfy_keys.client.base import (
+    BROKEN,
+    FAILURES,
+    BaseClient,
+    Outcome,
+    checked_key,
+    normalized_ip,
+    request_for,
+)
 from comfy_keys.errors import NoVerdict, Unavailable
 from comfy_keys.key_format import looks_right
 from comfy_keys.protocol import BodyReader, Request, Response
 from comfy_keys.transport import DeadlineTransport, deadline
-from comfy_keys.verdicts import MISTYPED, Verdict
+from comfy_keys.verdicts import MISTYPED, Verdict, depends_on_client_ip
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +57,22 @@ class Client(BaseClient[httpx.Client]):
         if was_closed:
             self._http.close()
 
-    def validate(self, key: str) -> Verdict:
-        """Return the verdict on `key`. Raise Unavailable if there is none."""
+    def validate(self, key: str, *, client_ip: str | None = None) -> Verdict:
+        """Return the verdict on `key`. Raise Unavailable if there is none.
+
+        client_ip: from where the key is used; "" if that is unknown. Without it, this machine's
+            network counts for a key that may be used from some networks only.
+        """
         key = checked_key(key)
         if not looks_right(key):
             return MISTYPED
-        digest = self._cache.digest(key)
+        verdict = self._validate(key, None)
+        if client_ip is not None and depends_on_client_ip(verdict):
+            return self._validate(key, normalized_ip(client_ip))
+        return verdict
+
+    def _validate(self, key: str, client_ip: str | None) -> Verdict:
+        digest = self._cache.digest(key, client_ip)
         with self._lock:
             cached = self._cache.get(digest)
             if cached is not None:
@@ -64,7 +82,7 @@ class Client(BaseClient[httpx.Client]):
             if flight is None or is_first:
                 flight = self._flights[digest] = _InFlight(self._cache.now())
         outcome = (
-            self._request_verdict(key, digest, flight)
+            self._request_verdict(request_for(key, client_ip), digest, flight)
             if is_first
             else self._wait_for_verdict(flight)
         )
@@ -97,12 +115,14 @@ class Client(BaseClient[httpx.Client]):
     ) -> None:
         self.close()
 
-    def _request_verdict(self, key: str, digest: bytes, flight: _InFlight) -> Outcome:
+    def _request_verdict(self, request: Request, digest: bytes, flight: _InFlight) -> Outcome:
         # Waiting threads get an outcome whatever happens here, also after Ctrl-C.
         outcome: Outcome = Unavailable("The question was given up.")
         try:
-            request = protocol.validate_request(key)
-            outcome = self._parse_and_cache(request, self._send(request), sent_at=flight.sent_at)
+            response = self._send(request)
+            outcome = self._parse_and_cache(
+                request, response, digest=digest, sent_at=flight.sent_at
+            )
         except NoVerdict as error:
             outcome = error.copy()
         finally:

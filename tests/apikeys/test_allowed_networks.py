@@ -1,0 +1,330 @@
+"""Keys that may be used from some networks only, on every path of a validation."""
+
+import base64
+from datetime import timedelta
+from urllib.parse import urlencode
+
+import pytest
+from django.test import Client
+
+from apikeys import allowed_networks, services, usage
+from apikeys.allowed_networks import HostBitsError
+from apikeys.models import APIKey
+from apikeys.services import VerdictCode
+from audit import formatting
+from audit.models import Action, Event, Via
+from audit.services import Actor
+from core.client_ip import apply_forwarded_headers
+from tests.factories import generate_key
+
+NETWORKS = ["203.0.113.0/24", "2001:db8:1::/48"]
+INSIDE, OUTSIDE = "203.0.113.7", "198.51.100.7"
+SECRET = "s" * 40
+CODE = VerdictCode.NETWORK_NOT_ALLOWED
+
+
+@pytest.fixture
+def restricted(issue):
+    return issue("studio", allowed_networks=NETWORKS)
+
+
+def call(token, method, path, client_ip, data=None, **headers):
+    return Client().generic(
+        method,
+        path,
+        data or "",
+        content_type="application/json",
+        headers={"X-API-Key": token.reveal(), **headers},
+        REMOTE_ADDR=client_ip,
+    )
+
+
+def code_of(response) -> str:
+    return response.json()["error"]
+
+
+# --- The list ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7/32"),
+        (" 192.0.2.0/24 ", "192.0.2.0/24"),
+        ("2001:DB8:0::/32", "2001:db8::/32"),
+        ("2001:db8::7", "2001:db8::7/128"),
+        ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("::ffff:192.0.2.7", "192.0.2.7/32"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_a_network_has_one_form(text, network):
+    assert allowed_networks.normalize(text) == network
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "everywhere", "192.0.2", "192.0.2.0/33", "192.0.2.0/", "192.0.2.0/-1", "192.0.2.0/ 24",
+        "192.0.2.0/255.255.255.0", "192.0.2.0/0.0.0.255", "192.0.2.0/24/24", "192.0.2.07",
+        "2001:db8::/129", "fe80::1%eth0", "[2001:db8::7]", "192.0.2.7:80", "192.0.2.0/٢٤",
+    ],
+)  # fmt: skip
+def test_other_texts_are_no_networks(text):
+    with pytest.raises(ValueError):  # noqa: PT011 (any message)
+        allowed_networks.normalize(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "network"),
+    [
+        ("192.0.2.7/24", "192.0.2.7", "192.0.2.0/24"),
+        ("2001:db8::7/64", "2001:db8::7", "2001:db8::/64"),
+    ],
+)
+def test_an_address_with_a_prefix_is_ambiguous(text, host, network):
+    with pytest.raises(HostBitsError) as error:
+        allowed_networks.normalize(text)
+    assert (error.value.host, error.value.network) == (host, network)
+
+
+def test_twenty_of_the_longest_networks_fit_into_a_row(issue):
+    longest = [f"ffff:ffff:ffff:ffff:ffff:ffff:ffff:f{number:03x}" for number in range(20)]
+    key, _token = issue(allowed_networks=longest)
+    key.full_clean(exclude={"nonce"})
+    assert len(APIKey.objects.get(pk=key.pk).allowed_network_list) == 20
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "covers"),
+    [
+        ("", "192.0.2.0/24", True),
+        ("", "", True),
+        ("192.0.2.0/24", "", False),
+        ("192.0.2.0/24 2001:db8::/32", "2001:db8:1::/48 192.0.2.7/32", True),
+        ("192.0.2.0/24", "192.0.2.0/23", False),
+        ("0.0.0.0/0", "::/0", False),
+    ],
+)
+def test_a_list_covers_narrower_ones(wide, narrow, covers):
+    assert allowed_networks.cover(wide, narrow) is covers
+
+
+# --- Verdicts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("client_ip", "is_allowed"),
+    [
+        (INSIDE, True),
+        ("::ffff:203.0.113.7", True),
+        ("2001:db8:1:2::3", True),
+        (OUTSIDE, False),
+        ("::ffff:198.51.100.7", False),
+        ("2001:db8:2::3", False),
+        ("", False),
+        ("unix", False),
+        (None, False),
+    ],
+)
+def test_the_client_ip_decides(restricted, client_ip, is_allowed):
+    _key, token = restricted
+    verdict = services.validate(token.reveal(), client_ip=client_ip)
+    assert verdict.code is (VerdictCode.VALID if is_allowed else CODE)
+
+
+def test_without_a_list_no_client_ip_is_needed(issue):
+    _key, token = issue()
+    assert services.validate(token.reveal()).code is VerdictCode.VALID
+
+
+def test_a_refused_use_is_not_counted_and_becomes_an_event(restricted, alice):
+    key, token = restricted
+    assert call(token, "POST", "/customers", OUTSIDE).status_code == 403
+    usage.flush()
+    key.refresh_from_db()
+    assert key.last_used_at is None
+    event = Event.objects.get(action=Action.KEY_REFUSED)
+    assert (event.account, event.address) == (alice, OUTSIDE)
+    assert event.detail == {"code": "NETWORK_NOT_ALLOWED"}
+    assert formatting.format_detail(event) == "network not allowed"
+
+
+def test_what_is_no_use_needs_no_network(restricted):
+    _key, token = restricted
+    assert services.validate(token.reveal(), is_use=False).code is VerdictCode.VALID
+
+
+# --- Endpoints --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/customers"),
+        ("GET", "/customers/me"),
+        ("GET", "/customers/api-keys"),
+        ("GET", "/api/v1/auth"),
+        ("GET", "/api/v1/auth/some/path"),
+        ("POST", "/api/v1/keys/validate"),
+        ("POST", "/proxy/openai/v1/images"),
+        ("GET", "/api/workspaces/current"),
+        ("POST", "/customers/storage"),
+    ],
+)
+def test_every_endpoint_that_takes_a_key_refuses_other_networks(restricted, method, path):
+    _key, token = restricted
+    for refused_ip in (OUTSIDE, "", "2001:db8:2::1"):
+        response = call(token, method, path, refused_ip)
+        assert (response.status_code, code_of(response)) == (403, CODE)
+        assert "network" in response.json()["message"]
+        assert "WWW-Authenticate" not in response
+    assert call(token, method, path, INSIDE).status_code in {200, 204, 404}
+
+
+def test_a_trusted_proxy_states_the_client_ip(restricted):
+    _key, token = restricted
+
+    def code(peer, forwarded):
+        environ = {"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded}
+        seen = {}
+
+        def application(environ, _start_response):
+            seen.update(environ)
+            return []
+
+        apply_forwarded_headers(application, proxies=["192.0.2.1"], header=None)(environ, None)
+        return call(token, "GET", "/api/v1/auth", seen["REMOTE_ADDR"]).status_code
+
+    assert code("192.0.2.1", INSIDE) == 204
+    assert code("192.0.2.1", OUTSIDE) == 403
+    assert code("192.0.2.1", f"{INSIDE}, {OUTSIDE}") == 403
+    # The header of any other peer counts for nothing.
+    assert code(OUTSIDE, INSIDE) == 403
+
+
+def ask(client, path, body, **headers):
+    return client.post(path, body, content_type="application/json", headers=headers)
+
+
+def test_a_service_names_the_client_ip(client, restricted):
+    _key, token = restricted
+    path = "/api/v1/keys/validate"
+    assert ask(client, path, {"key": token.reveal(), "client_ip": INSIDE}).json()["valid"]
+    for more in ({}, {"client_ip": OUTSIDE}):
+        body = ask(client, path, {"key": token.reveal(), **more}).json()
+        assert (body["valid"], body["code"]) == (False, CODE)
+    for wrong in ("", "everywhere", None, 7, "203.0.113.0/24"):
+        response = ask(client, path, {"key": token.reveal(), "client_ip": wrong})
+        assert response.status_code == 400, wrong
+
+
+def test_a_service_names_the_client_ip_of_each_key(client, restricted, issue, settings):
+    settings.SERVICE_SECRETS = [SECRET]
+    _key, token = restricted
+    _other, unrestricted = issue("laptop")
+    keys = [token.reveal(), token.reveal(), token.reveal(), unrestricted.reveal()]
+    path, headers = "/api/v1/keys/validate/batch", {"Authorization": f"Bearer {SECRET}"}
+
+    def codes(**more):
+        body = ask(client, path, {"keys": keys, **more}, **headers).json()
+        return [verdict["code"] for verdict in body["verdicts"]]
+
+    assert codes() == [CODE, CODE, CODE, "VALID"]
+    assert codes(client_ips=[INSIDE, OUTSIDE, None, None]) == ["VALID", CODE, CODE, "VALID"]
+    for wrong in ([INSIDE], [INSIDE, OUTSIDE, None, "x"], INSIDE):
+        assert ask(client, path, {"keys": keys, "client_ips": wrong}, **headers).status_code == 400
+
+
+def test_admin_verify_judges_the_client_ip(client, restricted, settings):
+    settings.SERVICE_SECRETS = [SECRET]
+    _key, token = restricted
+    path, headers = "/admin/verify-api-key", {"X-Comfy-Admin-Secret": SECRET}
+    assert ask(client, path, {"api_key": token.reveal()}, **headers).json()["error"] == CODE
+    outside = {"api_key": token.reveal(), "client_ip": OUTSIDE}
+    assert ask(client, path, outside, **headers).status_code == 403
+    inside = {"api_key": token.reveal(), "client_ip": INSIDE}
+    assert ask(client, path, inside, **headers).json()["valid"] is True
+
+
+def test_introspection_judges_the_client_ip(client, restricted, settings):
+    settings.SERVICE_SECRETS = [SECRET]
+    _key, token = restricted
+    basic = base64.b64encode(f"x:{SECRET}".encode()).decode()
+
+    def introspect(**more):
+        return client.post(
+            "/oauth/introspect",
+            urlencode({"token": token.reveal(), **more}),
+            content_type="application/x-www-form-urlencoded",
+            headers={"Authorization": f"Basic {basic}"},
+        )
+
+    assert introspect(client_ip=INSIDE).json()["active"] is True
+    assert introspect(client_ip=OUTSIDE).json() == {"active": False}
+    assert introspect().json() == {"active": False}
+    assert introspect(client_ip="everywhere").status_code == 400
+
+
+def test_whoever_holds_a_key_may_revoke_it_from_anywhere(client, restricted):
+    key, token = restricted
+    client.post(
+        "/oauth/revoke",
+        urlencode({"token": token.reveal()}),
+        content_type="application/x-www-form-urlencoded",
+        REMOTE_ADDR=OUTSIDE,
+    )
+    key.refresh_from_db()
+    assert key.revoked_at is not None
+
+
+# --- Set and copy the list --------------------------------------------------------------------
+
+
+def test_the_form_takes_networks_in_lines(here, alice):
+    page = generate_key(here, allowed_networks="203.0.113.7\r\n2001:db8::/48, 192.0.2.0/24")
+    assert page.status_code == 200
+    key = APIKey.objects.get()
+    assert key.allowed_network_list == ("203.0.113.7/32", "2001:db8::/48", "192.0.2.0/24")
+
+
+def test_the_form_keeps_a_network_that_it_refuses(here, alice):
+    page = generate_key(here, allowed_networks="203.0.113.7/24")
+    assert page.status_code == 400
+    assert "203.0.113.7/24" in page.context["form"]["allowed_networks"].value()
+    assert page.context["form"].errors["allowed_networks"]
+    assert page.context["form"].has_options
+    assert not APIKey.objects.exists()
+
+
+def test_a_successor_keeps_the_networks(restricted, alice):
+    key, _token = restricted
+    by = Actor(user=alice, via=Via.PAGE)
+    _successor, token = services.rotate(key, overlap=timedelta(0), by=by)
+    assert services.validate(token.reveal(), client_ip=OUTSIDE).code is CODE
+
+
+def test_a_key_creates_keys_for_its_own_networks_only(issue, settings):
+    settings.KEYS_MAY_CREATE_KEYS = True
+    wide, _token = issue("wide")
+    _key, token = issue("studio", allowed_networks=["203.0.113.0/24"])
+
+    def create(data):
+        return call(token, "POST", "/customers/api-keys", INSIDE, data)
+
+    assert code_of(create('{"name": "a", "allowed_networks": []}')) == (
+        "MORE_NETWORKS_THAN_ITS_MAKER"
+    )
+    created = create('{"name": "b"}').json()["api_key"]
+    assert created["allowed_networks"] == ["203.0.113.0/24"]
+    created = create('{"name": "c", "allowed_networks": ["203.0.113.7"]}').json()["api_key"]
+    assert created["allowed_networks"] == ["203.0.113.7/32"]
+    path = f"/customers/api-keys/{wide.pk}/roll"
+    rotated = call(token, "POST", path, INSIDE, '{"overlap_seconds": 0}')
+    assert code_of(rotated) == "MORE_NETWORKS_THAN_ITS_MAKER"
+
+
+def test_the_export_has_the_networks(here, restricted):
+    exported = here.get("/account/data")
+    assert NETWORKS[0] in exported.text
