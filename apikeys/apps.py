@@ -12,6 +12,7 @@ class APIKeysConfig(AppConfig):
         from apikeys.api import schema  # noqa: F401 (drf-spectacular finds it by its import)
         from apikeys.models import Reason
         from audit import formatting, sentences
+        from core import collation  # noqa: F401 (its receiver precedes the first connection)
 
         signals.watch(receivers.accounts_changing)
         formatting.register_labels("reason", dict(Reason.choices))

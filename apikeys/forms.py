@@ -107,12 +107,21 @@ class NewKeyForm(NonceForm, ExpiryForm):
         return chosen
 
     @property
+    def main_fields(self) -> list[forms.BoundField]:
+        """Return the fields that are always shown."""
+        return [self[name] for name in ("name", "description")]
+
+    @property
+    def more_fields(self) -> list[forms.BoundField]:
+        """Return the fields under "More options"."""
+        return [self[name] for name in ("expires", "expires_on", "scopes", "allowed_networks")]
+
+    @property
     def has_options(self) -> bool:
         """Return whether a field under "More options" was changed or has an error."""
         return any(
-            self[name].errors
-            or self[name].value() not in (self.fields[name].initial, [*scopes.ALL])
-            for name in ("expires", "expires_on", "scopes", "allowed_networks")
+            field.errors or field.value() not in (field.field.initial, [*scopes.ALL])
+            for field in self.more_fields
         )
 
 

@@ -4,6 +4,8 @@ A use is appended to a queue in memory. Every few seconds, and when the process 
 them up by key and hour and writes them with a few statements. A process that is killed loses the
 counts of one interval at most; no response waits for a count. Refusals are counted of keys whose
 secret was right: others are nobody's.
+
+The first use of a key is written within a second: its owner waits for it on the page of keys.
 """
 
 import atexit
@@ -30,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 # The key, the hour, and the code of the verdict: "" for a use, the reason of a refusal.
 type Used = tuple[UUID, datetime, str]
+
+# Seconds between the first use of a key and the write, so that many first uses are written together
+# and the network of the client is known.
+_FIRST_USE_DELAY: Final = 0.3
 
 
 class UsageCounter:
@@ -60,13 +66,27 @@ class UsageCounter:
         self._flushing = Lock()
         self._tags_lock = Lock()
         self._starting = Lock()
+        # Keys whose first use was announced: cached rows do not have it yet.
+        self._used_keys: LRUCache[UUID, bool] = LRUCache(maxsize=65_536)
+        self._used_keys_lock = Lock()
+        # Set to write the counts before the interval ends.
+        self._wake = Event()
         self._stop = Event()
         self._writer: Thread | None = None
 
-    def count(self, key_id: UUID) -> None:
-        """Count one use of a key."""
+    def count(self, key_id: UUID, *, is_first: bool = False) -> None:
+        """Count one use of a key.
+
+        is_first: whether the key seems to be unused so far; then its use is written at once.
+        """
         self._pending.append(key_id.int)
         self.start()
+        if is_first:
+            with self._used_keys_lock:
+                is_known = key_id in self._used_keys
+                self._used_keys[key_id] = True
+            if not is_known:
+                self._wake.set()
 
     def count_refusal(self, key_id: UUID, code: str) -> None:
         """Count one refusal of a key with the right secret. code: the verdict's."""
@@ -97,8 +117,16 @@ class UsageCounter:
                 self._write_tags()
 
     def run(self, stop: Event) -> None:
-        """Write the counts every USAGE_FLUSH_INTERVAL seconds until `stop` is set."""
-        while not stop.wait(settings.USAGE_FLUSH_INTERVAL):
+        """Write the counts every USAGE_FLUSH_INTERVAL seconds until `stop` is set.
+
+        After the first use of a key they are written earlier.
+        """
+        while not stop.is_set():
+            if self._wake.wait(settings.USAGE_FLUSH_INTERVAL):
+                stop.wait(_FIRST_USE_DELAY)
+                self._wake.clear()
+            if stop.is_set():
+                return
             try:
                 self.flush()
                 # Connections belong to threads, and no request ends in this one.
@@ -121,6 +149,7 @@ class UsageCounter:
 
     def _finish(self) -> None:
         self._stop.set()
+        self._wake.set()
         self.flush()
         connection.close()
 

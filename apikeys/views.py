@@ -8,26 +8,30 @@ from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ValidationError
-from django.core.paginator import Paginator
 from django.db.models import Q
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import reauthentication
 from accounts.requests import current_user
 from accounts.services import may_hold_keys
-from apikeys import services, tokens
+from apikeys import services
+from apikeys.connect_views import instructions, likely_installation
+from apikeys.first_use import first_use_text
 from apikeys.forms import NewKeyForm, RotateForm
+from apikeys.key_list import KeyList, Parameters
 from apikeys.models import APIKey, Reason
 from apikeys.tokens import Token
 from audit.models import Via
 from audit.services import actor
+from core.collation import in_alphabetical_order
 from core.error_views import rate_limited_page
 
-PER_PAGE = 20
 # Form fields to keep while the user re-authenticates.
 _KEPT = ["name", "description", "expires", "expires_on", "scopes", "allowed_networks"]
 
@@ -39,6 +43,15 @@ def keys(request: HttpRequest) -> HttpResponse:
     is_open = "new" in request.GET
     draft = reauthentication.take_draft(request) if is_open else {}
     return _keys_page(request, form=_blank_form(**draft), is_open=is_open)
+
+
+@login_required
+@require_safe
+@never_cache
+def first_use(request: HttpRequest, key_id: UUID) -> JsonResponse:
+    """Return the sentence on the first use of a key, "" before it. The page of keys polls this."""
+    key = get_object_or_404(APIKey.objects.kept(), pk=key_id, owner=current_user(request))
+    return JsonResponse({"text": first_use_text(key)})
 
 
 @login_required
@@ -54,7 +67,7 @@ def generate(request: HttpRequest) -> HttpResponse:
         messages.error(request, _("Confirm your email before you create an API key."))
         return redirect("account_email")
     if question := reauthentication.ask_before_key(
-        request, then=reverse("keys") + "?new=1", keep=_KEPT
+        request, then=Parameters.of(request).url(new="1"), keep=_KEPT
     ):
         return question
     if form.is_valid() and (page := _create(request, form, services.issue, owner=owner)):
@@ -67,13 +80,43 @@ def generate(request: HttpRequest) -> HttpResponse:
 def delete(request: HttpRequest, key_id: UUID) -> HttpResponse:
     """Ask for confirmation, then delete the key."""
     key = get_object_or_404(APIKey.objects.kept(), pk=key_id, owner=current_user(request))
+    back = Parameters.of(request)
     if request.method != "POST":
-        return render(request, "apikeys/delete.html", {"key": key, "section": "keys"})
+        context = {"key": key, "back": back, "section": "keys"}
+        return render(request, "apikeys/delete.html", context)
     by = actor(request, via=Via.PAGE)
     if not services.revoke(key, reason=Reason.DELETED_BY_OWNER, by=by):
         raise Http404
-    messages.success(request, _("“%(name)s” was deleted. It works no more.") % {"name": key.name})
-    return redirect("keys")
+    messages.success(request, _("“%(name)s” was deleted. It no longer works.") % {"name": key.name})
+    return redirect(back.url())
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def delete_selected(request: HttpRequest) -> HttpResponse:
+    """Ask for confirmation, naming the selected keys, then delete them together."""
+    back, owner = Parameters.of(request), current_user(request)
+    data = request.POST if request.method == "POST" else request.GET
+    if not data.getlist("key"):
+        messages.warning(request, _("Select the keys that you want to delete first."))
+        return redirect(back.url())
+    # Keys that were deleted since the list was shown are left out.
+    own = APIKey.objects.kept().filter(owner=owner, pk__in=_parse_ids(data.getlist("key")))
+    selected = list(own.order_by(in_alphabetical_order("folded_name")))
+    if not selected:
+        raise Http404
+    if request.method != "POST":
+        context = {"selected": selected, "back": back, "section": "keys"}
+        return render(request, "apikeys/delete_selected.html", context)
+    ids, by = [key.pk for key in selected], actor(request, via=Via.PAGE)
+    deleted = len(services.delete_many(owner=owner, ids=ids, by=by))
+    text = ngettext(
+        "%(count)d key was deleted. It no longer works.",
+        "%(count)d keys were deleted. They no longer work.",
+        deleted,
+    )
+    messages.success(request, text % {"count": deleted})
+    return redirect(back.url())
 
 
 @login_required
@@ -93,7 +136,7 @@ def rotate(request: HttpRequest, key_id: UUID) -> HttpResponse:
     return render(
         request,
         "apikeys/roll.html",
-        {"key": key, "form": form, "section": "keys"},
+        {"key": key, "form": form, "back": Parameters.of(request), "section": "keys"},
         status=400 if form.errors else 200,
     )
 
@@ -125,23 +168,28 @@ def _blank_form(**draft: str | list[str]) -> NewKeyForm:
     return NewKeyForm(initial={**draft, "nonce": uuid.uuid4()})
 
 
+def _parse_ids(texts: list[str]) -> list[UUID]:
+    try:
+        return [UUID(text) for text in texts]
+    except ValueError as error:
+        raise Http404 from error
+
+
 def _keys_page(
     request: HttpRequest, *, form: NewKeyForm, status: int = 200, **context: object
 ) -> HttpResponse:
-    # PostgreSQL has no text with NUL. A pasted key is masked, so that the page does not repeat it.
-    search = tokens.redact(request.GET.get("q", "")).replace("\0", "").strip().rstrip("…")
-    own = APIKey.objects.listed().filter(owner=current_user(request))
-    found = own.matching(search) if search else own
-    page = Paginator(found, PER_PAGE).get_page(request.GET.get("page"))
+    keys = KeyList(current_user(request), Parameters.of(request))
     return render(
         request,
         "apikeys/keys.html",
         {
             "form": form,
-            "page": page,
-            "query": search,
-            "has_keys": bool(page.paginator.count) or own.exists(),
+            "keys": keys,
+            "page": keys.page,
+            "back": keys.parameters,
+            "installation": likely_installation(request.headers.get("User-Agent", "")),
             "section": "keys",
+            **instructions(),
             **context,
         },
         status=status,

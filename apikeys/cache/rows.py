@@ -22,12 +22,13 @@ from apikeys.models import APIKey
 
 type Row = tuple[Any, ...]
 
-# The fields that verdicts and responses use; the others are deferred. A change to one of them
-# invalidates the row: here by apikeys/models/keys.py and accounts/signals.py, on other hosts by the
-# triggers of PostgreSQL.
+# The fields that verdicts and responses use, in the order of the model; the others are deferred. A
+# change to one of them invalidates the row: here by apikeys/models/keys.py and accounts/signals.py,
+# on other hosts by the triggers of PostgreSQL. Not so last_used_at, by which apikeys/usage.py knows
+# the first use.
 KEY_FIELDS: Final = (
     "id", "owner_id", "name", "public_id", "encoded", "tag_pepper", "scopes",
-    "allowed_networks", "created_at", "expires_at", "suspended_at", "revoked_at"
+    "allowed_networks", "created_at", "expires_at", "last_used_at", "suspended_at", "revoked_at"
 )  # fmt: skip
 OWNER_FIELDS: Final = ("id", "email", "name", "is_active", "is_staff", "date_joined", "updated_at")
 

@@ -113,7 +113,7 @@ def _verdict_on(key: APIKey, token: Token, *, client_ip: str | None, is_use: boo
     if code is VerdictCode.VALID and not allowed_networks.allow(key.allowed_networks, client_ip):
         code = VerdictCode.NETWORK_NOT_ALLOWED
     if code is VerdictCode.VALID:
-        usage.count(key.pk)
+        usage.count(key.pk, is_first=key.last_used_at is None)
     else:
         usage.count_refusal(key.pk, code)
     return Verdict(code, key, key.lifetime)

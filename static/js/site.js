@@ -11,6 +11,8 @@ if (find("[data-forgets]")) import("./forget.js");
 if (find("[data-codes]")) import("./codes.js").then(({ offerCodes }) => offerCodes(find("[data-codes]")));
 if (find("[data-passkey], [data-without-passkeys]")) import("./passkeys.js").then(({ usePasskeys }) => usePasskeys());
 if (find("[data-tabs]")) import("./tabs.js");
+if (find("[data-first-use]")) import("./first-use.js");
+if (find("#selection, details.menu")) import("./list.js");
 
 // --- Dialogs: in place instead of on a page of their own ----------------------------------------
 
@@ -37,6 +39,8 @@ for (const button of document.querySelectorAll("[data-deletes]")) {
     event.preventDefault();
     deletion.querySelector("form").action = button.form.action;
     deletion.querySelector("h2").textContent = button.dataset.deletes;
+    deletion.querySelector("[data-masked]").textContent = button.dataset.masked;
+    deletion.querySelector("[data-last-used]").textContent = button.dataset.lastUsed;
     deletion.showModal();
   });
 }
@@ -57,6 +61,14 @@ for (const form of document.querySelectorAll("form[data-once]")) {
     form.querySelector("[aria-disabled]")?.removeAttribute("aria-disabled");
   });
 }
+
+// --- Enter that ends the input of a character does not submit the form ---------------------------
+
+addEventListener("keydown", (event) => {
+  // Safari ends the composition first, and leaves the key code of input methods (229).
+  const isComposing = event.isComposing || event.keyCode === 229;
+  if (event.key === "Enter" && isComposing && event.target.form) event.preventDefault();
+});
 
 // --- A key that is pasted whole is looked for by what may be shown of it ------------------------
 

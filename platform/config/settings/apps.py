@@ -76,7 +76,11 @@ TEMPLATES = [
         "APP_DIRS": True,
         "OPTIONS": {
             # core is not an app.
-            "libraries": {"charts": "core.charts", "dates": "core.dates"},
+            "libraries": {
+                "charts": "core.charts",
+                "dates": "core.dates",
+                "pages": "core.pages",
+            },
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
