@@ -16,7 +16,11 @@ class ExpiryForm(forms.Form):
     """The expiry of a key: `cleaned_data["expires_at"]` is a time, or None for never."""
 
     expires = forms.ChoiceField(
-        label=_("Expires"), choices=expiry.CHOICES, initial=expiry.NEVER, required=False
+        label=_("Expiration"),
+        choices=expiry.choices,
+        initial=expiry.default_choice,
+        required=False,
+        widget=forms.RadioSelect,
     )
     expires_on = forms.DateField(
         label=_("Last day"),
@@ -25,12 +29,19 @@ class ExpiryForm(forms.Form):
         help_text=_("The key works until this day ends (UTC)."),
     )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if last_day := expiry.last_day():
+            self.fields["expires_on"].widget.attrs["max"] = last_day.isoformat()
+
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean() or self.cleaned_data
         choice, day = cleaned.pop("expires", None), cleaned.pop("expires_on", None)
         if not {"expires", "expires_on"} & self.errors.keys():
             try:
-                cleaned["expires_at"] = expiry.from_choice(choice or expiry.NEVER, day)
+                cleaned["expires_at"] = expiry.from_choice(
+                    choice or (expiry.ON_DATE if day else expiry.default_choice()), day
+                )
             except ValidationError as error:
                 self.add_error("expires_on", error)
         return cleaned
@@ -91,12 +102,21 @@ class NewKeyForm(NonceForm, ExpiryForm):
         return chosen
 
     @property
+    def main_fields(self) -> list[forms.BoundField]:
+        """Return the fields that are always shown."""
+        return [self[name] for name in ("name", "description", "expires", "expires_on")]
+
+    @property
+    def more_fields(self) -> list[forms.BoundField]:
+        """Return the fields under "More options"."""
+        return [self["scopes"]]
+
+    @property
     def has_options(self) -> bool:
         """Return whether a field under "More options" was changed or has an error."""
         return any(
-            self[name].errors
-            or self[name].value() not in (self.fields[name].initial, [*scopes.ALL])
-            for name in ("expires", "expires_on", "scopes")
+            field.errors or field.value() not in (field.field.initial, [*scopes.ALL])
+            for field in self.more_fields
         )
 
 

@@ -4,6 +4,7 @@
 """
 
 import math
+from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import BadRequest as DjangoBadRequest
@@ -33,6 +34,14 @@ class Refused(exceptions.APIException):
 class BadRequest(Refused):
     def __init__(self, code: str, message: Any) -> None:
         super().__init__(code, message, status.HTTP_400_BAD_REQUEST)
+
+
+class ExpiresTooLate(BadRequest):
+    """400: the expiry is beyond KEY_LIFETIME_MAX. latest: the latest time that is allowed."""
+
+    def __init__(self, message: Any, latest: datetime) -> None:
+        super().__init__("EXPIRES_TOO_LATE", message)
+        self.more = {"latest_expires_at": latest.isoformat(timespec="seconds")}
 
 
 class NotFound(Refused):
@@ -70,10 +79,9 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         headers["Retry-After"] = str(RETRY_AFTER)
     elif wait := getattr(problem, "wait", None):
         headers["Retry-After"] = str(math.ceil(wait))
+    body = {"error": _code(problem), "message": _as_text(problem.detail)}
     return Response(
-        {"error": _code(problem), "message": _as_text(problem.detail)},
-        status=problem.status_code,
-        headers=headers,
+        {**body, **getattr(problem, "more", {})}, status=problem.status_code, headers=headers
     )
 
 
@@ -108,6 +116,8 @@ def _as_problem(error: Exception) -> exceptions.APIException | None:
             )
         case DjangoBadRequest() | RequestDataTooBig():
             return BadRequest("INVALID_REQUEST", _("The body is too long, or ended too early."))
+        case DjangoValidationError(code="lifetime"):
+            return ExpiresTooLate(" ".join(error.messages), error.params["latest"])
         case DjangoValidationError():
             return BadRequest(_validation_code(error), " ".join(error.messages))
         case _:

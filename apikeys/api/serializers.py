@@ -163,8 +163,11 @@ class NewAPIKeySerializer(StrictSerializer[dict[str, object]]):
         allow_null=True,
         help_text=(
             "When it ends (ISO 8601; UTC, unless an offset is given), at most 36,500 days from "
-            "now. A date without a time means the end of that day in UTC. Default: never, or when "
-            "the key ends that makes this one."
+            "now and at most the operator's KEY_LIFETIME_MAX: a later one is answered 400 "
+            "EXPIRES_TOO_LATE, with the latest time that is allowed in latest_expires_at. A date "
+            "without a time means the end of that day in UTC; null means never. Default: the "
+            "operator's KEY_LIFETIME_DEFAULT, or when the key ends that makes this one, if that "
+            "is earlier."
         ),
     )
     expires_in_days = StrictIntegerField(
@@ -257,6 +260,9 @@ class VerdictsSerializer(serializers.Serializer[dict[str, object]]):
 class ErrorSerializer(serializers.Serializer[dict[str, str]]):
     error = serializers.CharField(help_text="A code, UPPER_SNAKE.")
     message = serializers.CharField(help_text="Words for a person: what to do about it.")
+    latest_expires_at = serializers.DateTimeField(
+        required=False, help_text="With EXPIRES_TOO_LATE: the latest time that is allowed."
+    )
 
 
 # Creating a serializer takes longer than a query, as its fields are copied. Every validation uses

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from accounts import reauthentication
 from accounts.requests import current_user
 from accounts.services import may_hold_keys
-from apikeys import scopes, services
+from apikeys import expiry, scopes, services
 from apikeys.api import schema, serializers
 from apikeys.api.authentication import (
     KeyAuthentication,
@@ -121,11 +121,16 @@ class APIKeysView(BaseView):
         serializer = serializers.NewAPIKeySerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         fields = serializer.validated_data
+        if "expires_at" not in fields:
+            creator_expires_at = (
+                request.auth.expires_at if isinstance(request.auth, APIKey) else None
+            )
+            fields["expires_at"] = expiry.earliest(creator_expires_at, expiry.default_expires_at())
         if isinstance(request.auth, APIKey):
             # A key creates only keys with its own scopes that expire with it or earlier.
             for scope in fields.setdefault("scopes", request.auth.granted):
                 require(scope, of=request.auth)
-            _check_expiry(request.auth, fields.setdefault("expires_at", request.auth.expires_at))
+            _check_expiry(request.auth, fields["expires_at"])
         key, token = services.issue(
             owner=current_user(request),
             description=fields.pop("description", None) or "",
@@ -167,7 +172,8 @@ class RotateView(BaseView):
         operation_id="roll_key",
         summary="Replace a key",
         description=(
-            "Makes a successor with the same name, scopes and lifetime. The old key works on for "
+            "Makes a successor with the same name, scopes and lifetime, up to the operator's "
+            "KEY_LIFETIME_MAX. The old key works on for "
             "`overlap_seconds`, so that machines can be changed over one by one, and then ends; "
             "with 0 it works no more from the moment this answers. `plaintext_key` is in this "
             "answer and nowhere else. Who may generate keys may replace them, and a key with the "
