@@ -129,10 +129,10 @@ def validate_maximum(expires_at: datetime | None) -> None:
 
     Its params have `latest`, the latest time that is allowed.
     """
-    latest = latest_expires_at()
-    if latest is None or (expires_at is not None and expires_at <= latest):
+    longest, latest = settings.KEY_LIFETIME_MAX, latest_expires_at()
+    if longest is None or latest is None or (expires_at is not None and expires_at <= latest):
         return
-    days = settings.KEY_LIFETIME_MAX.days
+    days = longest.days
     raise ValidationError(
         ngettext(
             "Keys on this site work for %(days)d day at most. "

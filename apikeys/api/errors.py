@@ -116,8 +116,8 @@ def _as_problem(error: Exception) -> exceptions.APIException | None:
             )
         case DjangoBadRequest() | RequestDataTooBig():
             return BadRequest("INVALID_REQUEST", _("The body is too long, or ended too early."))
-        case DjangoValidationError(code="lifetime"):
-            return ExpiresTooLate(" ".join(error.messages), error.params["latest"])
+        case DjangoValidationError(code="lifetime", params={"latest": latest}):
+            return ExpiresTooLate(" ".join(error.messages), latest)
         case DjangoValidationError():
             return BadRequest(_validation_code(error), " ".join(error.messages))
         case _:

@@ -1,9 +1,10 @@
-"""Keys, their use and the networks they were used from.
+"""Keys, their use, the networks they were used from, and notices about them.
 
 Operations on keys are in apikeys.services.
 """
 
 from apikeys.models.keys import APIKey, APIKeyQuerySet, Reason
+from apikeys.models.notices import KeyNotice
 from apikeys.models.uses import DailyUse, HourlyUse, KeyNetwork
 from apikeys.models.validators import (
     MAX_DESCRIPTION,
@@ -23,6 +24,7 @@ __all__ = [
     "DailyUse",
     "HourlyUse",
     "KeyNetwork",
+    "KeyNotice",
     "Reason",
     "validate_description",
     "validate_name",

@@ -10,7 +10,6 @@ from django.utils import timezone
 from apikeys import expiry, services
 from apikeys.forms import NewKeyForm
 from apikeys.models import APIKey
-from tests.config.test_environment import start
 from tests.factories import generate_key, run_command
 
 DAY = timedelta(days=1)
@@ -34,42 +33,6 @@ def lifetime(key: APIKey) -> timedelta | None:
     if key.expires_at is None:
         return None
     return timedelta(days=round((key.expires_at - key.created_at) / DAY))
-
-
-# --- Settings --------------------------------------------------------------------------------
-
-LIFETIMES = ("KEY_LIFETIME_DEFAULT", "KEY_LIFETIME_MAX")
-
-
-@pytest.mark.parametrize(
-    ("variables", "shown"),
-    [
-        ({}, ["None", "None"]),
-        ({"KEY_LIFETIME_DEFAULT": "90"}, ["90 days, 0:00:00", "None"]),
-        ({"KEY_LIFETIME_MAX": "365"}, ["365 days, 0:00:00", "365 days, 0:00:00"]),
-        (
-            {"KEY_LIFETIME_DEFAULT": "1", "KEY_LIFETIME_MAX": "1"},
-            ["1 day, 0:00:00", "1 day, 0:00:00"],
-        ),
-        ({"KEY_LIFETIME_DEFAULT": "Never", "KEY_LIFETIME_MAX": "never"}, ["None", "None"]),
-    ],
-)
-def test_lifetimes_are_days_or_never(tmp_path, variables, shown):
-    assert start(tmp_path, *LIFETIMES, **variables).stdout.splitlines() == shown
-
-
-def test_bad_lifetimes_are_in_one_report(tmp_path):
-    started = start(tmp_path, KEY_LIFETIME_DEFAULT="0", KEY_LIFETIME_MAX="ninety")
-    assert started.returncode == 1
-    for name in LIFETIMES:
-        assert f"  {name}: must be a number of days from 1 to 36500, or never." in started.stderr
-
-
-@pytest.mark.parametrize("default", ["31", "never"])
-def test_a_default_above_the_maximum_is_an_error(tmp_path, default):
-    started = start(tmp_path, KEY_LIFETIME_DEFAULT=default, KEY_LIFETIME_MAX="30")
-    assert started.returncode == 1
-    assert "KEY_LIFETIME_DEFAULT: must be at most KEY_LIFETIME_MAX, which is 30" in started.stderr
 
 
 # --- Pages -----------------------------------------------------------------------------------
