@@ -1,6 +1,7 @@
 """Send mails to users, in their language, as text and HTML, within limits per recipient.
 
-The HTML is made from the text, so that both have the same content. URLs use PUBLIC_URL only.
+The HTML is made from the text (`_paragraph`), so that both have the same content. URLs use
+PUBLIC_URL only.
 """
 
 import logging
@@ -23,10 +24,12 @@ logger = logging.getLogger(__name__)
 
 _HOUR: Final = 60 * 60
 _DAY: Final = 24 * _HOUR
-# All mails to one recipient, except those of MailReason.OWNER and MailReason.SECURITY.
+# All mails to one recipient, except those of the reasons OWNER, SECURITY and REMINDER.
 RECIPIENT_LIMIT: Final = SlidingWindowRateLimiter("mails", ((5, _HOUR), (10, _DAY)))
 # Mails of MailReason.SECURITY to one recipient, separately for each template.
 SECURITY_NOTICE_LIMIT: Final = SlidingWindowRateLimiter("security-mails", ((5, _HOUR), (10, _DAY)))
+# Mails of MailReason.REMINDER to one recipient.
+REMINDER_LIMIT: Final = SlidingWindowRateLimiter("reminders", ((5, _HOUR), (10, _DAY)))
 # "You have no account here", to recipients without an account.
 UNKNOWN_RECIPIENT_LIMIT: Final = SlidingWindowRateLimiter("mails-to-strangers", ((1, _DAY),))
 
@@ -47,6 +50,9 @@ class MailReason(Enum):
     # An urgent notice, such as a leaked key or a log-in from a new device. It has its own limit for
     # each template, so that requests for other mails can't delay it.
     SECURITY = "security"
+    # A periodic notice, such as of a key that expires soon. It has a limit of its own, so that it
+    # delays no other mail. Sent later, or dropped after a day.
+    REMINDER = "reminder"
     # Requested or caused by the account's owner while logged in: always sent.
     OWNER = "owner"
 
@@ -81,7 +87,9 @@ def send(
             or translation.get_language()
             or settings.LANGUAGE_CODE
         )
-    with translation.override(language):
+    # The time zone of a request is the recipient's only if they sent it.
+    zone = timezone.get_current_timezone() if reason is MailReason.OWNER else UTC
+    with translation.override(language), timezone.override(zone):
         message = compose(template, to, context)
     if delay:
         message.due_at = timezone.now() + timedelta(seconds=delay)  # type: ignore[attr-defined]  # for the outbox
@@ -100,11 +108,12 @@ def _delay(to: str, reason: MailReason, template: str) -> float | None:
         if UNKNOWN_RECIPIENT_LIMIT.reserve(mailbox) is None:
             return None
     # Only the outbox supports delayed delivery.
-    is_notice = reason in {MailReason.NOTICE, MailReason.SECURITY}
+    is_notice = reason in {MailReason.NOTICE, MailReason.SECURITY, MailReason.REMINDER}
     within = _DAY if is_notice and isinstance(mailers.default, OutboxBackend) else 0
     if reason is MailReason.SECURITY:
         return SECURITY_NOTICE_LIMIT.reserve(f"{template} {recipient}", within=within)
-    return RECIPIENT_LIMIT.reserve(recipient, within=within)
+    limit = REMINDER_LIMIT if reason is MailReason.REMINDER else RECIPIENT_LIMIT
+    return limit.reserve(recipient, within=within)
 
 
 # Mails say UTC, whatever time zone the page has that causes one.
@@ -114,6 +123,7 @@ def compose(template: str, to: str, context: dict[str, Any]) -> EmailMultiAltern
     host = settings.PUBLIC_URL.partition("://")[2]
     context = {
         "email": to,
+        "site_name": _site_name(),
         "public_url": settings.PUBLIC_URL,
         "current_site": SimpleNamespace(name=settings.PUBLIC_URL, domain=host),
         **context,
@@ -127,25 +137,38 @@ def compose(template: str, to: str, context: dict[str, Any]) -> EmailMultiAltern
 
 def _as_html(subject: str, text: str) -> str:
     body, _rule, signature = text.partition(_SIGNATURE)
+    # The indentation of a first line is kept: it makes a box.
     paragraphs = re.split(r"\n\s*\n", body.strip())
     return render_to_string(
         "mail.html",
         {
             "subject": subject,
-            "paragraphs": [_paragraph(paragraph.strip()) for paragraph in paragraphs],
+            "paragraphs": [_paragraph(paragraph) for paragraph in paragraphs],
             "signature": signature.strip(),
             "language": translation.get_language(),
+            "direction": "rtl" if translation.get_language_bidi() else "ltr",
+            "site_name": _site_name(),
         },
     )
 
 
 def _paragraph(text: str) -> dict[str, str]:
-    """Return a paragraph as `{"link": …}`, `{"code": …}` or `{"words": …}`.
+    """Return a paragraph as `{"link": …, "label": …}`, `{"code": …}`, `{"box": …}` or a text.
 
-    Only URLs of this site become links, since mails may contain text that others chose.
+    A link is a line with its label and a line with the URL. Only URLs of this site become links,
+    since mails may contain text that others chose. The lines of a box begin with two spaces.
     """
-    if text.startswith(f"{settings.PUBLIC_URL}/") and not re.search(r"\s", text):
-        return {"link": text}
-    if _CODE.fullmatch(text):
-        return {"code": text}
-    return {"words": text}
+    lines = text.splitlines()
+    if all(line.startswith("  ") for line in lines):
+        return {"box": "\n".join(line.strip() for line in lines)}
+    label, _break, url = text.strip().partition("\n")
+    if url.startswith(f"{settings.PUBLIC_URL}/") and not re.search(r"\s", url):
+        return {"link": url, "label": label}
+    if _CODE.fullmatch(text.strip()):
+        return {"code": text.strip()}
+    return {"words": text.strip()}
+
+
+def _site_name() -> str:
+    name: str = getattr(settings, "SITE_NAME", "ComfyUI keys")
+    return name

@@ -1,40 +1,73 @@
-"""The expiry of a key: after some days, at the end of a day, or never."""
+"""The expiry of a key: after some days, at the end of a day, or never.
+
+The operator sets the default (KEY_LIFETIME_DEFAULT) and the maximum (KEY_LIFETIME_MAX), both of
+which are None for never.
+"""
 
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.utils import timezone
+from django.utils import formats, timezone
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 NEVER: Final = "never"
 ON_DATE: Final = "date"
-DAYS: Final = {"7": timedelta(days=7), "30": timedelta(days=30), "90": timedelta(days=90)}
 MAX_DAYS: Final = 36_500
 MAX_LIFETIME: Final = timedelta(days=MAX_DAYS)
+# The choices of forms, besides the operator's default and maximum.
+_DAYS: Final = (30, 90, 365)
 
-CHOICES: Final = [
-    (NEVER, _("Never")),
-    ("7", _("After 7 days")),
-    ("30", _("After 30 days")),
-    ("90", _("After 90 days")),
-    (ON_DATE, _("At the end of a day")),
-]
+
+def choices() -> list[tuple[str, str]]:
+    """Return the choices of a form: numbers of days, ON_DATE, and NEVER if that is allowed."""
+    longest = settings.KEY_LIFETIME_MAX
+    own = {lifetime.days for lifetime in (settings.KEY_LIFETIME_DEFAULT, longest) if lifetime}
+    days = sorted({*_DAYS, *own})
+    return [
+        *(
+            (str(number), ngettext("%(days)d day", "%(days)d days", number) % {"days": number})
+            for number in days
+            if longest is None or number <= longest.days
+        ),
+        (ON_DATE, str(_("On a date"))),
+        *([(NEVER, str(_("Never")))] if longest is None else []),
+    ]
+
+
+def default_choice(*, at_most: int | None = None) -> str:
+    """Return the preset choice. at_most: its highest number of days, for keys of other sites."""
+    default = settings.KEY_LIFETIME_DEFAULT
+    days = [number for number in (default and default.days, at_most) if number is not None]
+    return str(min(days)) if days else NEVER
 
 
 def from_choice(choice: str, day: date | None) -> datetime | None:
     """Return when a key with this choice expires; None for never.
 
-    choice: one of CHOICES. day: for ON_DATE; the key expires at its last second (UTC).
+    choice: one of choices(). day: for ON_DATE; the key expires at its last second (UTC).
     Raise ValidationError with a message for users.
     """
     if choice == NEVER:
         return None
     if choice != ON_DATE:
-        return timezone.now() + DAYS[choice]
+        return in_days(int(choice))
     if day is None:
-        raise ValidationError(_("Choose the day at whose end the key expires."), code="required")
-    return validated(end_of(day))
+        raise ValidationError(_("Choose the last day on which the key works."), code="required")
+    expires_at = end_of(day)
+    validate_expires_at(expires_at)
+    return expires_at
+
+
+def last_day() -> date | None:
+    """Return the last day that can be chosen, or None if there is no maximum."""
+    latest = latest_expires_at()
+    if latest is None:
+        return None
+    day = latest.astimezone(UTC).date()
+    return day if end_of(day) <= latest else day - timedelta(days=1)
 
 
 def end_of(day: date) -> datetime:
@@ -54,11 +87,26 @@ def in_days(days: int) -> datetime:
     return timezone.now() + timedelta(days=days)
 
 
+def default_expires_at() -> datetime | None:
+    """Return when a key expires whose creator chose no expiry; None for never."""
+    lifetime = settings.KEY_LIFETIME_DEFAULT
+    return None if lifetime is None else timezone.now() + lifetime
+
+
+def latest_expires_at() -> datetime | None:
+    """Return the latest time at which a key may expire that is created now; None for never."""
+    lifetime = settings.KEY_LIFETIME_MAX
+    return None if lifetime is None else timezone.now() + lifetime
+
+
 def renew(created_at: datetime, expires_at: datetime | None) -> datetime | None:
-    """Return when a key expires that starts now with the lifetime `created_at` to `expires_at`."""
-    return (
-        None if expires_at is None else timezone.now() + min(expires_at - created_at, MAX_LIFETIME)
-    )
+    """Return when a key expires that starts now with the lifetime `created_at` to `expires_at`.
+
+    A lifetime above the maximum, of a key that is older than the setting, is cut.
+    """
+    lifetime = None if expires_at is None else min(expires_at - created_at, MAX_LIFETIME)
+    renewed = None if lifetime is None else timezone.now() + lifetime
+    return earliest(renewed, latest_expires_at())
 
 
 def earliest(*moments: datetime | None) -> datetime | None:
@@ -67,9 +115,39 @@ def earliest(*moments: datetime | None) -> datetime | None:
 
 
 def validate_expires_at(expires_at: datetime | None) -> None:
-    """Raise ValidationError for an expiry that a key can't have. None stands for never."""
+    """Raise ValidationError for an expiry that a key can't get now. None stands for never.
+
+    Codes: "past", "far" (beyond MAX_DAYS), and "lifetime" (beyond KEY_LIFETIME_MAX).
+    """
+    validate_maximum(expires_at)
     if expires_at is not None:
         validated(expires_at)
+
+
+def validate_maximum(expires_at: datetime | None) -> None:
+    """Raise ValidationError, code "lifetime", if the expiry is beyond KEY_LIFETIME_MAX.
+
+    Its params have `latest`, the latest time that is allowed.
+    """
+    longest, latest = settings.KEY_LIFETIME_MAX, latest_expires_at()
+    if longest is None or latest is None or (expires_at is not None and expires_at <= latest):
+        return
+    days = longest.days
+    raise ValidationError(
+        ngettext(
+            "Keys on this site work for %(days)d day at most. "
+            "Choose an expiry no later than %(moment)s (UTC).",
+            "Keys on this site work for %(days)d days at most. "
+            "Choose an expiry no later than %(moment)s (UTC).",
+            days,
+        ),
+        code="lifetime",
+        params={
+            "days": days,
+            "moment": formats.date_format(latest.astimezone(UTC), "DATETIME_FORMAT"),
+            "latest": latest,
+        },
+    )
 
 
 def validated(moment: datetime) -> datetime:

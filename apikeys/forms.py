@@ -18,7 +18,11 @@ class ExpiryForm(forms.Form):
     """The expiry of a key: `cleaned_data["expires_at"]` is a time, or None for never."""
 
     expires = forms.ChoiceField(
-        label=_("Expires"), choices=expiry.CHOICES, initial=expiry.NEVER, required=False
+        label=_("Expiration"),
+        choices=expiry.choices,
+        initial=expiry.default_choice,
+        required=False,
+        widget=forms.RadioSelect,
     )
     expires_on = forms.DateField(
         label=_("Last day"),
@@ -27,12 +31,19 @@ class ExpiryForm(forms.Form):
         help_text=_("The key works until this day ends (UTC)."),
     )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if last_day := expiry.last_day():
+            self.fields["expires_on"].widget.attrs["max"] = last_day.isoformat()
+
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean() or self.cleaned_data
         choice, day = cleaned.pop("expires", None), cleaned.pop("expires_on", None)
         if not {"expires", "expires_on"} & self.errors.keys():
             try:
-                cleaned["expires_at"] = expiry.from_choice(choice or expiry.NEVER, day)
+                cleaned["expires_at"] = expiry.from_choice(
+                    choice or (expiry.ON_DATE if day else expiry.default_choice()), day
+                )
             except ValidationError as error:
                 self.add_error("expires_on", error)
         return cleaned
@@ -109,12 +120,12 @@ class NewKeyForm(NonceForm, ExpiryForm):
     @property
     def main_fields(self) -> list[forms.BoundField]:
         """Return the fields that are always shown."""
-        return [self[name] for name in ("name", "description")]
+        return [self[name] for name in ("name", "description", "expires", "expires_on")]
 
     @property
     def more_fields(self) -> list[forms.BoundField]:
         """Return the fields under "More options"."""
-        return [self[name] for name in ("expires", "expires_on", "scopes", "allowed_networks")]
+        return [self[name] for name in ("scopes", "allowed_networks")]
 
     @property
     def has_options(self) -> bool:

@@ -14,7 +14,7 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from accounts.models import User
-from apikeys import scopes
+from apikeys import expiry, scopes
 from apikeys import services as keys
 from apikeys.models import MAX_NAME, APIKey, Reason
 from apikeys.tokens import Token, redact
@@ -279,7 +279,8 @@ def _issue(
     return keys.issue(
         owner=owner,
         name=name,
-        expires_at=grant.key_expires_at,
+        # The operator may have set a shorter maximum since the approval.
+        expires_at=expiry.earliest(grant.key_expires_at, expiry.latest_expires_at()),
         scopes=grant.scopes.split(),
         nonce=grant.pk,
         by=Actor(user=owner, via=Via.OAUTH, client_ip=grant.decided_from),

@@ -4,6 +4,7 @@
 """
 
 import math
+from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import BadRequest as DjangoBadRequest
@@ -51,6 +52,18 @@ class NameTaken(Refused):
             " ".join(error.messages),
             status.HTTP_409_CONFLICT,
             key_id=str(error.holder.pk),
+        )
+
+
+class ExpiresTooLate(Refused):
+    """400 for an expiry beyond KEY_LIFETIME_MAX. latest: the latest time that is allowed."""
+
+    def __init__(self, message: Any, latest: datetime) -> None:
+        super().__init__(
+            "EXPIRES_TOO_LATE",
+            message,
+            status.HTTP_400_BAD_REQUEST,
+            latest_expires_at=latest.isoformat(timespec="seconds"),
         )
 
 
@@ -133,6 +146,8 @@ def _as_problem(error: Exception) -> exceptions.APIException | None:
             return BadRequest("INVALID_REQUEST", _("The request body is too large or incomplete."))
         case NameTakenError():
             return NameTaken(error)
+        case DjangoValidationError(code="lifetime", params={"latest": latest}):
+            return ExpiresTooLate(" ".join(error.messages), latest)
         case DjangoValidationError():
             return BadRequest(_validation_code(error), " ".join(error.messages))
         case _:

@@ -269,9 +269,12 @@ class NewAPIKeySerializer(StrictSerializer[dict[str, object]]):
         required=False,
         allow_null=True,
         help_text=(
-            "When the key expires (ISO 8601; UTC unless an offset is given), at most "
-            "36,500 days from now. A date without a time means the end of that day in "
-            "UTC. Default: never, or when the key that creates this one expires."
+            "When the key expires (ISO 8601; UTC unless an offset is given), at most 36,500 days "
+            "from now and at most the operator's KEY_LIFETIME_MAX: a later time is a 400 "
+            "EXPIRES_TOO_LATE, with the latest allowed time in latest_expires_at. A date without "
+            "a time means the end of that day in UTC; null means never. Default: the operator's "
+            "KEY_LIFETIME_DEFAULT, or when the key that creates this one expires, if that is "
+            "earlier."
         ),
     )
     expires_in_days = StrictIntegerField(
@@ -450,6 +453,9 @@ class VerdictsSerializer(serializers.Serializer[dict[str, object]]):
 class ErrorSerializer(serializers.Serializer[dict[str, str]]):
     error = serializers.CharField(help_text="A machine-readable code, UPPER_SNAKE.")
     message = serializers.CharField(help_text="A message for the user that says what to do.")
+    latest_expires_at = serializers.DateTimeField(
+        required=False, help_text="With EXPIRES_TOO_LATE: the latest allowed time."
+    )
 
 
 class NameTakenSerializer(ErrorSerializer):

@@ -17,7 +17,7 @@ from rest_framework.response import Response
 from accounts import reauthentication
 from accounts.requests import current_user
 from accounts.services import may_hold_keys
-from apikeys import allowed_networks, scopes, services
+from apikeys import allowed_networks, expiry, scopes, services
 from apikeys.api import idempotency, key_list, schema, serializers
 from apikeys.api.authentication import (
     KeyAuthentication,
@@ -142,12 +142,17 @@ class APIKeysView(BaseView):
         serializer = serializers.NewAPIKeySerializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         fields = serializer.validated_data
+        if "expires_at" not in fields:
+            creator_expires_at = (
+                request.auth.expires_at if isinstance(request.auth, APIKey) else None
+            )
+            fields["expires_at"] = expiry.earliest(creator_expires_at, expiry.default_expires_at())
         if isinstance(request.auth, APIKey):
             # A key creates only keys with its own scopes and networks that expire with it or
             # earlier.
             for scope in fields.setdefault("scopes", request.auth.granted):
                 require(scope, of=request.auth)
-            _check_expiry(request.auth, fields.setdefault("expires_at", request.auth.expires_at))
+            _check_expiry(request.auth, fields["expires_at"])
             networks = fields.setdefault("allowed_networks", request.auth.allowed_network_list)
             _check_networks(request.auth, allowed_networks.join(networks))
         key, token = services.issue(
@@ -281,7 +286,8 @@ class RotateView(BaseView):
         operation_id="roll_key",
         summary="Rotate a key",
         description=(
-            "Creates a successor with the same name, scopes and lifetime. The old key "
+            "Creates a successor with the same name, scopes and lifetime, up to the operator's "
+            "KEY_LIFETIME_MAX. The old key "
             "keeps working for `overlap_seconds`, so that devices can be switched one "
             "by one; with 0 it no longer works when this responds. `plaintext_key` is "
             "in this response only. Users who can create keys can rotate them, and a "

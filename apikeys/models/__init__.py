@@ -1,4 +1,4 @@
-"""Keys, their use and the networks they were used from.
+"""Keys, their use, the networks they were used from, and notices about them.
 
 Operations on keys are in apikeys.services.
 """
@@ -13,6 +13,7 @@ from apikeys.models.keys import (
     Reason,
 )
 from apikeys.models.names import FormerName
+from apikeys.models.notices import KeyNotice
 from apikeys.models.uses import DailyTotal, DailyUse, HourlyRefusal, HourlyUse, KeyNetwork
 from apikeys.models.validators import (
     MAX_DESCRIPTION,
@@ -40,6 +41,7 @@ __all__ = [
     "HourlyRefusal",
     "HourlyUse",
     "KeyNetwork",
+    "KeyNotice",
     "KeyState",
     "Reason",
     "read_allowed_networks",

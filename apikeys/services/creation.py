@@ -60,14 +60,17 @@ def issue(
 ) -> tuple[APIKey, Token]:
     """Create a key for `owner` and return it with its token. The plaintext is stored nowhere.
 
+    expires_at: None for never; a caller without a choice of the user passes
+        `expiry.default_expires_at()`.
     scopes: what it may be used for (apikeys.scopes); none: everything.
     allowed_networks: from where it may be used, as IPs and CIDR; none: from everywhere.
     nonce: identifies a rendered form, which creates one key: all further submissions of the form,
         also concurrent ones, raise AlreadyIssued.
     request_digest: stored, so that a caller can compare a repeated request with the first.
     hash_wait: seconds to wait for a free Argon2id slot (default: ARGON2_PATIENT_WAIT).
-    Raise ValidationError with a message for users (a bad name, too many keys), NameTakenError,
-    HashingBusy, and, except from a management command, RateLimited.
+    Raise ValidationError with a message for users (a bad name, too many keys, an expiry beyond
+    KEY_LIFETIME_MAX), NameTakenError, HashingBusy, and, except from a management command,
+    RateLimited.
     """
     key = APIKey(
         owner=owner,
@@ -97,6 +100,7 @@ def check(
     scopes: Iterable[str] = (),
 ) -> None:
     """Raise ValidationError if `issue` would. Create nothing."""
+    expiry.validate_maximum(expires_at)
     _check_key_count(owner)
     key = APIKey(owner=owner, name=name, expires_at=expires_at, scopes=stored_scopes(scopes))
     key.clean_fields(exclude={"public_id", "encoded"})
@@ -115,8 +119,8 @@ def rotate(
 ) -> tuple[APIKey, Token]:
     """Create a successor to `key` and expire `key` after `overlap`; return it with its token.
 
-    The successor has the same name, description, scopes, networks and lifetime. Without an overlap,
-    `key` is revoked at once.
+    The successor has the same name, description, scopes, networks and lifetime, up to
+    KEY_LIFETIME_MAX. Without an overlap, `key` is revoked at once.
     not_after: the latest time at which the successor expires.
     nonce, request_digest, and what is raised: as for `issue`. A key that is revoked, expired,
     suspended or replaced raises ValidationError.
@@ -167,6 +171,7 @@ def _notify_owner(key: APIKey, *, by: Actor | None) -> None:
 
 def _check_request(key: APIKey, *, by: Actor | None, nonce: UUID | None) -> None:
     """Validate what needs no lock, before an Argon2id pass, and count the request."""
+    expiry.validate_maximum(key.expires_at)
     # The owner's row is checked when it is locked.
     key.clean_fields(exclude={"owner", "public_id", "encoded"})
     if nonce is not None:

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from accounts import reauthentication
 from accounts.requests import current_user
 from accounts.services import may_hold_keys
-from apikeys import scopes
+from apikeys import expiry, scopes
 from apikeys import services as keys
 from oauth.forms import ConsentForm
 
@@ -44,7 +44,11 @@ def warn_if_impossible(request: HttpRequest, form: ConsentForm, granted: str) ->
     """Add a warning to the page if the account cannot have such a key."""
     try:
         keys.check(
-            owner=current_user(request), name=str(form["name"].value()), scopes=granted.split()
+            owner=current_user(request),
+            name=str(form["name"].value()),
+            # The user chooses it next, among those that are allowed.
+            expires_at=expiry.latest_expires_at(),
+            scopes=granted.split(),
         )
     except ValidationError as error:
         for message in error.messages:

@@ -13,6 +13,7 @@ from django.views.decorators.csp import csp_override
 from django.views.decorators.http import require_http_methods
 
 from accounts.requests import current_user
+from apikeys import expiry
 from apikeys import services as keys
 from audit.models import Via
 from audit.services import actor
@@ -31,8 +32,8 @@ from oauth.views.approval import describe_scopes, require_eligible, warn_if_impo
 
 # Bytes of an authorization request's query: its state is sent back in a Location header.
 _MAX_QUERY: Final = 4096
-# Default expiry of a site's key, in days: users may approve many sites.
-_SITE_EXPIRY_DAYS: Final = "90"
+# Longest default expiry of a site's key, in days: users may approve many sites.
+_SITE_EXPIRY_DAYS: Final = 90
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -84,7 +85,8 @@ def _ask_user(
         return _approve(request, authlib_request, grant, client)
     host = client.client_id.partition("://")[2] or client.client_id
     name = services.available_name(current_user(request), host)
-    form = ConsentForm(initial={"name": name, "expires": _SITE_EXPIRY_DAYS})
+    preset = expiry.default_choice(at_most=_SITE_EXPIRY_DAYS)
+    form = ConsentForm(initial={"name": name, "expires": preset})
     warn_if_impossible(request, form, " ".join(authlib_request.scopes()))
     return _consent_page(request, authlib_request, client, form)
 

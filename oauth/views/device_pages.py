@@ -15,6 +15,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import device_tracking
 from accounts.requests import current_user
+from apikeys import expiry
 from apikeys import services as keys
 from audit.models import Via
 from audit.services import actor
@@ -127,7 +128,8 @@ def device_done(request: HttpRequest, device_id: UUID) -> HttpResponse:
     if device_request.approved and key is None:
         try:
             name = services.available_name(owner, device_request.key_name)
-            keys.check(owner=owner, name=name)
+            expires_at = expiry.earliest(device_request.key_expires_at, expiry.latest_expires_at())
+            keys.check(owner=owner, name=name, expires_at=expires_at)
         except ValidationError as error:
             problem = " ".join(error.messages)
     context = {"device_request": device_request, "key": key, "problem": problem, "section": "keys"}

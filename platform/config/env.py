@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, overload
 
@@ -117,6 +118,28 @@ class Environment(FileAwareEnv):
         self._record(name, kind, _code(default), default_help, help, old_name=old_name)
         value = self.int(name, default=default, validate=_range(least, most))
         return default if value is None else value
+
+    def days_or_never(
+        self,
+        name: str,
+        *,
+        help: str,
+        default: timedelta | None = None,
+        default_help: str | None = None,
+        most: int,
+    ) -> timedelta | None:
+        """Return a number of days from 1 to `most`, or None for `never`."""
+        kind = f"days, 1 to {most}, or `never`"
+        self._record(name, kind, "`never`", default_help, help)
+        value: str | None = self.str(name, default=None)
+        if value is None:
+            return default
+        if value.lower() == "never":
+            return None
+        if not re.fullmatch(r"[0-9]{1,9}", value) or not 1 <= int(value) <= most:
+            self.add_error(name, f"must be a number of days from 1 to {most}, or never.")
+            return default
+        return timedelta(days=int(value))
 
     def seconds(
         self,

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import connection
 
 from accounts import expired_sessions
+from apikeys import notices
 from apikeys.cache import invalidation
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def tasks() -> list[Task]:
     return [
         # A bucket is swept after CACHE_MAX_AGE, at most a quarter of it late.
         Task(invalidation.sweep, every=min(max(settings.CACHE_MAX_AGE / 4, 0.25), 15.0)),
+        Task(notices.send_if_due, every=notices.INTERVAL / 4),
         Task(expired_sessions.sweep_if_due, every=expired_sessions.SWEEP_INTERVAL / 4),
     ]
 

@@ -28,7 +28,7 @@ if (form) {
 
 // --- Menus: `name` closes one when another is opened --------------------------------------------
 
-const menus = [...document.querySelectorAll("details.menu")];
+const menus = [...document.querySelectorAll("details.row-menu")];
 const closeOthers = (target) => {
   for (const menu of menus) if (!menu.contains(target)) menu.open = false;
 };

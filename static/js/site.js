@@ -12,7 +12,7 @@ if (find("[data-codes]")) import("./codes.js").then(({ offerCodes }) => offerCod
 if (find("[data-passkey], [data-without-passkeys]")) import("./passkeys.js").then(({ usePasskeys }) => usePasskeys());
 if (find("[data-tabs]")) import("./tabs.js");
 if (find("[data-first-use]")) import("./first-use.js");
-if (find("#selection, details.menu")) import("./list.js");
+if (find("#selection, details.row-menu")) import("./list.js");
 
 // --- Dialogs: in place instead of on a page of their own ----------------------------------------
 

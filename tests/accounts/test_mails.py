@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from html import unescape
 from pathlib import Path
@@ -33,17 +34,19 @@ from django.conf import settings as our_settings
 from django.core.mail import EmailMultiAlternatives
 from django.test import Client
 from django.urls import resolve
-from django.utils import translation
+from django.utils import timezone, translation
 from django.utils.html import escape
 
 from accounts import device_tracking, mail, services
 from accounts.models import User
+from apikeys import notices
 from apikeys.models import APIKey
 from tests.accounts.test_signing_in import NEW_PASSWORD, RESET
 from tests.conftest import PASSWORD, Issue, show_who
 from tests.factories import FIREFOX, SAFARI, browser, log_in, sign_up
 from tests.mail_server import code_in
 
+DAY = timedelta(days=1)
 HOSTILE = "<b>x</b> \"quoted\" & 'single' {{ key.encoded }} %(name)s"
 
 
@@ -358,6 +361,27 @@ def has_key_reported_as_leaked(scene: Scene) -> None:
     )
 
 
+def has_a_key_in_time(scene: Scene, **ahead: timedelta | None) -> None:
+    """Give alice a key with times from now, and send the notices that are due."""
+    key, _token = scene.issue("studio")
+    times = {name: span and timezone.now() + span for name, span in ahead.items()}
+    APIKey.objects.filter(pk=key.pk).update(**times)
+    scene.mailbox.forget()
+    notices.send()
+
+
+def has_a_key_that_expires_soon(scene: Scene) -> None:
+    has_a_key_in_time(scene, created_at=-30 * DAY, expires_at=3 * DAY)
+
+
+def has_a_key_that_expired(scene: Scene) -> None:
+    has_a_key_in_time(scene, created_at=-30 * DAY, expires_at=-timedelta(hours=1))
+
+
+def has_an_unused_key(scene: Scene) -> None:
+    has_a_key_in_time(scene, created_at=-500 * DAY, last_used_at=-400 * DAY)
+
+
 def deletes_her_account(scene: Scene) -> None:
     scene.client.post("/account/delete", {"email": scene.alice.email})
     assert not User.objects.filter(pk=scene.alice.pk).exists()
@@ -412,6 +436,9 @@ MAILS: list[tuple[Callable[[Scene], None], str, str]] = [
     (has_key_reported_as_leaked, "apikeys/email/leaked", "keys"),
     (has_key_suspended, "apikeys/email/suspended", "keys"),
     (has_key_restored, "apikeys/email/restored", "keys"),
+    (has_a_key_that_expires_soon, "apikeys/email/expiring", "roll_key"),
+    (has_a_key_that_expired, "apikeys/email/expired", "keys"),
+    (has_an_unused_key, "apikeys/email/unused", "delete_key"),
     (is_disabled, "accounts/email/disabled", NOTHING),
     (is_enabled, "accounts/email/enabled", "keys"),
     (deletes_her_account, "accounts/email/deleted", NOTHING),
@@ -427,8 +454,13 @@ NEVER_SENT = {
 # Recipients without an account: the language is that of the page.
 OF_THE_PAGE = {signs_up, signs_up_with_a_mail_server, requests_login_code_without_an_account}
 
-# Their subjects are translated by allauth.
-TRANSLATED = ("account/", "socialaccount/", "mfa/email/totp", "mfa/email/recovery")
+# Users can turn these off.
+OPTIONAL = {
+    creates_key,
+    has_a_key_that_expires_soon,
+    has_a_key_that_expired,
+    has_an_unused_key,
+}
 COMPOSE = mail.compose
 
 each_mail = pytest.mark.parametrize(
@@ -458,7 +490,7 @@ def test_a_mail_is_complete_and_links_only_to_this_site(scene, happens, template
     if happens in OF_THE_PAGE:
         scene.anonymous.defaults["HTTP_ACCEPT_LANGUAGE"] = language
     set_language(scene, language)
-    if language == "ja" and happens is not creates_key:
+    if language == "ja" and happens not in OPTIONAL:
         turn_notices_off(scene)
     happens(scene)
     letter = scene.mailbox.the(template)
@@ -500,11 +532,11 @@ def is_complete(letter: SentMail) -> None:
 
 def is_in_language(letter: SentMail, language: str) -> None:
     assert letter.language == language
-    assert f'<html lang="{language}">' in letter.html
+    assert f'<html lang="{language}" dir="ltr">' in letter.html
     with translation.override(language):
         expected = COMPOSE(letter.template, letter.to, letter.context)
     assert (expected.subject, expected.body) == (letter.message.subject, letter.text)
-    if language != "en" and letter.template.startswith(TRANSLATED):
+    if language != "en":
         with translation.override("en"):
             english = COMPOSE(letter.template, letter.to, letter.context)
         assert english.subject != letter.message.subject
@@ -534,7 +566,8 @@ def opens(address: str, scene: Scene) -> None:
     assert anonymous.status_code == 200
     if anonymous.request["PATH_INFO"] == "/login":
         visitor = Client()
-        visitor.force_login(User.objects.get(pk=scene.alice.pk))
+        visitor.force_login(scene.alice)
+        show_who(visitor, scene.alice)
         page = visitor.get(address, follow=True)
         assert page.status_code == 200
         assert page.request["PATH_INFO"] == address.partition("?")[0]
@@ -628,10 +661,11 @@ def turn_notices_off(scene: Scene) -> None:
     scene.alice.refresh_from_db()
 
 
-def test_only_the_mail_about_a_new_key_can_be_turned_off(scene):
+@pytest.mark.parametrize("happens", OPTIONAL)
+def test_mails_about_new_expiring_and_unused_keys_can_be_turned_off(scene, happens):
     """That the others cannot is part of the test of every mail, in Japanese."""
     turn_notices_off(scene)
-    creates_key(scene)
+    happens(scene)
     assert scene.mailbox.letters == []
 
 

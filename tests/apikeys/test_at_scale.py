@@ -25,7 +25,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import User
-from apikeys import services, usage
+from apikeys import notices, services, usage
 from apikeys.models import APIKey, DailyUse, HourlyUse, KeyNetwork, Reason
 from apikeys.services import VerdictCode
 from audit.models import Action, Event, Via
@@ -450,6 +450,19 @@ def test_the_counts_of_many_keys_are_written_by_an_index(crowd):
         usage.flush()
     assert any("UPDATE" in statement.sql for statement in statements)
     assert_indexed(statements)
+
+
+def test_the_keys_that_need_a_notice_are_found_by_an_index(crowd, alice, monkeypatch):
+    monkeypatch.setattr(notices, "_KEYS_PER_RUN", 10)
+    # Before the keys of the crowd expire, none of which is due; a week before; a day before.
+    for ahead in (timedelta(), timedelta(days=4), timedelta(days=9, hours=1)):
+        now = timezone.now() + ahead
+        monkeypatch.setattr(timezone, "now", lambda now=now: now)
+        with caught() as statements:
+            assert notices.send(part=0x55) > 1
+        monkeypatch.undo()
+        monkeypatch.setattr(notices, "_KEYS_PER_RUN", 10)
+        assert_indexed(statements)
 
 
 def test_people_sign_in_by_an_index(crowd, alice, client):

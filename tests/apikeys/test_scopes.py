@@ -183,7 +183,7 @@ def test_a_key_is_made_over_rest_with_an_expiry_and_scopes(alice, signed_in):
 def test_the_dialog_makes_a_key_with_options_and_without(alice, signed_in):
     client = signed_in(alice)
     generate_key(client, "plain", expires="never", scopes=list(scopes.ALL))
-    generate_key(client, "short", expires="7", scopes=["customers:read", "proxy:*"])
+    generate_key(client, "short", expires="30", scopes=["customers:read", "proxy:*"])
     generate_key(
         client, name="dated", expires="date", expires_on="2099-12-31", scopes=["keys:manage"]
     )
@@ -196,12 +196,12 @@ def test_the_dialog_makes_a_key_with_options_and_without(alice, signed_in):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"expires": "date", "expires_on": ""}, "Choose the day"),
+        ({"expires": "date", "expires_on": ""}, "Choose the last day"),
         ({"expires": "date", "expires_on": "2001-01-01"}, "in the past"),
         ({"expires": "date", "expires_on": "31.12."}, "valid date"),
         ({"expires": "soon"}, "soon is not one of"),
-        ({"expires": "7", "scopes": []}, "at least one permission"),
-        ({"expires": "7", "scopes": ["root"]}, "root is not one of"),
+        ({"expires": "30", "scopes": []}, "at least one permission"),
+        ({"expires": "30", "scopes": ["root"]}, "root is not one of"),
     ],
 )
 def test_a_wrong_option_is_said_beside_it_and_the_rest_is_kept(alice, signed_in, fields, words):
@@ -209,6 +209,7 @@ def test_a_wrong_option_is_said_beside_it_and_the_rest_is_kept(alice, signed_in,
     response = generate_key(signed_in(alice), **body)
     assert response.status_code == 400
     assert words in response.text
+    # "More options" opens for an error in one of its fields, and for scopes that were chosen.
     assert '<details class="options" open>' in response.text
     assert 'value="kept"' in response.text
     assert not APIKey.objects.exists()

@@ -138,10 +138,10 @@ def test_the_key_expires_on_the_chosen_day(enter: Callable[..., Page], base_url:
     page = enter()
     page.goto(f"/device?user_code={machine.code}")
     page.get_by_role("button", name="Continue").click()
-    page.get_by_label("Expires").select_option("After 7 days")
+    page.get_by_label("30 days").check()
     page.get_by_role("button", name="Confirm").click()
     expect(page.get_by_role("heading", name="Confirmed")).to_be_visible()
-    assert 6 * 86400 < machine.fetch()["expires_in"] <= 7 * 86400
+    assert 29 * 86400 < machine.fetch()["expires_in"] <= 30 * 86400
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])

@@ -532,3 +532,38 @@ def test_the_name_of_the_site_is_the_sender_of_emails(tmp_path):
 @pytest.mark.parametrize("name", ["Studio\nBcc: eve@evil.example", "<b>", 'a "b"', "e" * 41])
 def test_a_name_that_can_not_be_a_sender_is_an_error(tmp_path, name):
     assert "must" in errors(tmp_path, SITE_NAME=name)["SITE_NAME"]
+
+
+# Lifetimes of keys.
+LIFETIMES = ("KEY_LIFETIME_DEFAULT", "KEY_LIFETIME_MAX")
+
+
+@pytest.mark.parametrize(
+    ("variables", "shown"),
+    [
+        ({}, ["None", "None"]),
+        ({"KEY_LIFETIME_DEFAULT": "90"}, ["90 days, 0:00:00", "None"]),
+        ({"KEY_LIFETIME_MAX": "365"}, ["365 days, 0:00:00", "365 days, 0:00:00"]),
+        (
+            {"KEY_LIFETIME_DEFAULT": "1", "KEY_LIFETIME_MAX": "1"},
+            ["1 day, 0:00:00", "1 day, 0:00:00"],
+        ),
+        ({"KEY_LIFETIME_DEFAULT": "Never", "KEY_LIFETIME_MAX": "never"}, ["None", "None"]),
+    ],
+)
+def test_lifetimes_are_days_or_never(tmp_path, variables, shown):
+    assert start(tmp_path, *LIFETIMES, **variables).stdout.splitlines() == shown
+
+
+def test_bad_lifetimes_are_in_one_report(tmp_path):
+    started = start(tmp_path, KEY_LIFETIME_DEFAULT="0", KEY_LIFETIME_MAX="ninety")
+    assert started.returncode == 1
+    for name in LIFETIMES:
+        assert f"  {name}: must be a number of days from 1 to 36500, or never." in started.stderr
+
+
+@pytest.mark.parametrize("default", ["31", "never"])
+def test_a_default_above_the_maximum_is_an_error(tmp_path, default):
+    started = start(tmp_path, KEY_LIFETIME_DEFAULT=default, KEY_LIFETIME_MAX="30")
+    assert started.returncode == 1
+    assert "KEY_LIFETIME_DEFAULT: must be at most KEY_LIFETIME_MAX, which is 30" in started.stderr

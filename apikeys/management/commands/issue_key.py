@@ -19,11 +19,14 @@ class Command(BaseCommand):
         # Named as the fields of POST /customers/api-keys.
         parser.add_argument("--description", default="", help="what it is for")
         ends = parser.add_mutually_exclusive_group()
-        ends.add_argument("--expires-in-days", type=int, metavar="DAYS", help="default: never")
+        ends.add_argument(
+            "--expires-in-days", type=int, metavar="DAYS", help="default: KEY_LIFETIME_DEFAULT"
+        )
         ends.add_argument(
             "--expires-at",
             metavar="TIME",
-            help="ISO 8601, in UTC unless it has an offset; a date alone means the end of that day",
+            help="ISO 8601, in UTC unless it has an offset; a date alone means the end of that "
+            "day; or never",
         )
         parser.add_argument(
             "--scopes", nargs="+", default=[], metavar="SCOPE", help="default: everything"
@@ -37,12 +40,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, email: str, name: str, **options: Any) -> None:
-        days: int | None = options["expires_in_days"]
-        if days is not None and not 1 <= days <= expiry.MAX_DAYS:
-            raise CommandError(
-                f"--expires-in-days takes a number of days from 1 to {expiry.MAX_DAYS}."
-            )
-        expires_at = _moment(options["expires_at"]) if days is None else expiry.in_days(days)
+        expires_at = _expires_at(options)
         owner = User.objects.filter(email=email.strip().lower(), is_active=True).first()
         if owner is None:
             raise CommandError(f"No active account has the email {email}.")
@@ -60,9 +58,21 @@ class Command(BaseCommand):
         self.stdout.write(token.reveal())
 
 
-def _moment(text: str | None) -> datetime | None:
+def _expires_at(options: dict[str, Any]) -> datetime | None:
+    days: int | None = options["expires_in_days"]
+    if days is not None:
+        if not 1 <= days <= expiry.MAX_DAYS:
+            raise CommandError(
+                f"--expires-in-days takes a number of days from 1 to {expiry.MAX_DAYS}."
+            )
+        return expiry.in_days(days)
+    text: str | None = options["expires_at"]
     if text is None:
-        return None
+        return expiry.default_expires_at()
+    return None if text == expiry.NEVER else _moment(text)
+
+
+def _moment(text: str) -> datetime:
     try:
         moment = expiry.read_day(text) or datetime.fromisoformat(text)
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)

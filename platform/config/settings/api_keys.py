@@ -1,5 +1,6 @@
 """API keys: limits, the cost of their hashes, and reports of exposed keys."""
 
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 from config.settings.base import LOOPBACK, PRODUCTION, env
@@ -13,6 +14,27 @@ KEYS_PER_ACCOUNT: int = env.integer(
     most=1_000_000,
     help="Number of live keys that an account may have.",
 )
+# Why keys do not expire by default: docs/adr/0029-key-lifetimes.md.
+KEY_LIFETIME_MAX: timedelta | None = env.days_or_never(
+    "KEY_LIFETIME_MAX",
+    most=36_500,
+    help="Longest lifetime of a key. With a number of days, a new key can't live for longer, and "
+    "`never` is no choice. Keys that were created before stay as they are.",
+)
+KEY_LIFETIME_DEFAULT: timedelta | None = env.days_or_never(
+    "KEY_LIFETIME_DEFAULT",
+    default=KEY_LIFETIME_MAX,
+    default_help="`never`, or `KEY_LIFETIME_MAX`",
+    most=36_500,
+    help="Lifetime of a key whose creator chooses none, and the preset choice on pages.",
+)
+if KEY_LIFETIME_MAX is not None and (
+    KEY_LIFETIME_DEFAULT is None or KEY_LIFETIME_DEFAULT > KEY_LIFETIME_MAX
+):
+    env.add_error(
+        "KEY_LIFETIME_DEFAULT",
+        f"must be at most KEY_LIFETIME_MAX, which is {KEY_LIFETIME_MAX.days} days.",
+    )
 NEW_KEYS_PER_HOUR: int = env.integer(
     "NEW_KEYS_PER_HOUR",
     default=100,
