@@ -56,15 +56,20 @@ class AtLeast(int):
         return f"{int(self)}+"
 
 
+def bounded_count(rows: QuerySet[Any]) -> int:
+    """Return the number of `rows`, or AtLeast(MAX_ROWS): counting a million rows reads a million."""
+    # Unordered, so that the database may count any MAX_ROWS rows.
+    counted = rows.order_by()[: MAX_ROWS + 1].count()
+    return AtLeast(MAX_ROWS) if counted > MAX_ROWS else counted
+
+
 class BoundedPaginator(Paginator[Any]):
-    """Pages through the first MAX_ROWS rows: counting a million rows means reading a million."""
+    """Pages through the first MAX_ROWS rows."""
 
     @cached_property
     def count(self) -> int:
-        # Unordered, so that the database may count any MAX_ROWS rows.
         rows: Any = self.object_list
-        counted: int = rows.order_by()[: MAX_ROWS + 1].count()
-        return AtLeast(MAX_ROWS) if counted > MAX_ROWS else counted
+        return bounded_count(rows)
 
 
 class LargeTableAdmin(admin.ModelAdmin[Any]):
