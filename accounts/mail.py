@@ -5,7 +5,7 @@ The HTML is made from the text, so that both have the same content. URLs use PUB
 
 import logging
 import re
-from datetime import timedelta
+from datetime import UTC, timedelta
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any, Final
@@ -107,6 +107,8 @@ def _delay(to: str, reason: MailReason, template: str) -> float | None:
     return RECIPIENT_LIMIT.reserve(recipient, within=within)
 
 
+# Mails say UTC, whatever time zone the page has that causes one.
+@timezone.override(UTC)
 def compose(template: str, to: str, context: dict[str, Any]) -> EmailMultiAlternatives:
     """Return the mail in the active language, with a text and an HTML part."""
     host = settings.PUBLIC_URL.partition("://")[2]

@@ -4,6 +4,7 @@ import { copy } from "./copy.js";
 import "./forget.js";
 import { usePasskeys } from "./passkeys.js";
 import { revealOnce } from "./reveal.js";
+import "./timezone.js";
 
 // --- Dialogs: in place instead of on a page of their own ----------------------------------------
 
