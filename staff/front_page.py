@@ -8,13 +8,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Final
+from typing import Final
 
 from django.conf import settings
 from django.contrib.humanize.templatetags.humanize import intcomma
-from django.core.cache import cache
 from django.db import Error
-from django.db.models import QuerySet, Sum
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -23,24 +21,22 @@ from django.utils.translation import gettext_lazy as _
 from django_stubs_ext import StrPromise
 
 from accounts.models import User
+from apikeys import usage_reports
 from apikeys.cache import invalidation
 from apikeys.cache.versions import BUCKETS
-from apikeys.models import APIKey, DailyUse
+from apikeys.models import APIKey
 from audit.models import Action, Event
 from core.admin_mixins import AtLeast, bounded_count
+from core.charts import Chart
 from outbox.models import Mail
 
 logger = logging.getLogger(__name__)
 
-# The days of the charts and of exposed keys, and those in which a row counts as new.
+# The days of the chart and of exposed keys, and those in which a row counts as new.
 DAYS: Final = 30
 NEW_DAYS: Final = 7
-# Seconds for which the totals by day are cached: they are sums over all keys.
-_CACHE_SECONDS: Final = 60
 # The permission of administrators, for what no list shows.
 ADMINISTRATOR: Final = "accounts.manage_staff"
-
-type Totals = list[tuple[date, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +60,15 @@ class Figure:
     url: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The calls of all keys by day (UTC), and their sums."""
+
+    chart: Chart
+    calls: int
+    refusals: int
+
+
 def figures(request: HttpRequest) -> list[Figure]:
     """Return the numbers that the staff member may see."""
     return [
@@ -73,12 +78,16 @@ def figures(request: HttpRequest) -> list[Figure]:
     ]
 
 
-def calls_by_day() -> Totals | None:
-    """Return the calls of all keys on each of the last DAYS days (UTC), oldest first.
-
-    None if the store did not answer.
-    """
-    return _or_none(lambda: _by_day("calls", DailyUse.objects.all()))
+def usage() -> Usage | None:
+    """Return the calls of the last DAYS days, or None if the store did not answer."""
+    chart = _or_none(lambda: usage_reports.site_chart(days=DAYS))
+    if chart is None:
+        return None
+    return Usage(
+        chart,
+        calls=sum(bar.value for bar in chart.bars),
+        refusals=sum(bar.second for bar in chart.bars),
+    )
 
 
 def _or_none[T](compute: Callable[[], T]) -> T | None:
@@ -176,21 +185,6 @@ _SOURCES: Final = [
         url=lambda: "",
     ),
 ]
-
-
-# --- Charts ---
-
-
-def _by_day(name: str, rows: QuerySet[Any]) -> Totals:
-    """Return the sums of `calls` by day. name: under which they are cached for a while."""
-    first = _first_day()
-    totals: dict[date, int] = cache.get_or_set(
-        f"front-page.{name}.{first}",
-        lambda: dict(rows.filter(day__gte=first).order_by().values_list("day").annotate(Sum("calls"))),
-        _CACHE_SECONDS,
-    )
-    days = (first + timedelta(days=number) for number in range(DAYS))
-    return [(day, totals.get(day, 0)) for day in days]
 
 
 # --- Dates and texts ---

@@ -13,12 +13,14 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.csp import csp_override
 
 from accounts import mfa, social
 from staff import account_actions, account_detail, front_page, hints, key_lookup
 from staff.access_log import AuditedModelAdmin, audited
+from staff.lists import TitledModelAdmin, list_title
 from staff.restrictions import RestrictedModelAdmin
 
 # The admin's scripts assign strings to innerHTML, so trusted types are off. Other scripts lack the
@@ -56,6 +58,9 @@ class StaffSite(admin.AdminSite):
             if label in by_label and ours in by_label:
                 by_label[ours]["models"] += by_label[label]["models"]
                 groups.remove(by_label[label])
+        for group in groups:
+            for model in group["models"]:
+                model["name"] = capfirst(list_title(self.get_model_admin(model["model"])))
         return groups
 
     def index(
@@ -89,7 +94,9 @@ class StaffSite(admin.AdminSite):
 
     def _ask_for_second_factor(self, request: HttpRequest, next_url: str) -> HttpResponse:
         if kinds := mfa.types(request.user):
-            messages.info(request, _("Staff pages need your second factor. Confirm it to continue."))
+            messages.info(
+                request, _("Staff pages need your second factor. Confirm it to continue.")
+            )
             page = "mfa_reauthenticate" if "totp" in kinds else "mfa_reauthenticate_webauthn"
             return redirect(f"{reverse(page)}?{urlencode({REDIRECT_FIELD_NAME: next_url})}")
         messages.warning(
@@ -104,7 +111,7 @@ class StaffSite(admin.AdminSite):
         base = admin_class or admin.ModelAdmin
         over = type(
             base.__name__,
-            (AuditedModelAdmin, RestrictedModelAdmin, base),
+            (AuditedModelAdmin, RestrictedModelAdmin, TitledModelAdmin, base),
             {"__module__": base.__module__},
         )
         super().register(model_or_iterable, over, **options)
