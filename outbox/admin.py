@@ -27,8 +27,11 @@ class FailingFilter(admin.SimpleListFilter):
 class MailAdmin(ReadOnlyAdmin):
     list_display = ["to", "subject", "queued_at", "tries", "due_at"]
     list_filter = [FailingFilter]
+    # Facets would count the rows of each filter.
+    show_facets = admin.ShowFacets.NEVER
     fields = ["to", "subject", "queued_at", "tries", "due_at"]
     search_fields = ["to"]
+    list_title = _("Outgoing email")
     empty_text = _(
         "Email waits here until the mail server accepts it. None is waiting: all of it was sent."
     )

@@ -34,7 +34,7 @@ class Mail(models.Model):
 
     class Meta:
         verbose_name = _("email")
-        verbose_name_plural = _("outgoing email")
+        verbose_name_plural = _("emails")
         ordering = ["due_at", "pk"]
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ class Migration(migrations.Migration):
             options={
                 "ordering": ["due_at", "pk"],
                 "verbose_name": "email",
-                "verbose_name_plural": "outgoing email",
+                "verbose_name_plural": "emails",
             },
         ),
         migrations.AlterField(

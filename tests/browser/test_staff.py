@@ -18,6 +18,8 @@ from tests.platforms import Platform, Pool, shell
 
 ACCOUNTS = "/admin/accounts/user/"
 LOOKUP = "/admin/lookup/"
+KEYS = "/admin/apikeys/apikey/"
+EVENTS = "/admin/audit/event/"
 
 # Replaces the superuser status of an account by a role.
 _PUT_INTO_ROLE = """
@@ -157,20 +159,21 @@ def test_a_key_is_looked_up_and_not_kept_in_the_browser(
     alice, key = cast.with_key("studio")
     page = enter(cast.in_role("Security"))
     seen = watch_for_the_cache(page)
-    page.goto(LOOKUP)
-    field = page.get_by_label("API key")
-    field.fill(key)
+    page.get_by_label("Look up a key").fill(key)
     press(page, "Look up")
+    field = page.get_by_label("API key")
     expect(page.get_by_text("This is a complete API key of this site.")).to_be_visible()
     expect(page.get_by_role("link", name=alice.email)).to_be_visible()
     expect(field).to_have_value("")
     is_current = key[20:] in remains(page)
     assert not is_current
     page.go_back()
-    expect(page.get_by_role("heading", name="Look up a key")).to_be_visible()
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    expect(page.get_by_label("Look up a key")).to_have_value("")
     is_current = key[20:] in "".join([*seen, remains(page)])
     assert not is_current, "it comes back with Back"
 
+    page.goto(LOOKUP)
     field.fill(key)
     press(page, "Look up")
     press(page, "Revoke")
@@ -213,7 +216,14 @@ def walk(page: Page, person: Person, key: str, look: Callable[[Page], Any]) -> d
         found[moment] = look(page)
 
     page.goto("/admin/")
+    page.get_by_text("As a table").click()
     note("front")
+    for path in (KEYS, EVENTS):
+        page.goto(path)
+        note(path)
+    page.goto(f"{KEYS}?state=suspended&created_at__gte=2999-01-01")
+    expect(page.get_by_text("Nothing found")).to_be_visible()
+    note("no match")
     open_account(page, person.email)
     note("account")
     account = page.url
