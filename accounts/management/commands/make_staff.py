@@ -28,8 +28,9 @@ _ROLES: Final = {
 
 class Command(BaseCommand):
     help = (
-        "Makes a staff account. Takes EMAIL and PASSWORD from the environment, or asks; and ROLE: "
-        f"{', '.join(_ROLES)}, or none for an account that may do everything."
+        "Creates a staff account. EMAIL, PASSWORD and ROLE are read from the environment, and "
+        f"the first two else from the terminal. ROLE is one of {', '.join(_ROLES)}; without it the "
+        "account is a superuser."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:

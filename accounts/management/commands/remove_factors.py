@@ -10,15 +10,17 @@ from accounts.models import User
 
 class Command(BaseCommand):
     help = (
-        "Removes every passkey, authenticator app and recovery code of an account; with "
-        "--everybody every authenticator app and recovery code of all accounts, whose secrets are "
-        "encrypted under SECRET_KEY. Passkeys stay then."
+        "Removes all passkeys, authenticator apps and recovery codes of an account. With "
+        "--everybody, removes the authenticator apps and recovery codes of all accounts, whose "
+        "secrets are encrypted with SECRET_KEY, and keeps the passkeys."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         target = parser.add_mutually_exclusive_group(required=True)
-        target.add_argument("email", nargs="?")
-        target.add_argument("--everybody", action="store_true", help="after SECRET_KEY has leaked")
+        target.add_argument("email", nargs="?", help="email of the account")
+        target.add_argument(
+            "--everybody", action="store_true", help="for use after SECRET_KEY has leaked"
+        )
 
     def handle(self, *args: Any, email: str | None, everybody: bool, **options: Any) -> None:
         if everybody:

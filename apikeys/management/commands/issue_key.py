@@ -11,13 +11,13 @@ from apikeys import expiry, services
 
 
 class Command(BaseCommand):
-    help = "Issues a key and prints it, alone, on standard output: the only time it is shown."
+    help = "Creates an API key and prints it, the only time it is shown."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("email", help="whose key it is")
-        parser.add_argument("--name", required=True, help="what it is called")
+        parser.add_argument("email", help="email of the account")
+        parser.add_argument("--name", required=True, help="name of the key")
         # Named as the fields of POST /customers/api-keys.
-        parser.add_argument("--description", default="", help="what it is for")
+        parser.add_argument("--description", default="", help="description of the key")
         ends = parser.add_mutually_exclusive_group()
         ends.add_argument(
             "--expires-in-days", type=int, metavar="DAYS", help="default: KEY_LIFETIME_DEFAULT"
@@ -29,7 +29,7 @@ class Command(BaseCommand):
             "day; or never",
         )
         parser.add_argument(
-            "--scopes", nargs="+", default=[], metavar="SCOPE", help="default: everything"
+            "--scopes", nargs="+", default=[], metavar="SCOPE", help="default: all scopes"
         )
         parser.add_argument(
             "--allowed-networks",
@@ -79,7 +79,7 @@ def _moment(text: str) -> datetime:
         return expiry.validated(aware.astimezone(UTC))
     except (ValueError, OverflowError):
         raise CommandError(
-            "--expires-at takes a time, such as 2027-01-31T12:00, or a date."
+            "--expires-at must be a time, such as 2027-01-31T12:00, or a date."
         ) from None
     except ValidationError as error:
         raise CommandError(" ".join(error.messages)) from None

@@ -9,10 +9,10 @@ from apikeys.models import APIKey
 
 
 class Command(BaseCommand):
-    help = "Lists an account's keys, revoked ones too: public id, state, times, name."
+    help = "Lists the API keys of an account, including revoked ones."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("email", help="whose keys")
+        parser.add_argument("email", help="email of the account")
 
     def handle(self, *args: Any, email: str, **options: Any) -> None:
         owner = User.objects.filter(email=email.strip().lower()).first()

@@ -9,10 +9,10 @@ from apikeys.models import APIKey, Reason
 
 
 class Command(BaseCommand):
-    help = "Revokes a key by its public id: the 12 digits after comfyui-."
+    help = "Revokes an API key by its public id, the 12 digits after comfyui-."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("public_id", help="as the lists show it, with or without comfyui-")
+        parser.add_argument("public_id", help="public id, with or without comfyui-")
 
     def handle(self, *args: Any, public_id: str, **options: Any) -> None:
         # Of a whole key, only the public part is used.

@@ -67,9 +67,7 @@ def _check() -> None:
     try:
         running.hold_shared(wait=False)
     except running.Locked:
-        raise migrate.CannotStart(
-            "A backup is being restored here. Start again once that is over."
-        ) from None
+        raise migrate.CannotStart("A backup is being restored. Start again afterwards.") from None
 
 
 def _prepare() -> tls.Certificate | None:
@@ -103,8 +101,8 @@ def _exclusively() -> Iterator[None]:
 
         migrate.wait_for_lock(
             take,
-            holder=f"another platform that gets ready in {settings.VAR}",
-            advice="End it, or set another VAR_DIR.",
+            holder=f"another platform that is starting in {settings.VAR}",
+            advice="Stop it, or set another VAR_DIR.",
         )
         yield
 
