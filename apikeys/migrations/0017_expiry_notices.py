@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("apikeys", "0013_notify_every_change")]
+    dependencies = [("apikeys", "0016_last_use_of_networks")]
 
     operations = [
         migrations.CreateModel(
