@@ -74,7 +74,7 @@ def _parts(event: Event) -> Iterator[str]:
 
 
 def _changes(detail: Mapping[str, str]) -> Iterator[str]:
-    """Yield `name: studio → atelier` for each field; the label alone without values."""
+    """Yield `permissions: … → …` for each field; the label alone without values."""
     for field in detail.get("changed", "").split(" + "):
         label = str(_KEY_FIELDS.get(field, field))
         old, new = (detail.get(f"{moment}_{field}") for moment in ("old", "new"))

@@ -148,8 +148,8 @@ def _save(key: APIKey, differing: dict[str, object], *, by: Actor) -> None:
 
 
 def _old_and_new(key: APIKey, differing: dict[str, object]) -> Iterator[tuple[str, str]]:
-    """Yield old_… and new_… of each field, but for descriptions, which may be long."""
-    for name in sorted(differing.keys() - {"description"}):
+    """Yield old_… and new_… of each field but texts of the user: events outlive the account."""
+    for name in sorted(differing.keys() - {"name", "description"}):
         yield f"old_{name}", _as_text(getattr(key, name))
         yield f"new_{name}", _as_text(differing[name])
 
