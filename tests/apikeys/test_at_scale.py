@@ -83,9 +83,9 @@ def queries(client, url: str, query: Any = None) -> int:
         ("/keys/", 5),
         ("/keys/?q=render", 5),
         ("/keys/?q=none", 5),
-        ("/usage/?period=24h", 8),
-        ("/usage/?period=90d", 8),
-        ("/customers/usage?period=90d", 8),
+        ("/usage/?period=24h", 9),
+        ("/usage/?period=90d", 9),
+        ("/customers/usage?period=90d", 9),
     ],
 )
 def test_a_persons_page_asks_as_much_for_five_hundred_keys_as_for_one(

@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
+from accounts import services as accounts
 from apikeys import services, usage, usage_reports
 from apikeys.models import DailyUse, HourlyRefusal, HourlyUse, Reason
 
@@ -124,8 +125,8 @@ def test_the_page_runs_a_bounded_number_of_queries(
         use(token)
         HourlyRefusal.objects.create(key=key, hour=timezone.now(), code="EXPIRED", calls=1)
     usage.flush()
-    # Two for the session and its user.
-    with django_assert_num_queries(8):
+    # Three for the session, its user and its activity.
+    with django_assert_num_queries(9):
         client.get("/usage/?period=90d")
 
 
@@ -155,12 +156,10 @@ def test_a_spreadsheet_runs_no_name_of_a_key(alice, issue, signed_in, name):
 
 
 def test_the_data_export_has_refusals_and_deletion_removes_them(alice, issue):
-    from accounts import services as accounts
-
     key, _token = issue("studio")
     hour = timezone.now().replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
     HourlyRefusal.objects.create(key=key, hour=hour, code="EXPIRED", calls=2)
-    exported = accounts.export_data(alice)["hourly_refusals"]
+    exported = accounts.personal_data(alice)["hourly_refusals"]
     assert exported == [{"key_id": key.pk, "hour": hour, "code": "EXPIRED", "calls": 2}]
     accounts.delete_account(alice)
     for model in (HourlyRefusal, HourlyUse, DailyUse):
