@@ -40,7 +40,7 @@ class CustomerKeySerializer(serializers.Serializer[APIKey]):
     )
     key_prefix = serializers.SerializerMethodField()
     name = serializers.CharField()
-    description = serializers.CharField()
+    description = serializers.CharField(allow_blank=True)
 
     def get_key_prefix(self, key: APIKey) -> str:
         return f"{tokens.PREFIX}{key.public_id}"
@@ -53,7 +53,7 @@ class VerifiedSerializer(serializers.Serializer[dict[str, object]]):
     name = serializers.CharField()
     is_admin = serializers.BooleanField()
     key_name = serializers.CharField()
-    key_description = serializers.CharField()
+    key_description = serializers.CharField(allow_blank=True)
     customer_api_keys = CustomerKeySerializer(many=True, required=False)
 
 

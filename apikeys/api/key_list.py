@@ -22,7 +22,7 @@ from apikeys.api.parameters import read_number
 from apikeys.models import APIKey, APIKeyQuerySet, KeyState
 
 MAX_LIMIT: Final = 100
-_MAX_WORDS: Final = 200
+MAX_WORDS: Final = 200
 _TIME_ZERO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -48,7 +48,7 @@ PARAMETERS: Final = [
     ),
     OpenApiParameter(
         "q",
-        str,
+        {"type": "string", "maxLength": MAX_WORDS, "pattern": r"^[^\u0000]*$"},
         description=(
             "Only keys with this text in the name or the description, or with a public part "
             "(after `comfyui-`) that starts with it."
@@ -110,10 +110,10 @@ def _read_state(text: str) -> KeyState:
 
 def _read_words(text: str) -> str:
     # PostgreSQL has no text with NUL.
-    if len(text) > _MAX_WORDS or "\0" in text:
+    if len(text) > MAX_WORDS or "\0" in text:
         raise BadRequest(
             "INVALID_REQUEST",
-            _("q is a text of at most %(most)d characters.") % {"most": _MAX_WORDS},
+            _("q is a text of at most %(most)d characters.") % {"most": MAX_WORDS},
         )
     return text.strip().rstrip("…")
 

@@ -344,6 +344,9 @@ class RotateSerializer(StrictSerializer[dict[str, int]]):
     )
 
 
+@extend_schema_field(
+    {"anyOf": [{"type": "string", "format": "ipv4"}, {"type": "string", "format": "ipv6"}]}
+)
 class ClientIPField(StrictStringField):
     """The IP of the client that a service asks for."""
 

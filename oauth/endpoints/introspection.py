@@ -19,7 +19,7 @@ from apikeys.api.authentication import (
     require_authorization,
     require_service_secret,
 )
-from apikeys.api.serializers import StrictSerializer
+from apikeys.api.serializers import ClientIPField, StrictSerializer
 from apikeys.models import APIKey
 from apikeys.service_secrets import ServiceScope
 from apikeys.services import VerdictCode
@@ -56,13 +56,7 @@ class AskAboutTokenSerializer(StrictSerializer[dict[str, str]]):
     token_type_hint = serializers.CharField(required=False, allow_blank=True)
     client_id = serializers.CharField(required=False, allow_blank=True)
     client_secret = serializers.CharField(required=False, allow_blank=True)
-    client_ip = serializers.CharField(
-        required=False,
-        help_text=(
-            "The IP address of the client that uses the key. Without it, keys that may be used "
-            "from some networks only are not active."
-        ),
-    )
+    client_ip = ClientIPField()
 
 
 class IntrospectionEndpoint(OAuthView):

@@ -47,6 +47,22 @@ def test_a_change_is_an_audit_event_with_old_and_new_values(issue, by, alice):
     assert formatting.format_detail(event) == "description · name"
 
 
+def test_a_change_of_permissions_and_networks_is_recorded_with_its_values(issue, by):
+    key, _token = issue("studio", scopes=["customers:read", "proxy:*"])
+    services.update(key, by=by, scopes=["proxy:*"], allowed_networks=["203.0.113.7"])
+    event = Event.objects.get(action=Action.KEY_CHANGED)
+    assert event.detail == {
+        "changed": "allowed_networks + scopes",
+        "old_scopes": "customers:read proxy:*",
+        "new_scopes": "proxy:*",
+        "old_allowed_networks": "",
+        "new_allowed_networks": "203.0.113.7/32",
+    }
+    assert formatting.format_detail(event) == (
+        "allowed networks: – → 203.0.113.7/32 · permissions: customers:read proxy:* → proxy:*"
+    )
+
+
 def test_without_a_difference_nothing_is_written(issue, by):
     key, _token = issue("studio", scopes=["customers:read", "proxy:*"])
     same = {"name": " studio ", "scopes": ["proxy:*", "customers:read"], "expires_at": None}

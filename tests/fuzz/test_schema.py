@@ -111,6 +111,8 @@ class Asker:
             case.body[name] = token.reveal()
         if "keys" in case.body:
             case.body["keys"] = [token.reveal()]
+        if "ids" in case.body:
+            case.body["ids"] = [str(key.pk)]
         if "client_id" in case.body:
             case.body["client_id"] = "comfy-key"
         if "grant_type" in case.body:
@@ -179,9 +181,17 @@ def asks(
     sent, excluded = asker.dress(case, who), []
     if form is not None:
         sent = {**sent, "headers": {**sent["headers"], "Content-Type": form}}
-    # No schema can say that a time is in the future, that a name is unused and visible, or that a
-    # key was not rotated before.
-    is_making = operation(case) in {"generate_key", "roll_key"}
+    # No schema can say that a time is in the future, that a name is unused and visible, that a
+    # network has no host bits, or that a key was not rotated before.
+    is_making = operation(case) in {"generate_key", "change_key", "roll_key"}
+    # Nor that a cursor comes from a page and needs a limit, or that two lists have one length.
+    is_related = "cursor" in (case.query or {}) or (
+        isinstance(case.body, dict) and "client_ips" in case.body
+    )
+    # Unknown parameters are ignored (RFC 6749 §3.2), but for those like "expires_in" and "scopes".
+    is_misspelt = operation(case) == "device_code" and any(
+        name.startswith(("expir", "scop")) and name != "scope" for name in case.body or ()
+    )
     # RFC 6749 §5.2 requires 400 for an unknown code, and all codes here are invented.
     is_invented = operation(case) == "token"
     # OpenAPI can't say "in a header or in the body, and not in both".
@@ -189,7 +199,7 @@ def asks(
         set(sent["headers"]) | set(case.headers)
     )
     # The document has one content type for each body; this is another.
-    if is_making or is_invented or is_double or form is not None:
+    if is_making or is_related or is_misspelt or is_invented or is_double or form is not None:
         excluded.append(positive_data_acceptance)
     if who == "a page":
         # Schemathesis takes a session that it did not make for an invalid one.
