@@ -16,33 +16,29 @@ from django.dispatch import receiver
 from django.utils.translation import get_language
 
 _SQLITE: Final = "alphabetical"
-# The root collation of the Common Locale Data Repository, for all languages without their own.
-_ROOT: Final = "und"
 
 
 def in_alphabetical_order(field: str) -> Collate:
     """Return an expression that orders the text in `field`.
 
-    On PostgreSQL by the ICU collation of the current language (`de-x-icu`, `zh-Hans-x-icu`), which
-    initdb creates from ICU's locales, or the root collation; by that of the database ("default") if
-    the server was built without ICU. On SQLite letters with marks follow those without, and scripts
-    follow each other by code points.
+    On PostgreSQL by the ICU collation of the current language (`de-x-icu`, `zh-Hans-x-icu`) if
+    initdb has created it, or the root collation (`und-x-icu`; `unicode` from PostgreSQL 16 on); by
+    the collation of the database ("default") if the server was built without ICU. On SQLite letters
+    with marks follow those without, and scripts follow each other by code points.
     """
     if connection.vendor == "sqlite":
         return Collate(field, _SQLITE)
-    known, language = _icu_collations(), (get_language() or _ROOT).lower()
-    return Collate(field, known.get(language) or known.get(_ROOT) or "default")
+    known, language = _icu_collations(), (get_language() or "").lower()
+    names = [f"{language}-x-icu", "und-x-icu", "unicode"]
+    return Collate(field, next((known[name] for name in names if name in known), "default"))
 
 
 @functools.cache
 def _icu_collations() -> dict[str, str]:
-    """Return PostgreSQL's ICU collations by the language in lower case."""
+    """Return the names of PostgreSQL's ICU collations by their lower case."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT collname FROM pg_collation WHERE collprovider = 'i' AND collname LIKE '%-x-icu'"
-        )
-        names = [name for (name,) in cursor.fetchall()]
-    return {name.removesuffix("-x-icu").lower(): name for name in names}
+        cursor.execute("SELECT collname FROM pg_collation WHERE collprovider = 'i'")
+        return {name.lower(): name for (name,) in cursor.fetchall()}
 
 
 @receiver(connection_created)
