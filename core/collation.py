@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from django.db import connection
 from django.db.backends.signals import connection_created
+from django.db.models import F, Func
 from django.db.models.functions import Collate
 from django.dispatch import receiver
 from django.utils.translation import get_language
@@ -18,26 +19,27 @@ from django.utils.translation import get_language
 _SQLITE: Final = "alphabetical"
 
 
-def in_alphabetical_order(field: str) -> Collate:
+def in_alphabetical_order(field: str) -> Func:
     """Return an expression that orders the text in `field`.
 
-    On PostgreSQL by the ICU collation of the current language (`de-x-icu`, `zh-Hans-x-icu`) if
-    initdb has created it, or the root collation (`und-x-icu`; `unicode` from PostgreSQL 16 on); by
-    the collation of the database ("default") if the server was built without ICU. On SQLite letters
-    with marks follow those without, and scripts follow each other by code points.
+    On PostgreSQL by the ICU collation of the current language (`de-x-icu`, `zh-Hans-x-icu`), or the
+    root collation (`und-x-icu`); initdb creates them. If the server was built without ICU, and on
+    SQLite, letters with marks follow those without, and scripts follow each other by code points.
     """
     if connection.vendor == "sqlite":
         return Collate(field, _SQLITE)
     known, language = _icu_collations(), (get_language() or "").lower()
-    names = [f"{language}-x-icu", "und-x-icu", "unicode"]
-    return Collate(field, next((known[name] for name in names if name in known), "default"))
+    if collation := known.get(f"{language}-x-icu") or known.get("und-x-icu"):
+        return Collate(field, collation)
+    # Marks become characters of their own, after the letters.
+    return Func(F(field), template='normalize(%(expressions)s, NFKD) COLLATE "C"')
 
 
 @functools.cache
 def _icu_collations() -> dict[str, str]:
-    """Return the names of PostgreSQL's ICU collations by their lower case."""
+    """Return PostgreSQL's ICU collations by their names in lower case; none without ICU."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT collname FROM pg_collation WHERE collprovider = 'i'")
+        cursor.execute("SELECT collname FROM pg_collation WHERE collname LIKE '%-x-icu'")
         return {name.lower(): name for (name,) in cursor.fetchall()}
 
 
