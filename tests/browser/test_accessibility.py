@@ -1,5 +1,6 @@
 """axe-core reports no violation on any page, in the dark and the light colour scheme."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -108,8 +109,8 @@ def test_creating_and_deleting_a_key_is_accessible(
     expect(page.get_by_role("status")).to_have_text("Copied")
     found["copied"] = violations(page)
     page.goto("/keys/")
-    found["list"] = violations(page)
-    page.get_by_role("button", name="Delete").click()
+    found["steps and list"] = violations(page)
+    page.get_by_role("button", name="Delete", exact=True).click()
     found["delete dialog"] = violations(page)
     asks = page.locator(".key-actions form").get_attribute("action")
     assert asks is not None
@@ -117,6 +118,14 @@ def test_creating_and_deleting_a_key_is_accessible(
     found["delete page"] = violations(page)
     page.goto(asks.replace("/delete", "/roll"))
     found["roll page"] = violations(page)
+    page.get_by_role("button", name="Rotate").click()
+    page.goto("/keys/?sort=name")
+    found["rotated"] = violations(page)
+    page.get_by_role("checkbox").nth(1).check()
+    page.get_by_label(re.compile("More actions")).first.click()
+    found["selected, with a menu"] = violations(page)
+    page.get_by_role("button", name="Delete selected").click()
+    found["delete selected"] = violations(page)
     page.goto("/usage/")
     found["usage"] = violations(page)
     assert {place: said for place, said in found.items() if said} == {}
