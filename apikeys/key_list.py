@@ -168,7 +168,8 @@ class KeyList:
     @property
     def limited(self) -> int:
         """Return how many of KEYS_PER_ACCOUNT there are."""
-        return self._counts["limited"]
+        limited: int = self._counts["limited"]
+        return limited
 
     @property
     def is_near_limit(self) -> bool:

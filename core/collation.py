@@ -11,38 +11,36 @@ from typing import Any, Final
 
 from django.db import connection
 from django.db.backends.signals import connection_created
+from django.db.models import F, Func
 from django.db.models.functions import Collate
 from django.dispatch import receiver
 from django.utils.translation import get_language
 
 _SQLITE: Final = "alphabetical"
-# The root collation of the Common Locale Data Repository, for all languages without their own.
-_ROOT: Final = "und"
 
 
-def in_alphabetical_order(field: str) -> Collate:
+def in_alphabetical_order(field: str) -> Func:
     """Return an expression that orders the text in `field`.
 
-    On PostgreSQL by the ICU collation of the current language (`de-x-icu`, `zh-Hans-x-icu`), which
-    initdb creates from ICU's locales, or the root collation; by that of the database ("default") if
-    the server was built without ICU. On SQLite letters with marks follow those without, and scripts
-    follow each other by code points.
+    On PostgreSQL by the ICU collation of the current language (`de-x-icu`, `zh-Hans-x-icu`), or the
+    root collation (`und-x-icu`); initdb creates them. If the server was built without ICU, and on
+    SQLite, letters with marks follow those without, and scripts follow each other by code points.
     """
     if connection.vendor == "sqlite":
         return Collate(field, _SQLITE)
-    known, language = _icu_collations(), (get_language() or _ROOT).lower()
-    return Collate(field, known.get(language) or known.get(_ROOT) or "default")
+    known, language = _icu_collations(), (get_language() or "").lower()
+    if collation := known.get(f"{language}-x-icu") or known.get("und-x-icu"):
+        return Collate(field, collation)
+    # Marks become characters of their own, after the letters.
+    return Func(F(field), template='normalize(%(expressions)s, NFKD) COLLATE "C"')
 
 
 @functools.cache
 def _icu_collations() -> dict[str, str]:
-    """Return PostgreSQL's ICU collations by the language in lower case."""
+    """Return PostgreSQL's ICU collations by their names in lower case; none without ICU."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT collname FROM pg_collation WHERE collprovider = 'i' AND collname LIKE '%-x-icu'"
-        )
-        names = [name for (name,) in cursor.fetchall()]
-    return {name.removesuffix("-x-icu").lower(): name for name in names}
+        cursor.execute("SELECT collname FROM pg_collation WHERE collname LIKE '%-x-icu'")
+        return {name.lower(): name for (name,) in cursor.fetchall()}
 
 
 @receiver(connection_created)

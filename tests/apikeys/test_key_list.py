@@ -51,9 +51,9 @@ def shown_filters(page) -> dict[str, int]:
 
 
 def test_names_are_sorted_by_letters_not_by_bytes(make, listed):
-    for name in ["zebra", "Äpfel", "apple", "Éclair", "eagle", "工作室", "Ostrich"]:
+    for name in ["zebra", "Äther", "apple", "Éclair", "eagle", "工作室", "Ostrich"]:
         make(name)
-    in_order = ["Äpfel", "apple", "eagle", "Éclair", "Ostrich", "zebra", "工作室"]
+    in_order = ["apple", "Äther", "eagle", "Éclair", "Ostrich", "zebra", "工作室"]
     assert listed(sort="name") == in_order
     assert listed(sort="-name") == in_order[::-1]
 

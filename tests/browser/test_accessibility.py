@@ -1,5 +1,6 @@
 """axe-core reports no violation on any page: dark and light, on a phone, and right to left."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -151,12 +152,12 @@ def test_creating_and_deleting_a_key_is_accessible(
     page.get_by_role("button", name="Close").click()
     key = generate(page, "studio-pc", "The render box under the stairs")
     found["reveal"] = violations(page)
-    page.get_by_role("button", name="Copy").click()
+    page.locator("#copy").click()
     expect(page.get_by_role("status")).to_have_text("Copied")
     found["copied"] = violations(page)
     page.goto("/keys/")
-    found["list"] = violations(page)
-    page.get_by_role("button", name="Delete").click()
+    found["steps and list"] = violations(page)
+    page.get_by_role("button", name="Delete", exact=True).click()
     found["delete dialog"] = violations(page)
     asks = page.locator(".key-actions form").get_attribute("action")
     assert asks is not None
@@ -174,6 +175,14 @@ def test_creating_and_deleting_a_key_is_accessible(
     page.get_by_label("Name").fill("")
     page.get_by_role("button", name="Save").click()
     found["key page, refused"] = violations(page)
+    page.get_by_role("button", name="Rotate").click()
+    page.goto("/keys/?sort=name")
+    found["rotated"] = violations(page)
+    page.get_by_role("checkbox").nth(1).check()
+    page.get_by_label(re.compile("More actions")).first.click()
+    found["selected, with a menu"] = violations(page)
+    page.get_by_role("button", name="Delete selected").click()
+    found["delete selected"] = violations(page)
     page.goto("/usage/")
     found["usage"] = violations(page)
     assert {place: said for place, said in found.items() if said} == {}

@@ -92,12 +92,12 @@ def test_alice_signs_up_creates_uses_and_deletes_a_key_and_logs_out(
     shoot(page, f"{look}-04-dialog")
     dialog.get_by_role("button", name="Generate").click()
 
-    reveal = page.get_by_role("dialog", name="New API Key Generated Successfully!")
+    reveal = page.get_by_role("dialog", name="API key created")
     key = reveal.get_by_role("textbox").input_value()
     assert re.fullmatch(r"comfyui-[0-9a-f]{64}", key)
     assert len(key) == 72
     expect(reveal.get_by_text("will only be shown once")).to_be_visible()
-    reveal.get_by_role("button", name="Copy").click()
+    reveal.locator("#copy").click()
     expect(reveal.get_by_role("status")).to_have_text("Copied")
     shoot(page, f"{look}-05-reveal")
 
@@ -138,7 +138,7 @@ def test_alice_signs_up_creates_uses_and_deletes_a_key_and_logs_out(
     ask = page.get_by_role("dialog", name="Delete “studio-pc”?")
     shoot(page, f"{look}-09-delete")
     ask.get_by_role("button", name="Delete").click()
-    expect(page.get_by_text("“studio-pc” was deleted. It works no more.")).to_be_visible()
+    expect(page.get_by_text("“studio-pc” was deleted. It no longer works.")).to_be_visible()
     expect(page.get_by_role("heading", name="No keys yet")).to_be_visible()
 
     refused = comfyui.sign_in(key)

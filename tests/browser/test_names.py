@@ -34,7 +34,7 @@ def test_names_are_escaped(enter: Callable[..., Page], generate: Callable[..., s
         expect(page.get_by_label(f"Your key “{name}”", exact=True)).to_be_visible()
         page.reload()
     newest_first = NAMES[::-1]
-    expect(page.locator(".key-name bdi")).to_have_text(newest_first)
+    expect(page.locator(".one-line > :first-child bdi")).to_have_text(newest_first)
     expect(page.locator(".key-description bdi")).to_have_text([f"about {n}" for n in newest_first])
     for name, delete in zip(
         newest_first, page.get_by_role("button", name="Delete", exact=True).all(), strict=False

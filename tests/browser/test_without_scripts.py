@@ -29,7 +29,7 @@ def test_alice_makes_and_deletes_a_key(page: Page, base_url: str) -> None:
     key = generate(page, "studio")
     assert re.fullmatch(r"comfyui-[0-9a-f]{64}", key)
     # A button that needs a script must not be there.
-    expect(page.get_by_role("button", name="Copy")).to_be_hidden()
+    expect(page.locator("#copy")).to_be_hidden()
     page.get_by_role("link", name="Close").click()
     expect(page).to_have_url(f"{base_url}/keys/")
     assert key not in page.content()
@@ -39,7 +39,7 @@ def test_alice_makes_and_deletes_a_key(page: Page, base_url: str) -> None:
     expect(page.get_by_text(f"{key[:20]}…")).to_be_visible()
     page.get_by_role("button", name="Delete").click()
     expect(page).to_have_url(f"{base_url}/keys/")
-    expect(page.get_by_text("“studio” was deleted. It works no more.")).to_be_visible()
+    expect(page.get_by_text("“studio” was deleted. It no longer works.")).to_be_visible()
     expect(page.locator(ROWS)).to_have_count(0)
 
 
@@ -54,7 +54,9 @@ def test_reload_sends_the_form_again_and_makes_no_second_key(page: Page) -> None
     response = page.reload()
     assert response is not None
     assert (response.request.method, response.status) == ("POST", 409)
-    expect(page.get_by_role("alert")).to_contain_text("This form made its key already: “studio”")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "This form has already created its key: “studio”"
+    )
     expect(page.locator(ROWS)).to_have_count(1)
     assert key not in page.content()
     page.get_by_role("button", name="Delete it").click()
