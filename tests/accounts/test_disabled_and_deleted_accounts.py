@@ -193,7 +193,7 @@ def test_deleting_an_account_removes_all_personal_data(browser_with_data, alice)
     delete_own_account(browser_with_data, alice)
     (farewell,) = Mail.objects.all()
     assert farewell.to == "alice@example.org"
-    assert "gone" in farewell.text
+    assert "were deleted" in farewell.text
     assert "Alice" not in farewell.text + farewell.html
     farewell.delete()
     cache.clear()
