@@ -424,7 +424,7 @@ def test_a_deleted_account_gets_a_last_mail_in_its_language(signed_in, alice, is
     signed_in(alice).post(DELETE, {"email": alice.email})
     (mail,) = mailoutbox
     assert mail.to == ["alice@example.org"]
-    assert '<html lang="ja">' in mail.alternatives[0][0]
+    assert '<html lang="ja" dir="ltr">' in mail.alternatives[0][0]
 
 
 def test_the_email_of_a_deleted_account_can_sign_up_again(signed_in, alice, issue):

@@ -230,7 +230,7 @@ def test_removing_everybodys_factors_keeps_passkeys(
     assert out.getvalue().startswith("2 accounts had 3 ")
     assert list(Authenticator.objects.all()) == [passkey]
     assert {mail.to[0] for mail in mailoutbox} == {alice.email, mallory.email}
-    assert all("Passkeys stay." in mail.body for mail in mailoutbox)
+    assert all("Your passkeys still work." in mail.body for mail in mailoutbox)
 
 
 def test_removing_one_accounts_factors_includes_passkeys(

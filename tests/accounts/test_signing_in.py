@@ -629,7 +629,7 @@ def test_signing_up_with_a_taken_email_responds_as_usual(client, alice, mailoutb
     assert set(new.cookies) == set(taken.cookies)
     # Alice gets a mail without a code.
     mail = next(mail for mail in mailoutbox if mail.to == ["alice@example.org"])
-    assert "already exists" in mail.body
+    assert "already has an account" in mail.body
     alice.refresh_from_db()
     assert alice.check_password(PASSWORD)
     assert User.objects.count() == 2
@@ -1065,7 +1065,7 @@ def test_changing_the_password_ends_other_sessions_of_alice(client, alice, mailo
     assert is_in(client)
     assert not is_in(elsewhere)
     subjects = [mail.subject for mail in mailoutbox if mail.to == ["alice@example.org"]]
-    assert "Password Changed" in subjects, "she is told of it"
+    assert "Your password was changed" in subjects, "she is told of it"
 
 
 def test_changing_the_password_requires_the_current_one(client, alice):

@@ -396,6 +396,15 @@ def test_notices_delay_no_other_mail(make, alice, clock, mailoutbox):
     assert len(mailoutbox) == 5
 
 
+def test_notices_are_deleted_with_the_account(make, alice, signed_in):
+    make(left=DAY)
+    notices.send()
+    assert KeyNotice.objects.count() == 1
+    signed_in(alice).post("/account/delete", {"email": alice.email})
+    assert not User.objects.filter(pk=alice.pk).exists()
+    assert not KeyNotice.objects.exists()
+
+
 def test_notices_of_one_recipient_are_limited(make, clock, mailoutbox):
     for number in range(12):
         make(f"key {number}", left=-HOUR)

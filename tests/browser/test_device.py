@@ -113,7 +113,7 @@ def test_a_device_is_confirmed_by_keyboard_alone(enter: Callable[..., Page], bas
     tab_to(page, page.get_by_label("API Key name"))
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type("typed")
-    tab_to(page, page.get_by_label("Expires"), at_most=2)
+    tab_to(page, page.get_by_label("Never"), at_most=2)
     tab_to(page, page.get_by_role("button", name="Confirm"), at_most=6)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Confirmed")).to_be_visible()
@@ -263,7 +263,7 @@ def test_a_site_gets_a_key_for_alice(
         page.goto(origin)
         page.get_by_role("button", name="Sign in").click()
         expect(page.get_by_role("heading", name=f"{origin} asks for an API key")).to_be_visible()
-        expect(page.get_by_label("Expires")).to_have_value("90")
+        expect(page.get_by_label("90 days")).to_be_checked()
         shoot(page, f"authorize-{where}")
         page.get_by_role("button", name="Allow").click()
         # The page's content security policy permits this form target, or Chromium would block it.

@@ -27,6 +27,9 @@ def test_alice_makes_copies_and_deletes_a_key(
     page.keyboard.press("Tab")
     expect(page.get_by_label("Description")).to_be_focused()
     page.keyboard.press("Tab")
+    # The arrow keys change the choice.
+    expect(page.get_by_label("Never")).to_be_focused()
+    page.keyboard.press("Tab")
     expect(page.get_by_text("More options")).to_be_focused()
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Generate")).to_be_focused()

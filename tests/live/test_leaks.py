@@ -53,7 +53,7 @@ class Scene:
     def letters(self, email: str) -> list[str]:
         """Return the e-mails about leaked keys; there are others about each new key."""
         sent = mails_to(email.partition("@")[0], self.mails)
-        return [letter for letter in sent if "Somebody showed us" in letter]
+        return [letter for letter in sent if "can be read by others" in letter]
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,7 @@ def test_enabling_restores_log_in_and_keys_and_notifies(
     assert services.validate(token.reveal()).code is VerdictCode.VALID
     event = Event.objects.get(action=Action.ACCOUNT_ENABLED)
     assert (event.account, event.actor, event.detail) == (alice, security, {})
-    assert [mail.subject for mail in mailoutbox] == ["Your account works again"]
+    assert [mail.subject for mail in mailoutbox] == ["Your account was enabled"]
 
 
 @pytest.mark.parametrize(("first", "action_name"), [("disable", "disable"), (None, "enable")])
@@ -214,7 +214,7 @@ def test_the_checkbox_in_the_form_disables_too(open_as, sam, alice, issue, mailo
     client.post(admin_url(alice, "change"), {"email": alice.email, "is_active": "on"})
     assert Event.objects.get(action=Action.ACCOUNT_ENABLED).actor == sam
     subjects = [mail.subject for mail in mailoutbox]
-    assert subjects == ["Your account was disabled", "Your account works again"]
+    assert subjects == ["Your account was disabled", "Your account was enabled"]
 
 
 def test_staff_cannot_disable_themselves(open_as, administrator, sam):

@@ -197,7 +197,7 @@ def test_a_found_key_is_revoked_as_leaked_and_its_owner_is_notified(
     assert (event.actor, event.key_id, event.detail) == (security, key.pk, {"reporter": "staff"})
     (mail,) = mailoutbox
     assert mail.to == [alice.email]
-    assert "Somebody showed us a key of yours" in mail.body
+    assert "We received a report that this API key can be read by others" in mail.body
     security_browser.post(ask)
     assert len(mailoutbox) == 1
 

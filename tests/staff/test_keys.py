@@ -45,8 +45,8 @@ def test_suspending_and_restoring_a_key_notifies_its_owner(
         assert (event.actor, event.account, event.key_id) == (security, alice, key.pk)
         assert event.via == Via.ADMIN
     assert [mail.subject for mail in mailoutbox] == [
-        "Your key “studio” was suspended",
-        "Your key “studio” works again",
+        "Your API key “studio” was suspended",
+        "Your API key “studio” works again",
     ]
 
 

@@ -76,7 +76,7 @@ def test_a_platform_may_suspend_instead_and_staff_can_give_the_key_back(leaked, 
     assert reported(token.reveal()) == [REAL]
     assert code_of(token) is VerdictCode.SUSPENDED
     (letter,) = mail.outbox
-    assert "It is suspended: nothing can use it." in letter.body
+    assert "It is suspended: nobody can use it" in letter.body
     assert reported(token.reveal()) == [REAL]
     assert len(mail.outbox) == 1
     key.refresh_from_db()
@@ -265,11 +265,11 @@ def test_the_mail_has_the_urls_and_what_to_do(leaked, alice, settings):
     reported(token.reveal())
     (letter,) = mail.outbox
     assert letter.to == [alice.email]
-    assert letter.subject == "Your key “studio” was found where others can read it"
+    assert letter.subject == "Your API key “studio” was reported as exposed"
     for words in (
-        "It works no more.",
+        "It no longer works.",
         f"“studio” ({tokens.mask(token.public_id)})\n"
-        "- github[.]com/octocat/Hello-World/blob/12345600b9cb/foo[.]env",
+        "  - github[.]com/octocat/Hello-World/blob/12345600b9cb/foo[.]env",
         f"\n{settings.PUBLIC_URL}/keys/?new=1",
     ):
         assert words in letter.body
@@ -303,7 +303,7 @@ def test_keys_of_one_account_in_one_report_are_one_letter(issue, alice, mallory)
     assert reported(*(token.reveal() for token in [*hers, other])) == [REAL] * 13
     assert sorted(letter.to[0] for letter in mail.outbox) == [alice.email, mallory.email]
     (letter,) = [letter for letter in mail.outbox if letter.to == [alice.email]]
-    assert letter.subject == "12 of your keys were found where others can read them"
+    assert letter.subject == "12 of your API keys were reported as exposed"
     assert all(tokens.mask(token.public_id) in letter.body for token in hers)
     assert tokens.mask(other.public_id) not in letter.body
 
@@ -315,7 +315,7 @@ def test_a_flood_ends_every_key_and_writes_few_letters(issue):
         reported(token.reveal())
     assert {code_of(token) for token in flooded} == {VerdictCode.REVOKED}
     assert len(mail.outbox) == leaks.MAILS.amount == 5
-    says_so = ["we write no letter for each" in letter.body for letter in mail.outbox]
+    says_so = ["We send no email about further ones" in letter.body for letter in mail.outbox]
     assert says_so == [False, False, False, False, True]
     assert [event.detail["letter"] for event in leaked_events()] == ["sent"] * 5 + ["held back"] * 4
 
