@@ -10,8 +10,10 @@ from allauth.usersessions.models import UserSession
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.contrib.auth.models import Group
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Model, QuerySet
@@ -35,6 +37,7 @@ for model in [Authenticator, SocialAccount, SocialApp, SocialToken, UserSession]
     admin.site.unregister(model)
 # Its search reads every row. EmailAddressAdmin below replaces it.
 admin.site.unregister(EmailAddress)
+admin.site.unregister(Group)
 
 
 class ProviderForm(forms.ModelForm[SocialApp]):
@@ -48,7 +51,7 @@ class ProviderForm(forms.ModelForm[SocialApp]):
         required=False,
         max_length=191,
         widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
-        help_text=_("It is not shown again. Leave it empty to keep the one that is stored."),
+        help_text=_("It is not shown again. Leave this empty to keep the stored secret."),
     )
 
     class Meta:
@@ -59,14 +62,14 @@ class ProviderForm(forms.ModelForm[SocialApp]):
         provider: str = self.cleaned_data["provider"]
         if SocialApp.objects.filter(provider=provider).exclude(pk=self.instance.pk).exists():
             raise forms.ValidationError(
-                _("This provider is set up already. Change that one instead."), code="unique"
+                _("This provider is already set up. Edit its entry instead."), code="unique"
             )
         return provider
 
     def clean_secret(self) -> str:
         secret: str = self.cleaned_data["secret"] or self.instance.secret
         if not secret:
-            raise forms.ValidationError(_("A new client needs its secret."), code="required")
+            raise forms.ValidationError(_("Enter the client secret."), code="required")
         return secret
 
     def save(self, commit: bool = True) -> SocialApp:
@@ -78,6 +81,10 @@ class ProviderForm(forms.ModelForm[SocialApp]):
 class ProviderAdmin(admin.ModelAdmin[SocialApp]):
     form = ProviderForm
     list_display = ["name", "client_id"]
+    list_title = _("Login providers")
+    empty_text = _(
+        "Add the OAuth client of this site at Google or GitHub, and people can log in with it."
+    )
 
 
 class AccountForm(UserChangeForm[User]):
@@ -91,12 +98,12 @@ class AccountForm(UserChangeForm[User]):
         loses = any(not data.get(name, True) for name in rights)
         if loses and services.is_last_administrator(self.instance):
             raise forms.ValidationError(
-                _("This is the last administrator: nobody could open these pages any more."),
+                _("This is the last administrator. Nobody could manage this site anymore."),
                 code="last_administrator",
             )
         if self.instance == self.staff and not data.get("is_active", True):
             raise forms.ValidationError(
-                _("This is your own account: somebody else has to disable it."), code="oneself"
+                _("You can't disable your own account. Ask another administrator."), code="oneself"
             )
         return data
 
@@ -131,8 +138,9 @@ class UserAdmin(LargeTableAdmin, DjangoUserAdmin[User]):
         "api_keys__public_id": public_id_prefix,
     }
     search_help_text = _(
-        "How the email address, the name, a key's name or its digits after comfyui- begin."
+        "Start of the email address, the name, a key's name, or a key's digits after comfyui-."
     )
+    empty_text = _("Everyone who signs up gets an account. You can also add one.")
     readonly_fields = ["id", "date_joined", "last_login", "keys", "factors"]
     actions = ["remove_factors"]
     fieldsets = [
@@ -157,7 +165,7 @@ class UserAdmin(LargeTableAdmin, DjangoUserAdmin[User]):
     @admin.display(description=_("API keys"))
     def keys(self, user: User) -> str:
         listed = reverse("admin:apikeys_apikey_changelist", query={"owner__id__exact": user.pk})
-        return format_html('<a href="{}">{}</a>', listed, _("Keys of this account"))
+        return format_html('<a href="{}">{}</a>', listed, _("API keys of this account"))
 
     @admin.display(description=_("Second factors"))
     def factors(self, user: User) -> str:
@@ -249,13 +257,19 @@ class UserAdmin(LargeTableAdmin, DjangoUserAdmin[User]):
         return False
 
 
+@admin.register(Group)
+class GroupAdmin(DjangoGroupAdmin):
+    empty_text = _("A group gives its members permissions for the staff pages.")
+
+
 @admin.register(EmailAddress)
 class EmailAddressAdmin(LargeTableAdmin, AllauthEmailAddressAdmin):  # type: ignore[misc]
     list_filter = []
     sortable_by = ["email"]
     related = ["user"]
     prefix_searches = {"email": str.lower}
-    search_help_text = _("How the email address begins.")
+    search_help_text = _("Start of the email address.")
+    empty_text = _("All email addresses of accounts are listed here, also unverified ones.")
 
     # allauth's action requires no permission.
     @admin.action(

@@ -42,8 +42,12 @@ class EventAdmin(LargeTableAdmin, ReadOnlyAdmin):
         "public_id": public_id_prefix,
     }
     search_help_text = _(
-        "How the email address of the account or of who did it, or a key's digits, begin; "
-        "or a day, as 2026-11-24."
+        "Start of the email address of the account or the actor, or of a key's digits; "
+        "or a day, such as 2026-11-24."
+    )
+    empty_text = _(
+        "Log-ins, changes to accounts and keys, refused keys, and what staff view and change are "
+        "recorded here."
     )
     fields = ["at", "action", "public_id", "account", "actor", "via", "address", "detail"]
     change_list_template = "admin/audit/event/change_list.html"

@@ -56,15 +56,20 @@ class AtLeast(int):
         return f"{int(self)}+"
 
 
+def bounded_count(rows: QuerySet[Any]) -> int:
+    """Return the number of `rows`, or AtLeast(MAX_ROWS): counting a million reads a million."""
+    # Unordered, so that the database may count any MAX_ROWS rows.
+    counted = rows.order_by()[: MAX_ROWS + 1].count()
+    return AtLeast(MAX_ROWS) if counted > MAX_ROWS else counted
+
+
 class BoundedPaginator(Paginator[Any]):
-    """Pages through the first MAX_ROWS rows: counting a million rows means reading a million."""
+    """Pages through the first MAX_ROWS rows."""
 
     @cached_property
     def count(self) -> int:
-        # Unordered, so that the database may count any MAX_ROWS rows.
         rows: Any = self.object_list
-        counted: int = rows.order_by()[: MAX_ROWS + 1].count()
-        return AtLeast(MAX_ROWS) if counted > MAX_ROWS else counted
+        return bounded_count(rows)
 
 
 class LargeTableAdmin(admin.ModelAdmin[Any]):
@@ -111,9 +116,9 @@ class LargeTableAdmin(admin.ModelAdmin[Any]):
             # Django calls this method twice for an action.
             request.META[_NOTIFIED] = True
             message = _(
-                "More than %(bound)d rows begin so. Some of them are listed, and not the newest. "
-                "Write more of it, or another word beside it. The page of an account leads to all "
-                "that it has."
+                "More than %(bound)d rows start with this. Only some of them are listed, and not "
+                "the newest. Enter more characters or a second word, or open the account's page, "
+                "which links to all its rows."
             )
             self.message_user(request, message % {"bound": MAX_ROWS}, messages.WARNING)
         return queryset.filter(pk__in=found), False

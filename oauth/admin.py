@@ -16,7 +16,10 @@ class SiteAdmin(LargeTableAdmin):
     sortable_by = ["origin"]
     related = ["added_by"]
     prefix_searches = {"origin": str.lower}
-    search_help_text = _("How the origin begins: https://comfy.")
+    search_help_text = _("Start of the origin, such as https://comfy.")
+    empty_text = _(
+        "Add the origin of a ComfyUI server, and it may ask people who visit it for an API key."
+    )
     fields = ["origin", "note", "created_at", "added_by"]
     readonly_fields = ["created_at", "added_by"]
 

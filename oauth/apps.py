@@ -4,7 +4,7 @@ from django.utils.translation import gettext_lazy as _
 
 class OAuthConfig(AppConfig):
     name = "oauth"
-    verbose_name = _("Sites")
+    verbose_name = _("Login")
 
     def ready(self) -> None:
         # These modules connect signal receivers.

@@ -62,8 +62,8 @@ class Site(models.Model):
     )
 
     class Meta:
-        verbose_name = _("site that may sign people in")
-        verbose_name_plural = _("sites that may sign people in")
+        verbose_name = _("site")
+        verbose_name_plural = _("sites")
         ordering = ["origin"]
 
     def __str__(self) -> str:

@@ -7,6 +7,13 @@ from django.utils.translation import gettext_lazy as _
 from outbox import encryption
 
 
+class MailQuerySet(models.QuerySet["Mail"]):
+    def failing(self) -> "MailQuerySet":
+        """Return the e-mails that could not be sent at least once."""
+        # An attempt is counted when it begins: the first one may be in progress.
+        return self.filter(tries__gte=2)
+
+
 class Mail(models.Model):
     """An e-mail to one recipient, with encrypted text and HTML.
 
@@ -20,12 +27,14 @@ class Mail(models.Model):
     sealed_html = models.TextField(blank=True, editable=False)
     queued_at = models.DateTimeField(_("queued"), default=timezone.now)
     # The time of the next attempt. A process claims an e-mail by moving it into the future.
-    due_at = models.DateTimeField(_("next try"), default=timezone.now, db_index=True)
-    tries = models.PositiveSmallIntegerField(_("tries"), default=0)
+    due_at = models.DateTimeField(_("next attempt"), default=timezone.now, db_index=True)
+    tries = models.PositiveSmallIntegerField(_("attempts"), default=0)
+
+    objects = MailQuerySet.as_manager()
 
     class Meta:
-        verbose_name = _("mail")
-        verbose_name_plural = _("mails that wait")
+        verbose_name = _("email")
+        verbose_name_plural = _("emails")
         ordering = ["due_at", "pk"]
 
     def __str__(self) -> str:
