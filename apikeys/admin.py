@@ -106,7 +106,7 @@ class APIKeyAdmin(LargeTableAdmin, ReadOnlyAdmin):
         "name",
         "description",
         "account",
-        "scopes",
+        "granted_scopes",
         "allowed_networks",
         "successor",
         "created_at",
@@ -151,6 +151,10 @@ class APIKeyAdmin(LargeTableAdmin, ReadOnlyAdmin):
     def account(self, key: APIKey) -> str:
         page = reverse("admin:accounts_user_overview", args=[key.owner_id])
         return format_html('<a href="{}">{}</a>', page, key.owner)
+
+    @admin.display(description=_("scopes"))
+    def granted_scopes(self, key: APIKey) -> str:
+        return ", ".join(key.granted)
 
     @admin.display(description=_("networks"))
     def networks(self, key: APIKey) -> str:

@@ -59,7 +59,7 @@ def strict(pool: Pool) -> Platform:
 
 @pytest.fixture(scope="module")
 def cast(strict: Platform) -> Cast:
-    staff, people = make_accounts(strict, (8, {"staff": True, "app": True}), (8, {}))
+    staff, people = make_accounts(strict, (9, {"staff": True, "app": True}), (8, {}))
     return Cast(strict, staff, people)
 
 
@@ -301,6 +301,19 @@ def test_panels_of_the_front_page_do_not_overlap(
             assert all(_is_apart(one, other) for other in boxes[number + 1 :])
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     shoot(page, "staff-front")
+
+
+def test_a_list_of_keys_shows_all_columns_on_a_small_screen(
+    enter: Callable[..., Page], cast: Cast, shoot: Callable[..., None]
+) -> None:
+    alice, _key = cast.with_key("studio")
+    page = enter(cast.in_role("Support"), viewport={"width": 1280, "height": 800})
+    page.goto(f"{KEYS}?q={alice.email}")
+    row = page.get_by_role("row", name="studio")
+    expect(row.get_by_text("live", exact=True)).to_be_in_viewport()
+    table = page.locator("#changelist .results")
+    assert table.evaluate("element => element.scrollWidth <= element.clientWidth")
+    shoot(page, "staff-keys")
 
 
 def _is_apart(one: Any, other: Any) -> bool:
