@@ -93,10 +93,13 @@ def default_expires_at() -> datetime | None:
     return None if lifetime is None else timezone.now() + lifetime
 
 
-def latest_expires_at() -> datetime | None:
-    """Return the latest time at which a key may expire that is created now; None for never."""
+def latest_expires_at(created_at: datetime | None = None) -> datetime | None:
+    """Return the latest time at which a key may expire; None for never.
+
+    created_at: when the key was created (default: now).
+    """
     lifetime = settings.KEY_LIFETIME_MAX
-    return None if lifetime is None else timezone.now() + lifetime
+    return None if lifetime is None else (created_at or timezone.now()) + lifetime
 
 
 def renew(created_at: datetime, expires_at: datetime | None) -> datetime | None:
@@ -114,22 +117,26 @@ def earliest(*moments: datetime | None) -> datetime | None:
     return min((moment for moment in moments if moment is not None), default=None)
 
 
-def validate_expires_at(expires_at: datetime | None) -> None:
+def validate_expires_at(
+    expires_at: datetime | None, *, created_at: datetime | None = None
+) -> None:
     """Raise ValidationError for an expiry that a key can't get now. None stands for never.
 
+    created_at: when the key was created (default: now). The maximum counts from then, so that
+    repeated changes do not extend a key without end.
     Codes: "past", "far" (beyond MAX_DAYS), and "lifetime" (beyond KEY_LIFETIME_MAX).
     """
-    validate_maximum(expires_at)
+    validate_maximum(expires_at, created_at=created_at)
     if expires_at is not None:
         validated(expires_at)
 
 
-def validate_maximum(expires_at: datetime | None) -> None:
+def validate_maximum(expires_at: datetime | None, *, created_at: datetime | None = None) -> None:
     """Raise ValidationError, code "lifetime", if the expiry is beyond KEY_LIFETIME_MAX.
 
     Its params have `latest`, the latest time that is allowed.
     """
-    longest, latest = settings.KEY_LIFETIME_MAX, latest_expires_at()
+    longest, latest = settings.KEY_LIFETIME_MAX, latest_expires_at(created_at)
     if longest is None or latest is None or (expires_at is not None and expires_at <= latest):
         return
     days = longest.days

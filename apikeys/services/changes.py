@@ -101,9 +101,12 @@ def _new_values(key: APIKey, **changes: Unpack[KeyChanges]) -> dict[str, object]
 
 
 def _new_expiry(key: APIKey, expires_at: datetime | None) -> datetime | None:
-    # An unchanged expiry stays valid if the operator has set a maximum since.
-    if expires_at != key.expires_at:
-        expiry.validate_expires_at(expires_at)
+    # The operator may have set a maximum since: an unchanged or an earlier expiry stays valid.
+    if expires_at == key.expires_at:
+        return expires_at
+    if expires_at is not None and (key.expires_at is None or expires_at < key.expires_at):
+        return expiry.validated(expires_at)
+    expiry.validate_expires_at(expires_at, created_at=key.created_at)
     return expires_at
 
 

@@ -190,3 +190,22 @@ def test_keys_of_others_stop_the_deletion(alice, mallory, issue, by):
     assert unknown.value.ids == (other.pk, nobodys)
     assert services.validate(token.reveal()).code is VerdictCode.VALID
     assert services.validate(other_token.reveal()).code is VerdictCode.VALID
+
+
+def test_changes_do_not_extend_a_key_beyond_the_maximum_from_its_creation(issue, settings):
+    key, _token = issue(expires_at=timezone.now() + timedelta(days=10))
+    settings.KEY_LIFETIME_MAX = timedelta(days=30)
+    APIKey.objects.filter(pk=key.pk).update(created_at=timezone.now() - timedelta(days=20))
+    with pytest.raises(ValidationError) as refused:
+        services.update(key, by=Actor(), expires_at=timezone.now() + timedelta(days=11))
+    assert refused.value.code == "lifetime"
+    services.update(key, by=Actor(), expires_at=timezone.now() + timedelta(days=9))
+
+
+def test_a_key_older_than_the_maximum_may_end_earlier_than_it_would(issue, settings):
+    key, _token = issue()
+    APIKey.objects.filter(pk=key.pk).update(created_at=timezone.now() - timedelta(days=90))
+    settings.KEY_LIFETIME_MAX = timedelta(days=30)
+    sooner = timezone.now() + timedelta(days=40)
+    services.update(key, by=Actor(), expires_at=sooner)
+    assert key.expires_at == sooner
