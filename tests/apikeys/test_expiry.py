@@ -45,7 +45,7 @@ def test_the_expiry_is_asked_in_the_open():
     ]  # fmt: skip
     assert form["expires"].value() == "never"
     assert {"expires", "expires_on"} <= {field.name for field in form.main_fields}
-    assert [field.name for field in form.more_fields] == ["scopes"]
+    assert [field.name for field in form.more_fields] == ["scopes", "allowed_networks"]
     assert {field.name for field in [*form.main_fields, *form.more_fields]} | {"nonce"} == set(
         form.fields
     )
