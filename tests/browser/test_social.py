@@ -186,7 +186,7 @@ def expect_in(page: Page) -> None:
 def expect_account(page: Page, *, name: str, email: str) -> None:
     page.goto("/account/")
     expect(page.get_by_role("heading", name=f"Hello, {name}", exact=True)).to_be_visible()
-    expect(page.get_by_text(email)).to_be_visible()
+    expect(page.get_by_role("main").get_by_text(email)).to_be_visible()
 
 
 def expect_out(page: Page) -> None:
