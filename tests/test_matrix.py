@@ -738,7 +738,6 @@ API_URLS = [
     "/customers/api-keys/not-a-uuid",
     "/customers/api-keys/0d6a52dc-6ad1-4b7b-8a8a-2b6f3c7f5c11/roll",
     "/customers/usage",
-    "/customers/usage?period=1y",
     "/api/v1/keys/validate",
     "/api/v1/keys/validate/batch",
     "/api/v1/leaks",
