@@ -1,6 +1,7 @@
 """The admin pages of keys: staff can only view, suspend, restore and revoke them."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -12,12 +13,17 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.formats import date_format
 from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timezone import localtime
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from accounts.services import may_act_on
 from apikeys.admin_actions import RESTORE, REVOKE, REVOKE_LEAKED, SUSPEND, AdminAction
 from apikeys.models import APIKey
+from apikeys.state_badge import state_badge
 from audit.models import Via
 from audit.services import actor
 from core.admin_mixins import LargeTableAdmin, ReadOnlyAdmin, public_id_prefix
@@ -68,11 +74,22 @@ def _require_rights(request: HttpRequest, keys: Iterable[APIKey]) -> None:
         raise PermissionDenied
 
 
+def _date(moment: datetime | None) -> str:
+    return date_format(localtime(moment), "SHORT_DATE_FORMAT") if moment else gettext("never")
+
+
 @admin.register(APIKey)
 class APIKeyAdmin(LargeTableAdmin, ReadOnlyAdmin):
-    list_display = ["name", "masked_key", "owner", "created_at", "last_used_at", "state"]
+    list_display = [
+        "name_and_key",
+        "state",
+        "owner",
+        "created_on",
+        "last_used_on",
+        "expires_on",
+    ]
     list_filter = [StateFilter, "created_at"]
-    sortable_by = ["created_at"]
+    sortable_by = ["created_on"]
     related = ["owner"]
     prefix_searches = {
         "owner__email": str.lower,
@@ -80,8 +97,9 @@ class APIKeyAdmin(LargeTableAdmin, ReadOnlyAdmin):
         "public_id": public_id_prefix,
     }
     search_help_text = _(
-        "How the owner's email address, the key's name or the digits after comfyui- begin."
+        "Start of the owner's email address, the key's name, or its digits after comfyui-."
     )
+    empty_text = _("API keys that people create are listed here.")
     fields = [
         "masked_key",
         "state",
@@ -103,13 +121,30 @@ class APIKeyAdmin(LargeTableAdmin, ReadOnlyAdmin):
     actions = ["suspend_selected", "restore_selected"]
     change_form_template = "admin/apikeys/apikey/change_form.html"
 
-    @admin.display(description=_("key"), ordering="public_id")
-    def masked_key(self, key: APIKey) -> str:
-        return key.masked
+    @admin.display(description=_("name"))
+    def name_and_key(self, key: APIKey) -> SafeString:
+        return format_html("{} <code>{}</code>", key.name, key.masked)
+
+    @admin.display(description=_("key"))
+    def masked_key(self, key: APIKey) -> SafeString:
+        return format_html("<code>{}</code>", key.masked)
+
+    # Short dates, so that all columns fit on a small screen.
+    @admin.display(description=_("created"), ordering="created_at")
+    def created_on(self, key: APIKey) -> str:
+        return _date(key.created_at)
+
+    @admin.display(description=_("last used"))
+    def last_used_on(self, key: APIKey) -> str:
+        return _date(key.last_used_at)
+
+    @admin.display(description=_("expires"))
+    def expires_on(self, key: APIKey) -> str:
+        return _date(key.expires_at)
 
     @admin.display(description=_("state"))
-    def state(self, key: APIKey) -> str:
-        return key.state_label
+    def state(self, key: APIKey) -> SafeString:
+        return state_badge(key)
 
     @admin.display(description=_("owner"))
     def account(self, key: APIKey) -> str:
@@ -122,10 +157,10 @@ class APIKeyAdmin(LargeTableAdmin, ReadOnlyAdmin):
         known = list(newest[: NETWORKS + 1])
         return ", ".join([*known[:NETWORKS], *(["…"] if len(known) > NETWORKS else [])]) or "–"
 
-    @admin.display(description=_("events"))
+    @admin.display(description=_("activity"))
     def events(self, key: APIKey) -> str:
         listed = reverse("admin:audit_event_changelist", query={"key_id__exact": key.pk})
-        return format_html('<a href="{}">{}</a>', listed, _("What happened to this key"))
+        return format_html('<a href="{}">{}</a>', listed, _("Activity of this key"))
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm(REVOKE.permission)

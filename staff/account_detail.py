@@ -5,7 +5,7 @@ The number of queries does not depend on the number of keys, and each query uses
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,12 +13,17 @@ from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
 from allauth.usersessions.models import UserSession
+from django.apps import apps
 from django.contrib.sessions.models import Session
-from django.db.models import Prefetch, Sum
+from django.db.models import Prefetch, Sum, prefetch_related_objects
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.formats import date_format
+from django.utils.safestring import SafeString
+from django.utils.text import capfirst
+from django.utils.translation import gettext, pgettext
 from django.views.decorators.http import require_safe
 from django_stubs_ext import StrPromise
 
@@ -27,14 +32,17 @@ from accounts.models import User
 from accounts.requests import current_user
 from apikeys import admin_actions
 from apikeys.models import APIKey, DailyUse, KeyNetwork
+from apikeys.state_badge import state_badge
 from audit.formatting import format_detail
 from audit.models import Event
+from core.admin_mixins import bounded_count
+from core.charts import Bar, Chart
 from staff.pages import render_page, require
 
 # Rows shown of each kind. The page links to the full lists.
-KEYS: Final = 100
+KEYS: Final = 10
 SESSIONS: Final = 50
-EVENTS: Final = 50
+EVENTS: Final = 20
 NETWORKS: Final = 3
 DAYS: Final = 7
 
@@ -42,7 +50,7 @@ DAYS: Final = 7
 @dataclass(frozen=True, slots=True)
 class KeyRow:
     key: APIKey
-    state: str
+    state: SafeString
     calls: int
     networks: list[str]
     # URL and label of each action that the staff member may apply.
@@ -115,27 +123,38 @@ def _sessions(user: User) -> list[dict[str, Any]]:
 
 
 def _keys(request: HttpRequest, user: User) -> dict[str, Any]:
+    keys = APIKey.objects.filter(owner=user)
+    # Two queries, since each has an index: a sort by the state would read all keys.
+    revoked = keys.filter(revoked_at__isnull=False)
+    shown = [*keys.kept()[:KEYS], *revoked[:KEYS]][:KEYS]
     newest = KeyNetwork.objects.order_by("-first_used_at")[: NETWORKS + 1]
-    found = list(
-        APIKey.objects.filter(owner=user).prefetch_related(
-            Prefetch("networks", queryset=newest, to_attr="newest_networks")
-        )[: KEYS + 1]
-    )
-    calls, days = _usage(user, found)
+    networks = Prefetch("networks", queryset=newest, to_attr="newest_networks")
+    prefetch_related_objects(shown, networks)
+    calls, days = _usage(user, shown)
     actions = _permitted_actions(request, user)
     return {
-        "keys": [_key_row(key, calls.get(key.pk, 0), actions) for key in found[:KEYS]],
-        "has_more_keys": len(found) > KEYS,
+        "keys": [_key_row(key, calls.get(key.pk, 0), actions) for key in shown],
+        "key_count": bounded_count(keys),
         "all_keys": reverse("admin:apikeys_apikey_changelist", query={"owner__id__exact": user.pk}),
-        "days": days,
         "calls": sum(count for _day, count in days),
+        "chart": _chart(days),
     }
+
+
+def _chart(days: list[tuple[date, int]]) -> Chart:
+    narrow = pgettext("a day in a narrow column, as Django formats dates", "j M")
+    bars = [
+        Bar(label=date_format(day, "MONTH_DAY_FORMAT"), value=count, tick=date_format(day, narrow))
+        for day, count in days
+    ]
+    title = gettext("API calls per day, last %(days)d days (UTC)") % {"days": DAYS}
+    return Chart(title, bars, (gettext("Calls"),))
 
 
 def _key_row(key: APIKey, calls: int, actions: Iterable[admin_actions.AdminAction]) -> KeyRow:
     return KeyRow(
         key=key,
-        state=key.state_label,
+        state=state_badge(key),
         calls=calls,
         networks=_network_names(key.newest_networks),  # type: ignore[attr-defined]
         actions=[
@@ -173,14 +192,14 @@ def _network_names(networks: list[KeyNetwork]) -> list[str]:
     return [*names, "…"] if len(networks) > NETWORKS else names
 
 
-def _usage(user: User, keys: Iterable[APIKey]) -> tuple[dict[UUID, int], list[tuple[Any, int]]]:
+def _usage(user: User, keys: Iterable[APIKey]) -> tuple[dict[UUID, int], list[tuple[date, int]]]:
     """Return the calls of the last DAYS days (UTC): per key of `keys`, and per day of all keys."""
     today = timezone.now().date()
-    days = [today - timedelta(days=back) for back in range(DAYS)]
-    lately = DailyUse.objects.filter(day__gte=days[-1]).order_by()
+    days = [today - timedelta(days=back) for back in reversed(range(DAYS))]
+    lately = DailyUse.objects.filter(day__gte=days[0]).order_by()
     by_key = lately.filter(key__in=[key.pk for key in keys]).values_list("key_id")
     by_day = lately.filter(key__owner=user).values_list("day")
-    per_day: dict[Any, int] = dict(by_day.annotate(Sum("calls")))
+    per_day: dict[date, int] = dict(by_day.annotate(Sum("calls")))
     return dict(by_key.annotate(Sum("calls"))), [(day, per_day.get(day, 0)) for day in days]
 
 
@@ -196,6 +215,18 @@ def _events(user: User) -> dict[str, Any]:
 
 def _detail(event: Event) -> str:
     # Staff also see details that have no text for account owners.
-    return format_detail(event) or ", ".join(
-        f"{name}: {value}" for name, value in event.detail.items()
+    return format_detail(event) or " · ".join(
+        _list_name(value) if name == "model" else str(value)
+        for name, value in event.detail.items()
+        # The link leads to the event, which has the id.
+        if name != "id"
     )
+
+
+def _list_name(label: str) -> str:
+    """Return the name of a model as lists show it, for a label such as `apikeys.apikey`."""
+    try:
+        return str(capfirst(apps.get_model(label)._meta.verbose_name_plural))
+    except (LookupError, ValueError):
+        # A model of an earlier version.
+        return label

@@ -31,7 +31,7 @@ def test_suspending_and_restoring_a_key_notifies_its_owner(
     response = security_browser.post(admin_url(key, "suspend"))
     assert response["Location"] == admin_url(key)
     assert shown_messages(response) == [
-        (messages.SUCCESS, "1 key was suspended. Its owner is told.")
+        (messages.SUCCESS, "1 key was suspended. Its owner is notified.")
     ]
     assert services.validate(token.reveal()).code is VerdictCode.SUSPENDED
     shown = security_browser.get(admin_url(key)).text
@@ -102,7 +102,7 @@ def test_staff_can_filter_for_suspended_keys(security_browser, security, issue):
     services.revoke(over, reason=Reason.LEAKED)
     picked = security_browser.get(KEYS, {"state": "suspended"})
     assert listed_names(picked) == {"studio"}
-    assert '<td class="field-state">suspended</td>' in picked.text
+    assert '<span class="state suspended">suspended</span>' in picked.text
     assert listed_names(security_browser.get(KEYS, {"state": "live"})) == {"laptop"}
 
 
