@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core import checks
 
 
-@checks.register()
+@checks.register(checks.Tags.security)
 def check_tombstone_file(**_: Any) -> list[checks.CheckMessage]:
     path = settings.TOMBSTONES_FILE
     if path is None:

@@ -13,12 +13,14 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path, reverse
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.csp import csp_override
 
 from accounts import mfa, social
-from staff import account_actions, account_detail, key_lookup
+from staff import account_actions, account_detail, front_page, hints, key_lookup
 from staff.access_log import AuditedModelAdmin, audited
+from staff.lists import TitledModelAdmin, list_title
 from staff.restrictions import RestrictedModelAdmin
 
 # The admin's scripts assign strings to innerHTML, so trusted types are off. Other scripts lack the
@@ -27,13 +29,16 @@ _CSP = {
     name: sources for name, sources in settings.SECURE_CSP.items() if "trusted-types" not in name
 }
 
+# Apps of libraries, and the app of ours whose models theirs are listed with.
+_LISTED_WITH = {"account": "accounts", "auth": "accounts", "socialaccount": "oauth"}
+
 
 class StaffSite(admin.AdminSite):
     """Staff log in at /login, where rate limits apply, with a second factor."""
 
     site_header = _("ComfyUI keys: staff")
     site_title = _("ComfyUI keys")
-    index_title = _("Accounts and keys")
+    index_title = _("Overview")
     index_template = "admin/front.html"
 
     def has_permission(self, request: HttpRequest) -> bool:
@@ -46,19 +51,29 @@ class StaffSite(admin.AdminSite):
         return not settings.STAFF_SECOND_FACTOR or mfa.used_second_factor(request)
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
-        """Return the apps with their models. allauth's emails are listed with the accounts."""
+        """Return the apps with their models. Models of libraries are listed with ours."""
         groups = super().get_app_list(request, app_label)
         by_label = {group["app_label"]: group for group in groups}
-        if "account" in by_label and "accounts" in by_label:
-            by_label["accounts"]["models"] += by_label["account"]["models"]
-            groups.remove(by_label["account"])
+        for label, ours in _LISTED_WITH.items():
+            if label in by_label and ours in by_label:
+                by_label[ours]["models"] += by_label[label]["models"]
+                groups.remove(by_label[label])
+        for group in groups:
+            for model in group["models"]:
+                model["name"] = capfirst(list_title(self.get_model_admin(model["model"])))
         return groups
 
     def index(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> TemplateResponse:
-        shown = {"sign_in_providers": social.setup_of_providers(request)}
-        return super().index(request, {**shown, **(extra_context or {})})
+        context: dict[str, Any] = {
+            "hints": hints.hints(request),
+            "figures": front_page.figures(request),
+            "sign_in_providers": social.setup_of_providers(request),
+        }
+        if request.user.has_perm("apikeys.view_apikey"):
+            context |= {"lookup_form": key_lookup.LookupForm(), "usage": front_page.usage()}
+        return super().index(request, {**context, **(extra_context or {})})
 
     def login(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -79,12 +94,14 @@ class StaffSite(admin.AdminSite):
 
     def _ask_for_second_factor(self, request: HttpRequest, next_url: str) -> HttpResponse:
         if kinds := mfa.types(request.user):
-            messages.info(request, _("The staff pages open with your second factor."))
+            messages.info(
+                request, _("Staff pages need your second factor. Confirm it to continue.")
+            )
             page = "mfa_reauthenticate" if "totp" in kinds else "mfa_reauthenticate_webauthn"
             return redirect(f"{reverse(page)}?{urlencode({REDIRECT_FIELD_NAME: next_url})}")
         messages.warning(
             request,
-            _("Staff need a second factor. Set one up here; then the staff pages open."),
+            _("Staff pages need two-factor authentication. Set it up here first."),
         )
         return redirect("mfa_index")
 
@@ -94,7 +111,7 @@ class StaffSite(admin.AdminSite):
         base = admin_class or admin.ModelAdmin
         over = type(
             base.__name__,
-            (AuditedModelAdmin, RestrictedModelAdmin, base),
+            (AuditedModelAdmin, RestrictedModelAdmin, TitledModelAdmin, base),
             {"__module__": base.__module__},
         )
         super().register(model_or_iterable, over, **options)

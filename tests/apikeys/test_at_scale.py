@@ -382,9 +382,9 @@ def test_a_word_that_all_rows_begin_with_is_found_by_an_index(crowd, staff, boun
         # A rare word beside the common one: those rows, and all of them.
         assert {str(key.owner)[:10] for key in rows} == {"person0123"}
         assert len(rows) == (1 if "01234" in words else 10)
-        assert "Write more of it" not in response.text
+        assert "Enter more characters" not in response.text
     else:
-        assert response.text.count("Write more of it") == 1
+        assert response.text.count("Enter more characters") == 1
 
 
 @pytest.mark.parametrize("state", ["live", "suspended", "revoked", "expired"])
@@ -412,6 +412,12 @@ def test_single_rows_for_staff_are_read_by_an_index(crowd, staff):
         with caught() as statements:
             assert staff.get(url).status_code == 200, url
         assert_indexed(statements)
+
+
+def test_the_numbers_on_the_front_page_for_staff_are_read_by_an_index(crowd, staff, bound):
+    with caught() as statements:
+        assert staff.get("/admin/").status_code == 200
+    assert_indexed(statements)
 
 
 def test_all_of_an_account_is_read_by_an_index_however_many_keys_it_has(crowd, alice, staff):

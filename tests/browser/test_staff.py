@@ -18,6 +18,8 @@ from tests.platforms import Platform, Pool, shell
 
 ACCOUNTS = "/admin/accounts/user/"
 LOOKUP = "/admin/lookup/"
+KEYS = "/admin/apikeys/apikey/"
+EVENTS = "/admin/audit/event/"
 
 # Replaces the superuser status of an account by a role.
 _PUT_INTO_ROLE = """
@@ -57,7 +59,7 @@ def strict(pool: Pool) -> Platform:
 
 @pytest.fixture(scope="module")
 def cast(strict: Platform) -> Cast:
-    staff, people = make_accounts(strict, (8, {"staff": True, "app": True}), (8, {}))
+    staff, people = make_accounts(strict, (9, {"staff": True, "app": True}), (8, {}))
     return Cast(strict, staff, people)
 
 
@@ -124,7 +126,7 @@ def test_security_suspends_and_restores_a_key_and_an_account(
     expect(row).to_contain_text("live")
 
     page.get_by_role("link", name="Disable", exact=True).click()
-    page.get_by_label("Why").fill("A stolen laptop")
+    page.get_by_label("Reason").fill("A stolen laptop")
     press(page, "Disable")
     expect(page.get_by_text("The account is disabled.")).to_be_visible()
     expect(page.get_by_role("row", name="account disabled")).to_contain_text("A stolen laptop")
@@ -133,7 +135,7 @@ def test_security_suspends_and_restores_a_key_and_an_account(
     expect(page.get_by_text("The account is enabled.")).to_be_visible()
     press(page, "Log out everywhere")
     press(page, "Log out everywhere")
-    expect(page.get_by_text("Every session of this account has ended.")).to_be_visible()
+    expect(page.get_by_text("All sessions of this account have ended.")).to_be_visible()
 
 
 def test_support_may_only_revoke(enter: Callable[..., Page], cast: Cast) -> None:
@@ -157,24 +159,25 @@ def test_a_key_is_looked_up_and_not_kept_in_the_browser(
     alice, key = cast.with_key("studio")
     page = enter(cast.in_role("Security"))
     seen = watch_for_the_cache(page)
-    press(page, "Whose is this key?")
-    field = page.get_by_label("What you were sent")
-    field.fill(key)
+    page.get_by_label("Look up a key").fill(key)
     press(page, "Look up")
-    expect(page.get_by_text("This is a key of this platform, whole")).to_be_visible()
+    field = page.get_by_label("API key")
+    expect(page.get_by_text("This is a complete API key of this site.")).to_be_visible()
     expect(page.get_by_role("link", name=alice.email)).to_be_visible()
     expect(field).to_have_value("")
     is_current = key[20:] in remains(page)
     assert not is_current
     page.go_back()
-    expect(page.get_by_role("heading", name="Whose is this key?")).to_be_visible()
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    expect(page.get_by_label("Look up a key")).to_have_value("")
     is_current = key[20:] in "".join([*seen, remains(page)])
     assert not is_current, "it comes back with Back"
 
+    page.goto(LOOKUP)
     field.fill(key)
     press(page, "Look up")
     press(page, "Revoke")
-    expect(page.get_by_text("somebody found it")).to_be_visible()
+    expect(page.get_by_text("was exposed")).to_be_visible()
     press(page, "Revoke")
     expect(page.get_by_text("1 key was revoked.")).to_be_visible()
     expect(page.get_by_text("found where others can read it").first).to_be_visible()
@@ -184,10 +187,10 @@ def test_staff_pages_work_by_keyboard(enter: Callable[..., Page], cast: Cast) ->
     alice, key = cast.with_key("studio")
     page = enter(cast.in_role("Security"))
     page.goto(LOOKUP)
-    tab_to(page, page.get_by_label("What you were sent"))
+    tab_to(page, page.get_by_label("API key"))
     page.keyboard.type(key[:20])
     page.keyboard.press("Enter")
-    expect(page.get_by_text("This is the visible part of a key.")).to_be_visible()
+    expect(page.get_by_text("This is the visible part of an API key.")).to_be_visible()
     tab_to(page, page.get_by_role("link", name=alice.email))
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name=alice.email, level=1)).to_be_visible()
@@ -198,7 +201,7 @@ def test_staff_pages_work_by_keyboard(enter: Callable[..., Page], cast: Cast) ->
     expect(page.get_by_role("row", name="studio")).to_contain_text("suspended")
     tab_to(page, page.get_by_role("link", name="Disable", exact=True), at_most=60)
     page.keyboard.press("Enter")
-    tab_to(page, page.get_by_label("Why"))
+    tab_to(page, page.get_by_label("Reason"))
     page.keyboard.type("A stolen laptop")
     page.keyboard.press("Enter")
     expect(page.get_by_text("The account is disabled.")).to_be_visible()
@@ -213,7 +216,14 @@ def walk(page: Page, person: Person, key: str, look: Callable[[Page], Any]) -> d
         found[moment] = look(page)
 
     page.goto("/admin/")
+    page.get_by_text("As a table").click()
     note("front")
+    for path in (KEYS, EVENTS):
+        page.goto(path)
+        note(path)
+    page.goto(f"{KEYS}?state=suspended&created_at__gte=2999-01-01")
+    expect(page.get_by_text("Nothing found")).to_be_visible()
+    note("no match")
     open_account(page, person.email)
     note("account")
     account = page.url
@@ -226,11 +236,11 @@ def walk(page: Page, person: Person, key: str, look: Callable[[Page], Any]) -> d
     note("suspend")
     page.goto(LOOKUP)
     note("look up")
-    page.get_by_label("What you were sent").fill(key)
+    page.get_by_label("API key").fill(key)
     press(page, "Look up")
     note("looked up")
     page.get_by_role("link", name="studio").click()
-    expect(page.get_by_text("What happened to this key")).to_be_visible()
+    expect(page.get_by_text("Activity of this key")).to_be_visible()
     note("key")
     return {moment: wrong for moment, wrong in found.items() if wrong}
 
@@ -291,6 +301,19 @@ def test_panels_of_the_front_page_do_not_overlap(
             assert all(_is_apart(one, other) for other in boxes[number + 1 :])
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     shoot(page, "staff-front")
+
+
+def test_a_list_of_keys_shows_all_columns_on_a_small_screen(
+    enter: Callable[..., Page], cast: Cast, shoot: Callable[..., None]
+) -> None:
+    alice, _key = cast.with_key("studio")
+    page = enter(cast.in_role("Support"), viewport={"width": 1280, "height": 800})
+    page.goto(f"{KEYS}?q={alice.email}")
+    row = page.get_by_role("row", name="studio")
+    expect(row.get_by_text("live", exact=True)).to_be_in_viewport()
+    table = page.locator("#changelist .results")
+    assert table.evaluate("element => element.scrollWidth <= element.clientWidth")
+    shoot(page, "staff-keys")
 
 
 def _is_apart(one: Any, other: Any) -> bool:

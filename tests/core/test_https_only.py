@@ -62,5 +62,5 @@ def test_staff_see_a_warning_about_plain_http(signed_in, sam, settings, plaintex
     settings.PLAINTEXT_PUBLIC = plaintext_public
     client: Client = signed_in(sam)
     page = client.get("/admin/")
-    assert ("by plain http" in page.text) == plaintext_public
-    assert "by plain http" not in client.get("/admin/apikeys/apikey/").text
+    assert ("over plain HTTP" in page.text) == plaintext_public
+    assert "over plain HTTP" not in client.get("/admin/apikeys/apikey/").text

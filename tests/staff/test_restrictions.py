@@ -38,6 +38,7 @@ OFFERED = {
         "date_joined__gte",
         "date_joined__lt",
     },
+    "outbox.Mail": {"state"},
     "apikeys.APIKey": {"state", "created_at__gte", "created_at__lt", "owner__id__exact"},
     "audit.Event": {
         "action__exact",
@@ -262,7 +263,7 @@ def test_rows_that_cannot_exist_are_refused_with_a_message(superuser_browser, ma
         KEYS, {"action": "suspend_selected", "_selected_action": chosen}
     )
     assert response.status_code == 302
-    assert "not a row of this list" in superuser_browser.get(KEYS).text
+    assert "rows that are not in this list" in superuser_browser.get(KEYS).text
 
 
 def test_bulk_actions_require_a_fresh_second_factor(superuser_browser, sam, many, settings):
@@ -406,6 +407,6 @@ def test_pending_emails_are_listed_without_filters_on_their_text(superuser_brows
 def test_the_groups_of_the_staff_index_have_distinct_names(superuser_browser, language):
     page = superuser_browser.get("/admin/", headers={"accept-language": language})
     names = [group["name"] for group in page.context["app_list"]]
-    assert len(names) == len(set(names)) > 5
+    assert len(names) == len(set(names)) >= 5
     shown = {model["admin_url"] for group in page.context["app_list"] for model in group["models"]}
     assert shown == {changelist(model) for model in admin.site._registry}
