@@ -54,24 +54,24 @@ def _kept(keys: QuerySet[APIKey]) -> QuerySet[APIKey]:
 
 def _revoked_message(count: int) -> str:
     return ngettext(
-        "%(count)d key was revoked. It works no more.",
-        "%(count)d keys were revoked. They work no more.",
+        "%(count)d key was revoked. It no longer works.",
+        "%(count)d keys were revoked. They no longer work.",
         count,
     ) % {"count": count}
 
 
 def _suspended_message(count: int) -> str:
     return ngettext(
-        "%(count)d key was suspended. Its owner is told.",
-        "%(count)d keys were suspended. Their owners are told.",
+        "%(count)d key was suspended. Its owner is notified.",
+        "%(count)d keys were suspended. Their owners are notified.",
         count,
     ) % {"count": count}
 
 
 def _restored_message(count: int) -> str:
     return ngettext(
-        "%(count)d key works again. Its owner is told.",
-        "%(count)d keys work again. Their owners are told.",
+        "%(count)d key works again. Its owner is notified.",
+        "%(count)d keys work again. Their owners are notified.",
         count,
     ) % {"count": count}
 
@@ -80,10 +80,10 @@ REVOKE: Final = AdminAction(
     name="revoke",
     permission="apikeys.revoke_apikey",
     title=_("Revoke keys"),
-    asks=_("These keys stop working at once. This can't be undone."),
+    asks=_("These keys stop working immediately. This can't be undone."),
     button=_("Revoke"),
-    nothing=_("None of these keys works any more: there is nothing to revoke."),
-    too_late=_("These keys had ended already."),
+    nothing=_("All of these keys are already revoked: there is nothing to revoke."),
+    too_late=_("These keys were already revoked."),
     done=_revoked_message,
     apply=partial(services.revoke, reason=Reason.REVOKED_BY_STAFF),
     among=_kept,
@@ -91,10 +91,10 @@ REVOKE: Final = AdminAction(
 REVOKE_LEAKED: Final = AdminAction(
     name="revoke",
     permission="apikeys.revoke_apikey",
-    title=_("Revoke a key that was found"),
+    title=_("Revoke an exposed key"),
     asks=_(
-        "This key stops working at once. This can't be undone. Its owner is told that somebody "
-        "found it."
+        "This key stops working immediately. This can't be undone. Its owner is notified that the "
+        "key was exposed."
     ),
     button=_("Revoke"),
     nothing=REVOKE.nothing,
@@ -107,12 +107,10 @@ SUSPEND: Final = AdminAction(
     name="suspend",
     permission="apikeys.suspend_apikey",
     title=_("Suspend keys"),
-    asks=_(
-        "These keys are refused from now on, until somebody restores them. Their owners are told."
-    ),
+    asks=_("These keys are refused until staff restore them. Their owners are notified by email."),
     button=_("Suspend"),
-    nothing=_("None of these keys is in use: there is nothing to suspend."),
-    too_late=_("These keys were suspended already, or have ended."),
+    nothing=_("All of these keys are already suspended or revoked: there is nothing to suspend."),
+    too_late=_("These keys were already suspended or revoked."),
     done=_suspended_message,
     apply=services.suspend,
     among=_in_use,
@@ -121,10 +119,10 @@ RESTORE: Final = AdminAction(
     name="restore",
     permission="apikeys.suspend_apikey",
     title=_("Restore keys"),
-    asks=_("These keys work again. Their owners are told."),
+    asks=_("These keys work again. Their owners are notified by email."),
     button=_("Restore"),
     nothing=_("None of these keys is suspended: there is nothing to restore."),
-    too_late=_("These keys were not suspended any more, or have ended."),
+    too_late=_("These keys were already restored or revoked."),
     done=_restored_message,
     apply=services.restore,
     among=_suspended,

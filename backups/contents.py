@@ -141,9 +141,9 @@ def check_secret_key(manifest: Manifest) -> None:
 def secret_key_missing(count: int, key_ids: str = "") -> str:
     """Return the message for a backup with `count` MFA secrets that no SECRET_KEY here decrypts."""
     return (
-        f"This backup was made under a SECRET_KEY that is not here{key_ids}. {count} authenticator "
-        "apps and sets of recovery codes in it could not be read, and would be refused. A backup "
-        "has no secrets in it. Put the SECRET_KEY of that time, which you keep elsewhere, into "
-        "SECRET_KEY_FALLBACKS (or into var/secret_key_fallbacks), and restore again. If it is "
-        "lost, WITHOUT_SECRET_KEY=1 restores the rest: people set their factors up anew."
+        f"This backup was made with a SECRET_KEY that is not configured{key_ids}. {count} "
+        "authenticator apps and sets of recovery codes in it can't be decrypted. Backups contain "
+        "no secrets. Add the SECRET_KEY of that time to SECRET_KEY_FALLBACKS (or to "
+        "var/secret_key_fallbacks), and restore again. If it is lost, WITHOUT_SECRET_KEY=1 "
+        "restores the rest, and people set up two-factor authentication again."
     )

@@ -164,8 +164,8 @@ def finish(*, restarted: bool = False) -> list[str]:
     _check_in_var()
     if not restarted:
         raise BackupError(
-            "A process that runs since before --switch makes keys with the former pepper still. "
-            "Once every process was restarted: --finish --restarted."
+            "Processes that were not restarted since --switch still create keys with the old "
+            "pepper. Once all processes were restarted: --finish --restarted."
         )
     found = report()
     pending = _pending()
@@ -182,8 +182,8 @@ def finish(*, restarted: bool = False) -> list[str]:
 def _check_in_var() -> None:
     if not settings.KEY_PEPPER_IN_VAR:
         raise BackupError(
-            "KEY_PEPPER comes from the environment, so it is changed there, on every machine. "
-            "`manage.py rotate_pepper` without an option says what comes next."
+            "KEY_PEPPER is set in the environment. Change it there, on all hosts. "
+            "`manage.py rotate_pepper` without an option prints the steps."
         )
 
 

@@ -32,12 +32,12 @@ Report = Callable[[str], None]
 # SQLite's errors that do not mean a damaged database: a full disk, a file that can't be created.
 _NO_DAMAGE: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
 _NO_TOMBSTONES: Final = (
-    "Neither the current database nor a file of tombstones tells which keys were deleted since, so "
-    'they would come back. Name the files: TOMBSTONES="/path/one /path/two". If they are lost: '
+    "Neither the current database nor a tombstone file has the keys that were deleted since, so "
+    'they would work again. Name the files: TOMBSTONES="/path/one /path/two". If they are lost: '
     "WITHOUT_TOMBSTONES=1."
 )
 _STOP: Final = (
-    "Stop the platform on every machine (Ctrl-C where `make run` runs, or `systemctl stop` its "
+    "Stop the platform on all hosts (Ctrl-C where `make run` runs, or `systemctl stop` its "
     "unit), then restore."
 )
 

@@ -38,7 +38,7 @@ KINDS = [
         "`manage.py remove_factors EMAIL` removes them.",
     ),
     Kind(
-        "waiting mails",
+        "outgoing emails",
         reencryption.count_by_key,
         reencryption.reencrypt,
         "They are tried for a day and then given up, unless the key of that time comes back into "

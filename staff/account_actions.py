@@ -25,11 +25,11 @@ from staff.pages import render_page, require
 
 class ReasonForm(forms.Form):
     reason = forms.CharField(
-        label=_("Why"),
+        label=_("Reason"),
         required=False,
         max_length=200,
         widget=forms.TextInput(attrs={"class": "vTextField", "autocomplete": "off"}),
-        help_text=_("Optional. It goes into the trail, where the account's owner can read it."),
+        help_text=_("Optional. Stored in the audit log, where the account's owner can read it."),
     )
 
     def clean_reason(self) -> str:
@@ -73,30 +73,33 @@ _DISABLE: Final = AccountAction(
     permission="accounts.disable_user",
     title=_("Disable the account"),
     asks=_(
-        "They are logged out everywhere and can't log in, and every key of theirs is refused, in "
-        "this moment. Nothing is lost: it can be enabled again. They are told by mail."
+        "The owner is logged out everywhere and can't log in, and all API keys of the account are "
+        "refused immediately. Nothing is deleted: the account can be enabled again. The owner is "
+        "notified by email."
     ),
     button=_("Disable"),
     done=_("The account is disabled. Its keys are refused, and its sessions have ended."),
-    nothing=_("This account was disabled already."),
+    nothing=_("This account was already disabled."),
     apply=_disable,
 )
 _ENABLE: Final = AccountAction(
     permission="accounts.disable_user",
     title=_("Enable the account"),
-    asks=_("They can log in again, and their keys work as before. They are told by mail."),
+    asks=_(
+        "The owner can log in again, and the keys work as before. The owner is notified by email."
+    ),
     button=_("Enable"),
     done=_("The account is enabled. Its keys work as before."),
-    nothing=_("This account was enabled already."),
+    nothing=_("This account was already enabled."),
     apply=_enable,
 )
 _END_SESSIONS: Final = AccountAction(
     permission="accounts.end_sessions",
     title=_("Log out everywhere"),
-    asks=_("Every session of this account ends. Whoever has the password can log in again."),
+    asks=_("All sessions of this account end. The owner can log in again."),
     button=_("Log out everywhere"),
-    done=_("Every session of this account has ended."),
-    nothing=_("There was no session."),
+    done=_("All sessions of this account have ended."),
+    nothing=_("This account had no sessions."),
     apply=_end_sessions,
     takes_reason=False,
 )
@@ -134,8 +137,8 @@ def _apply(request: HttpRequest, user: User, action: AccountAction, *, reason: s
         changed = action.apply(user, actor(request, via=Via.ADMIN), reason)
     except services.LastAdministrator:
         text = _(
-            "This account stays as it is: it is your own, or the last administrator's. "
-            "Somebody else has to do this, or there has to be another administrator."
+            "This account was not changed: it is your own, or it is the last administrator's. "
+            "Ask another administrator, or add one first."
         )
         messages.error(request, text)
     else:

@@ -23,6 +23,7 @@ from accounts.services import may_act_on
 from apikeys import admin_actions, messages, services, tokens
 from apikeys.key_hasher import key_hasher
 from apikeys.models import APIKey
+from apikeys.state_badge import state_badge
 from apikeys.tokens import ParseError
 from audit.models import Action, Via
 from audit.services import actor, record
@@ -47,23 +48,25 @@ class Result(StrEnum):
 
 
 _RESULT_TEXTS: Final = {
-    Result.VALID: _("This is a key of this platform, whole: whoever has it can use it."),
+    Result.VALID: _(
+        "This is a complete API key of this site. Everyone who has it can use it while it is live."
+    ),
     Result.VISIBLE_PART: _(
-        "This is the visible part of a key. By itself it opens nothing: whether somebody has the "
-        "rest, it does not tell."
+        "This is the visible part of an API key. It gives no access, and does not show that "
+        "someone has the rest."
     ),
     Result.ALTERED: _(
-        "The visible part is that of the key below, and the rest is not: it is made up, or a "
-        "backup was restored since. It opens nothing."
+        "The visible part is that of the key below, but the rest is wrong: it was made up, or "
+        "comes from before a backup was restored. It gives no access."
     ),
     Result.UNKNOWN: _(
-        "This was made by this platform, and there is no such key any more: its account was "
-        "deleted, or a backup from before it was restored. It opens nothing."
+        "This key was created on this site but no longer exists: its account was deleted, or a "
+        "backup from before its creation was restored. It gives no access."
     ),
-    Result.UNKNOWN_PART: _("No key of this platform begins so, now."),
+    Result.UNKNOWN_PART: _("No API key of this site starts with these digits."),
     Result.FOREIGN: _(
-        "This has the shape of a key, and this platform has not made it: it is another "
-        "platform's, such as platform.comfy.org's, or invented. It opens nothing here."
+        "This looks like an API key but was not created on this site: it belongs to another site, "
+        "such as platform.comfy.org, or was made up. It gives no access here."
     ),
 }
 
@@ -78,7 +81,7 @@ class LookupResult:
 class LookupForm(forms.Form):
     # PasswordInput never renders a value.
     token = forms.CharField(
-        label=_("What you were sent"),
+        label=_("API key"),
         max_length=4096,
         widget=forms.PasswordInput(
             attrs={
@@ -89,8 +92,8 @@ class LookupForm(forms.Form):
             }
         ),
         help_text=_(
-            "A whole key, or the part of it that lists and logs show. It is checked and forgotten: "
-            "not stored, not shown, not written down."
+            "A complete key, or the part that lists and logs show. It is checked, and neither "
+            "stored nor shown nor logged."
         ),
     )
 
@@ -108,7 +111,7 @@ def lookup(request: HttpRequest) -> HttpResponse:
     try:
         found = _identify(form.cleaned_data["token"])
     except HashingBusy:
-        form.add_error(None, _("This can't be checked just now. Try again shortly."))
+        form.add_error(None, _("The key can't be checked at the moment. Try again in a minute."))
         response = _render(request, form, status=503)
         response["Retry-After"] = str(RETRY_AFTER)
         return response
@@ -156,9 +159,9 @@ def _find(public_id: str) -> APIKey | None:
 def _render(
     request: HttpRequest, form: LookupForm, *, found: LookupResult | None = None, status: int = 200
 ) -> HttpResponse:
-    context: dict[str, Any] = {"title": _("Whose is this key?"), "form": form, "found": found}
+    context: dict[str, Any] = {"title": _("Look up a key"), "form": form, "found": found}
     if found and found.key:
-        context |= {"state": found.key.state_label, "actions": _actions(request, found, found.key)}
+        context |= {"state": state_badge(found.key), "actions": _actions(request, found, found.key)}
     return render_page(request, "lookup.html", context, status=status)
 
 

@@ -168,8 +168,8 @@ class RestrictedModelAdmin(admin.ModelAdmin[Any]):
             self.message_user(
                 request,
                 _(
-                    "Before something is done to many rows, show your second factor once more. "
-                    "Nothing was done yet: choose the rows again afterwards."
+                    "Actions on many rows need your second factor again. Nothing was changed: "
+                    "select the rows again afterwards."
                 ),
                 messages.WARNING,
             )
@@ -185,11 +185,11 @@ class RestrictedModelAdmin(admin.ModelAdmin[Any]):
             selected = self._selected_rows(request, queryset).order_by()
             is_over_limit = selected[: MAX_ACTION_ROWS + 1].count() > MAX_ACTION_ROWS
         except (ValidationError, ValueError):
-            return _("This is not a row of this list. Nothing was done.")
+            return _("The selection contains rows that are not in this list. Nothing was changed.")
         if is_over_limit:
             text = _(
-                "At most %(most)d rows can be chosen at once. Nothing was done: choose fewer of "
-                "them, and do it in several steps."
+                "At most %(most)d rows can be selected at once. Nothing was changed: select fewer "
+                "rows, and repeat the action."
             )
             return text % {"most": MAX_ACTION_ROWS}
         return None

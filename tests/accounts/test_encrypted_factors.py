@@ -169,12 +169,12 @@ def test_the_command_counts_and_reencrypts_secrets(
     report = run_command("rotate_secret_key")
     assert f"SECRET_KEY is {encryption.key_id(CURRENT)}: 1 " in report
     assert f"{encryption.key_id(FORMER)}: 2" in report
-    assert "Left under former keys: 2." in report
-    assert "may be removed" not in report
+    assert "Left under old keys: 2." in report
+    assert "Remove it once" not in report
     report = run_command("rotate_secret_key", "--encrypt")
     assert report.startswith("2 ")
-    assert "Left under former keys: 0." in report
-    assert "may be removed" in report
+    assert "Left under old keys: 0." in report
+    assert "Remove it once" in report
     settings.SECRET_KEY_FALLBACKS = []
     assert is_in(try_code(app_codes(factor)[1])[0])
 
@@ -200,7 +200,7 @@ def test_codes_of_older_allauth_versions_are_counted_and_reencrypted(
         data={"migrated_codes": [adapter.encrypt(code) for code in codes], "used_mask": 0},
     )
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = CURRENT, [FORMER]
-    assert "Left under former keys: 1." in run_command("rotate_secret_key")
+    assert "Left under old keys: 1." in run_command("rotate_secret_key")
     run_command("rotate_secret_key", "--encrypt")
     settings.SECRET_KEY_FALLBACKS = []
     assert Authenticator.objects.get().wrap().get_unused_codes() == codes

@@ -259,7 +259,8 @@ def test_sam_revokes_alices_key_after_a_page_that_asks(staff, sam, alice, issue)
     assert services.validate(token.reveal()).code is VerdictCode.REVOKED
     key.refresh_from_db()
     assert key.revoked_reason == Reason.REVOKED_BY_STAFF
-    assert shown_messages(response) == [(messages.SUCCESS, "1 key was revoked. It works no more.")]
+    said = "1 key was revoked. It no longer works."
+    assert shown_messages(response) == [(messages.SUCCESS, said)]
     assert admin_url(key, "revoke") not in staff.get(admin_url(key)).text
 
 
@@ -353,7 +354,7 @@ def test_sam_suspends_many_keys_after_a_page_that_asks(staff, sam, issue, mallor
     assert kept.masked not in shown
 
     response = staff.post(KEYS, _fields(shown))
-    said = "3 keys were suspended. Their owners are told."
+    said = "3 keys were suspended. Their owners are notified."
     assert shown_messages(response) == [(messages.SUCCESS, said)]
     for _key, token in given:
         assert services.validate(token.reveal()).code is VerdictCode.SUSPENDED
@@ -384,7 +385,7 @@ def test_a_key_that_ended_while_the_page_asked_is_not_suspended(staff, issue):
     services.revoke(first, reason=Reason.DELETED_BY_OWNER)
     response = staff.post(KEYS, _fields(_main(confirmation)))
     assert shown_messages(response) == [
-        (messages.SUCCESS, "1 key was suspended. Its owner is told.")
+        (messages.SUCCESS, "1 key was suspended. Its owner is notified.")
     ]
     assert Event.objects.filter(action=Action.KEY_SUSPENDED).count() == 1
 

@@ -172,7 +172,7 @@ def test_a_key_created_with_the_former_pepper_needs_it(
     report = pepper_rotation.report()
     assert (report.hashes.get(first, 0), report.need(first)) == (0, pepper_rotation.Need(live=1))
     output = run_command("rotate_pepper")
-    assert f"a former or coming one, {first}: 0 keys; 1 live keys need it" in output
+    assert f"old or new pepper {first}: 0 keys; 1 live keys need it" in output
     assert f"No live key needs {first}" not in output
     assert pepper_rotation.finish(restarted=True) == []
 

@@ -57,9 +57,9 @@ def test_a_waiting_mail_needs_the_key_that_it_was_encrypted_under(db, replace):
     replace()
     wait()
     found = secret_keys.report()
-    assert found.counts["waiting mails"] == {OLD: 2, NEW: 1}
+    assert found.counts["outgoing emails"] == {OLD: 2, NEW: 1}
     assert found.left == 2
-    assert "may be removed" not in run_command("rotate_secret_key")
+    assert "Remove it once" not in run_command("rotate_secret_key")
 
 
 def test_waiting_mails_are_encrypted_anew_and_can_be_read_without_the_former_key(db, replace):
@@ -67,7 +67,7 @@ def test_waiting_mails_are_encrypted_anew_and_can_be_read_without_the_former_key
     wait(html="")
     Mail.objects.filter(pk=first.pk).update(tries=3)
     replace()
-    assert f"0 {FACTORS}, 2 waiting mails, 0 sessions were encrypted anew." in run_command(
+    assert f"0 {FACTORS}, 2 outgoing emails, 0 sessions were encrypted again." in run_command(
         "rotate_secret_key", "--encrypt"
     )
     replace(fallback=False)
@@ -90,7 +90,7 @@ def test_a_mail_that_no_key_reads_is_named_and_kept(db, replace):
     mail = wait()
     replace(fallback=False)
     report = run_command("rotate_secret_key", "--encrypt")
-    assert "1 waiting mails can't be read" in report
+    assert "1 outgoing emails can't be read" in report
     assert Mail.objects.get().sealed_text == mail.sealed_text
 
 
@@ -104,16 +104,16 @@ def test_a_session_needs_the_key_that_it_was_saved_under(alice, replace):
     log_in(Client())
     assert secret_keys.report().counts["sessions"] == {OLD: 2, NEW: 1}
     report = run_command("rotate_secret_key")
-    assert "Left under former keys: 2." in report
-    assert "may be removed" not in report
+    assert "Left under old keys: 2." in report
+    assert "Remove it once" not in report
 
 
 def test_sessions_move_to_the_current_key_and_stay_logged_in_without_the_former(alice, replace):
     log_in(client := Client())
     before = Session.objects.get()
     replace()
-    assert "1 sessions were encrypted anew" in run_command("rotate_secret_key", "--encrypt")
-    assert "may be removed" in run_command("rotate_secret_key")
+    assert "1 sessions were encrypted again" in run_command("rotate_secret_key", "--encrypt")
+    assert "Remove it once" in run_command("rotate_secret_key")
     replace(fallback=False)
     after = Session.objects.get()
     assert (after.session_key, after.expire_date) == (before.session_key, before.expire_date)
@@ -195,11 +195,11 @@ def test_the_former_key_is_removable_only_once_nothing_of_any_kind_needs_it(
     replace()
     for kind in secret_keys.KINDS:
         report = run_command("rotate_secret_key")
-        assert "may be removed" not in report
+        assert "Remove it once" not in report
         assert f"{OLD}: " in report
         assert kind.reencrypt() == 1
     assert secret_keys.report().left == 0
-    assert "may be removed" in run_command("rotate_secret_key")
+    assert "Remove it once" in run_command("rotate_secret_key")
 
 
 def test_a_coming_key_that_nothing_needs_yet_is_no_reason_to_wait(alice, settings):
@@ -207,7 +207,7 @@ def test_a_coming_key_that_nothing_needs_yet_is_no_reason_to_wait(alice, setting
     add_app(alice)
     found = secret_keys.report()
     assert (found.fallbacks, found.left) == ([], 0)
-    assert "may be removed" not in run_command("rotate_secret_key")
+    assert "Remove it once" not in run_command("rotate_secret_key")
 
 
 def test_every_column_with_something_encrypted_is_of_a_kind_that_is_counted(alice, replace):

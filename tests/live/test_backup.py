@@ -421,7 +421,7 @@ def test_a_full_disk_and_another_secret_key_are_reported(
         path.with_name("2.zip").unlink(missing_ok=True)
 
     other = {"SECRET_KEY": "another key, of another machine, for this test alone"}
-    assert "under a SECRET_KEY that is not here" in sqlite_place.refused(path, **other)
+    assert "with a SECRET_KEY that is not configured" in sqlite_place.refused(path, **other)
     former = (sqlite_place.folder / "secret_key").read_text()
     fallback = {**other, "SECRET_KEY_FALLBACKS": former}
     assert sqlite_place.manage("restore", str(path), **fallback).returncode == 0

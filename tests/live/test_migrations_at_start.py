@@ -177,7 +177,7 @@ def test_a_start_waits_for_another_platform_in_the_same_folder(tmp_path: Path) -
         fcntl.flock(lock, fcntl.LOCK_EX)
         ended = refused_start(VAR_DIR=str(tmp_path), PORT=str(free_port()), MIGRATION_WAIT="3")
     assert ended.returncode == 1
-    assert f"Waiting for another platform that gets ready in {tmp_path}" in ended.stdout
+    assert f"Waiting for another platform that is starting in {tmp_path}" in ended.stdout
     assert "Waited 3 seconds" in ended.stderr
 
 

@@ -57,7 +57,7 @@ def test_a_revoked_key_is_shown_as_revoked(security_browser, issue, change, word
     change(key)
     response = look_up(security_browser, token.reveal())
     assert lookup_result(response) == "proved"
-    assert str(response.context["state"]) == words
+    assert words in response.context["state"]
 
 
 @pytest.mark.parametrize("written", ["{0}", "comfyui-{0}", "comfyui-{0}…", "COMFYUI-{0}..."])
@@ -74,7 +74,7 @@ def test_a_visible_part_with_another_secret_is_detected(security_browser, alice,
     response = look_up(security_browser, wrong_secret(key))
     assert lookup_result(response) == "made up"
     assert key.masked in response.text
-    assert "It opens nothing" in response.text
+    assert "It gives no access" in response.text
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_found_key_is_revoked_as_leaked_and_its_owner_is_notified(
     ask = f"/admin/apikeys/apikey/{key.pk}/revoke/?reason=leaked"
     assert ask in unescape(response.text)
     mailoutbox.clear()
-    assert "somebody found it" in unescape(security_browser.get(ask).text)
+    assert "was exposed" in unescape(security_browser.get(ask).text)
     security_browser.post(ask)
     key.refresh_from_db()
     assert key.revoked_reason == Reason.LEAKED

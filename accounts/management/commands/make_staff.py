@@ -28,8 +28,9 @@ _ROLES: Final = {
 
 class Command(BaseCommand):
     help = (
-        "Makes a staff account. Takes EMAIL and PASSWORD from the environment, or asks; and ROLE: "
-        f"{', '.join(_ROLES)}, or none for an account that may do everything."
+        "Creates a staff account. EMAIL, PASSWORD and ROLE are read from the environment, and "
+        f"the first two else from the terminal. ROLE is one of {', '.join(_ROLES)}; without it the "
+        "account is a superuser."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -43,13 +44,13 @@ class Command(BaseCommand):
                 record(Action.STAFF_CHANGED, account_id=user.pk, by=Actor(), detail=detail)
         except services.LastAdministrator:
             raise CommandError(
-                f"{email} is the last administrator, and would be none in this role. "
-                "Make another one first."
+                f"{email} is the last administrator and can't get another role. "
+                "Create another administrator first."
             ) from None
         self.stdout.write(
             f"{user.email} is a new staff account."
             if is_new
-            else f"{user.email} was an account already, and is staff now."
+            else f"{user.email} already had an account and is now staff."
         )
 
     def _role(self) -> Group | None:

@@ -10,15 +10,17 @@ from accounts.models import User
 
 class Command(BaseCommand):
     help = (
-        "Removes every passkey, authenticator app and recovery code of an account; with "
-        "--everybody every authenticator app and recovery code of all accounts, whose secrets are "
-        "encrypted under SECRET_KEY. Passkeys stay then."
+        "Removes all passkeys, authenticator apps and recovery codes of an account. With "
+        "--everybody, removes the authenticator apps and recovery codes of all accounts, whose "
+        "secrets are encrypted with SECRET_KEY, and keeps the passkeys."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         target = parser.add_mutually_exclusive_group(required=True)
-        target.add_argument("email", nargs="?")
-        target.add_argument("--everybody", action="store_true", help="after SECRET_KEY has leaked")
+        target.add_argument("email", nargs="?", help="email of the account")
+        target.add_argument(
+            "--everybody", action="store_true", help="for use after SECRET_KEY has leaked"
+        )
 
     def handle(self, *args: Any, email: str | None, everybody: bool, **options: Any) -> None:
         if everybody:
@@ -26,9 +28,9 @@ class Command(BaseCommand):
             return
         user = services.find_by_email(email or "")
         if user is None:
-            raise CommandError(f"There is no account with the address {email}.")
+            raise CommandError(f"There is no account with the email {email}.")
         count = services.remove_factors(user)
-        self.stdout.write(f"{user.email} had {count} factors, and has none now.")
+        self.stdout.write(f"Removed {count} two-factor methods of {user.email}.")
 
     def _remove_all(self) -> None:
         users = list(
@@ -37,5 +39,5 @@ class Command(BaseCommand):
         count = sum(services.remove_factors(user, kinds=mfa.ENCRYPTED) for user in users)
         self.stdout.write(
             f"{len(users)} accounts had {count} authenticator apps and sets of recovery codes, and "
-            "have none now. They were told by mail, and their sessions have ended."
+            "have none now. Their owners got an email, and their sessions have ended."
         )

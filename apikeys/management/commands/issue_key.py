@@ -11,13 +11,13 @@ from apikeys import expiry, services
 
 
 class Command(BaseCommand):
-    help = "Issues a key and prints it, alone, on standard output: the only time it is shown."
+    help = "Creates an API key and prints it, the only time it is shown."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("email", help="whose key it is")
-        parser.add_argument("--name", required=True, help="what it is called")
+        parser.add_argument("email", help="email of the account")
+        parser.add_argument("--name", required=True, help="name of the key")
         # Named as the fields of POST /customers/api-keys.
-        parser.add_argument("--description", default="", help="what it is for")
+        parser.add_argument("--description", default="", help="description of the key")
         ends = parser.add_mutually_exclusive_group()
         ends.add_argument("--expires-in-days", type=int, metavar="DAYS", help="default: never")
         ends.add_argument(
@@ -26,7 +26,7 @@ class Command(BaseCommand):
             help="ISO 8601, in UTC unless it has an offset; a date alone means the end of that day",
         )
         parser.add_argument(
-            "--scopes", nargs="+", default=[], metavar="SCOPE", help="default: everything"
+            "--scopes", nargs="+", default=[], metavar="SCOPE", help="default: all scopes"
         )
 
     def handle(self, *args: Any, email: str, name: str, **options: Any) -> None:
@@ -38,7 +38,7 @@ class Command(BaseCommand):
         expires_at = _moment(options["expires_at"]) if days is None else expiry.in_days(days)
         owner = User.objects.filter(email=email.strip().lower(), is_active=True).first()
         if owner is None:
-            raise CommandError(f"No active account has the address {email}.")
+            raise CommandError(f"No active account has the email {email}.")
         try:
             _key, token = services.issue(
                 owner=owner,

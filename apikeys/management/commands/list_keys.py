@@ -9,15 +9,15 @@ from apikeys.models import APIKey
 
 
 class Command(BaseCommand):
-    help = "Lists an account's keys, revoked ones too: public id, state, times, name."
+    help = "Lists the API keys of an account, including revoked ones."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("email", help="whose keys")
+        parser.add_argument("email", help="email of the account")
 
     def handle(self, *args: Any, email: str, **options: Any) -> None:
         owner = User.objects.filter(email=email.strip().lower()).first()
         if owner is None:
-            raise CommandError(f"No account has the address {email}.")
+            raise CommandError(f"No account has the email {email}.")
         for key in APIKey.objects.filter(owner=owner):
             state = "revoked" if key.revoked_at else "expired" if key.is_expired else "live"
             used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"

@@ -11,22 +11,20 @@ from apikeys.cache.versions import BUCKETS
 
 class Command(BaseCommand):
     help = (
-        "Counts the dirty buckets of this host's validation cache: those with a change under way, "
-        "or with one whose outcome is unknown. Their keys are read from the database each time."
+        "Prints the state of this host's validation cache. The keys of a dirty bucket are read "
+        "from the database for each request: a change is in progress, or its outcome is unknown."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.VALIDATION_CACHE:
-            raise CommandError(
-                "The validation cache is off (VALIDATION_CACHE): every key is read anew."
-            )
+            raise CommandError("The validation cache is off (VALIDATION_CACHE).")
         if not settings.VERSION_TABLE_FILE.exists():
             raise CommandError(
-                f"There is no {settings.VERSION_TABLE_FILE}: start the platform first."
+                f"{settings.VERSION_TABLE_FILE} does not exist. Start the platform first."
             )
         table = invalidation.version_table()
         assert table is not None  # noqa: S101 (there is one wherever VALIDATION_CACHE is on)
         self.stdout.write(f"Version table: {table.path}")
         self.stdout.write(f"Dirty buckets: {len(table.dirty())} of {BUCKETS}")
-        self.stdout.write(f"Swept since the table was made: {table.swept()}")
+        self.stdout.write(f"Swept since the table was created: {table.swept()}")
         self.stdout.write(f"Maximum age of cached data: {settings.CACHE_MAX_AGE:g} s")

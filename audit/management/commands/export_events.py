@@ -17,17 +17,17 @@ def parse_time(text: str) -> datetime:
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ArgumentTypeError(
-            f"{text!r} is no day or time; write 2026-11-01, or 2026-11-01T12:00"
+            f"{text!r} is not a date or time, such as 2026-11-01 or 2026-11-01T12:00"
         ) from None
 
 
 class Command(BaseCommand):
-    help = "Prints the trail on standard output, oldest event first."
+    help = "Prints the audit log, oldest event first."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--format", choices=sorted(FORMATS), default="jsonl")
-        parser.add_argument("--since", type=parse_time, help="From this day or time on (UTC).")
-        parser.add_argument("--until", type=parse_time, help="Before this day or time (UTC).")
+        parser.add_argument("--since", type=parse_time, help="first date or time (UTC)")
+        parser.add_argument("--until", type=parse_time, help="before this date or time (UTC)")
 
     def handle(self, **options: Any) -> None:
         events = Event.objects.order_by("at", "id")

@@ -12,7 +12,7 @@ from backups.archive import BackupError
 
 
 class Command(BaseCommand):
-    help = "Makes a backup of the database, verifies it, and prints its path. The platform may run."
+    help = "Creates and verifies a backup of the database, also while the platform runs."
 
     # Checks would fail before handle reports an unreadable database.
     requires_system_checks = []
@@ -31,8 +31,8 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         self.stdout.write(str(path))
         self.stderr.write(
-            f"Verified: {manifest.accounts} accounts, {manifest.keys} keys. Not in it: sessions, "
-            "codes, waiting mail, and the secrets. Keep SECRET_KEY and KEY_PEPPER elsewhere than "
-            "the backups: without that pepper no key in them works, and without that SECRET_KEY no "
-            "authenticator app and no recovery code."
+            f"Verified: {manifest.accounts} accounts, {manifest.keys} keys. Not included: "
+            "sessions, codes, outgoing email and secrets. Store SECRET_KEY and KEY_PEPPER apart "
+            "from the backups: without this pepper no key in them works, and without this "
+            "SECRET_KEY no authenticator app and no recovery code."
         )

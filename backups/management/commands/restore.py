@@ -12,28 +12,30 @@ from backups.archive import BackupError
 
 
 class Command(BaseCommand):
-    help = "Restores a backup: all of it or nothing. Stop the platform first, on every machine."
+    help = "Restores a backup, completely or not at all. Stop the platform on all hosts first."
     # Checks fail if the database is damaged.
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("path", type=Path, help="what `backup` printed")
+        parser.add_argument("path", type=Path, help="path of the backup")
         parser.add_argument(
             "--tombstones",
             type=Path,
             action="append",
-            help="a machine's TOMBSTONES_FILE; repeatable",
+            help="TOMBSTONES_FILE of a host; can be repeated",
         )
         parser.add_argument(
-            "--without-pepper", action="store_true", help="though keys in it won't work"
+            "--without-pepper", action="store_true", help="restore although its keys won't work"
         )
         parser.add_argument(
             "--without-secret-key",
             action="store_true",
-            help="though authenticator apps and recovery codes in it won't work",
+            help="restore although its authenticator apps and recovery codes won't work",
         )
         parser.add_argument(
-            "--without-tombstones", action="store_true", help="though deleted keys may come back"
+            "--without-tombstones",
+            action="store_true",
+            help="restore although deleted keys may work again",
         )
 
     def handle(
@@ -59,7 +61,7 @@ class Command(BaseCommand):
             raise CommandError(f"Not restored. {error}") from None
         for kind, count in changes.items():
             self._report(f"  {kind}: {count}")
-        self._report("Everybody has to sign in again. docs/runbook.md says what to look at now.")
+        self._report("All users have to log in again. docs/runbook.md lists what to check now.")
 
     def _report(self, line: str) -> None:
         self.stdout.write(line)

@@ -9,31 +9,31 @@ from backups import pepper_rotation
 from backups.archive import BackupError
 
 _IN_VAR = """\
-  1. manage.py rotate_pepper --begin     makes a new one, which nothing uses yet
-  2. restart the platform                now every process knows it
-  3. manage.py rotate_pepper --switch    new keys and hashes are made with it
-  4. restart the platform                each hash moves over at its key's next use
-  5. manage.py rotate_pepper --finish --restarted   removes former ones that no key needs"""
+  1. manage.py rotate_pepper --begin     creates a new pepper, which nothing uses yet
+  2. restart the platform                all processes can read it
+  3. manage.py rotate_pepper --switch    new keys and hashes will use it
+  4. restart the platform                each hash is replaced at the key's next use
+  5. manage.py rotate_pepper --finish --restarted   removes old peppers that no key needs"""
 _IN_ENVIRONMENT = """\
-  1. put a new one (32 or more random characters) at the end of KEY_PEPPER_FALLBACKS, everywhere
-  2. restart one machine after another   now every process knows it
-  3. make it KEY_PEPPER, and the former KEY_PEPPER the first of KEY_PEPPER_FALLBACKS, everywhere
-  4. restart one machine after another   each hash moves over at its key's next use
-  5. take a former one away once this command says that no key needs it, and restart"""
+  1. append a new pepper (32 or more random characters) to KEY_PEPPER_FALLBACKS on all hosts
+  2. restart one host after another      all processes can read it
+  3. make it KEY_PEPPER, and the old KEY_PEPPER the first of KEY_PEPPER_FALLBACKS, on all hosts
+  4. restart one host after another      each hash is replaced at the key's next use
+  5. remove the old pepper once this command says that no key needs it, and restart"""
 
 
 class Command(BaseCommand):
-    help = "Says where the keys' pepper stands, and how it is rotated without a stop."
+    help = "Shows which keys use which pepper, and rotates the pepper without downtime."
 
     def add_arguments(self, parser: CommandParser) -> None:
         step = parser.add_mutually_exclusive_group()
-        step.add_argument("--begin", action="store_true", help="make a new pepper in var/")
-        step.add_argument("--switch", action="store_true", help="use it from the next start on")
+        step.add_argument("--begin", action="store_true", help="create a new pepper in var/")
+        step.add_argument("--switch", action="store_true", help="use it from the next start")
         step.add_argument(
-            "--finish", action="store_true", help="remove former peppers that no key needs"
+            "--finish", action="store_true", help="remove old peppers that no key needs"
         )
         parser.add_argument(
-            "--restarted", action="store_true", help="every process was restarted since that step"
+            "--restarted", action="store_true", help="all processes were restarted since that step"
         )
 
     def handle(
@@ -48,11 +48,11 @@ class Command(BaseCommand):
         try:
             if begin:
                 self.stdout.write(
-                    f"Made the pepper {pepper_rotation.begin()}. Restart, then: --switch."
+                    f"Created the pepper {pepper_rotation.begin()}. Restart, then: --switch."
                 )
             elif switch:
                 keyid = pepper_rotation.switch(restarted=restarted)
-                self.stdout.write(f"From the next start on, {keyid} is the pepper. Restart.")
+                self.stdout.write(f"{keyid} is the pepper from the next start. Restart.")
             elif finish:
                 removed = pepper_rotation.finish(restarted=restarted)
                 self.stdout.write(
@@ -73,7 +73,7 @@ class Command(BaseCommand):
         for keyid in report.fallbacks:
             need = report.need(keyid)
             self.stdout.write(
-                f"a former or coming one, {keyid}: {report.hashes.get(keyid, 0)} keys; "
+                f"old or new pepper {keyid}: {report.hashes.get(keyid, 0)} keys; "
                 f"{need.live} live keys need it for their hash or their tag{_expired(need)}"
             )
         self._report_broken(report)
@@ -85,13 +85,13 @@ class Command(BaseCommand):
         """Print the keys whose pepper is unknown or missing."""
         if report.unknown.live or report.unknown.expired:
             self.stdout.write(
-                f"{report.unknown.live} live keys were not used since the update of the platform "
-                "that notes the pepper of their tag: each of them may need any former pepper. "
-                f"Their next use tells.{_expired(report.unknown)}"
+                f"{report.unknown.live} live keys were not used since the update that records the "
+                "pepper of their tag. They may need any old pepper, until their next use."
+                f"{_expired(report.unknown)}"
             )
         for keyid, count in report.lost.items():
             self.stdout.write(
-                f"{count} keys don't work: their pepper {keyid} is not here. Put it into "
+                f"{count} keys don't work: their pepper {keyid} is missing. Add it to "
                 "KEY_PEPPER_FALLBACKS."
                 if keyid
                 else f"{count} keys don't work: their hash is damaged."
@@ -101,11 +101,11 @@ class Command(BaseCommand):
         for keyid in report.fallbacks:
             if not report.is_needed(keyid):
                 self.stdout.write(
-                    f"No live key needs {keyid}. If it is a former one, it may be removed once "
-                    "every process, on every machine, was restarted with the current one: a "
-                    "process that was not makes keys with the former one still."
+                    f"No live key needs {keyid}. If it is an old one, remove it once all processes "
+                    "on all hosts were restarted with the current one: others still create keys "
+                    "with the old one."
                 )
 
 
 def _expired(need: pepper_rotation.Need) -> str:
-    return f" ({need.expired} expired ones beside)" if need.expired else ""
+    return f" (and {need.expired} expired ones)" if need.expired else ""

@@ -12,32 +12,32 @@ from backups import secret_keys, secretfiles
 from core import encryption
 
 _REMOVABLE = """\
-Nothing that is stored needs a former key. It may be removed once every process was restarted with
-the current one (a process that was not still encrypts under the former one) and the last of these
-restarts is an hour ago: until then links and codes that were sent under the former key are in use.
-When it goes, a browser that nobody logged in with since counts as a new one."""
+No stored data needs an old key. Remove it once all processes were restarted with the current one
+(others still encrypt with the old one) and the last restart is an hour ago: until then, links and
+codes that were sent under the old key are valid. Afterwards, browsers that were not used to log in
+since the rotation count as new devices."""
 _IN_VAR = """\
-  1. manage.py rotate_secret_key --new      makes a new key; the former one becomes a fallback
-  2. restart the platform                   every process now uses the new key
-  3. manage.py rotate_secret_key --encrypt  encrypts anew, and counts what is left
+  1. manage.py rotate_secret_key --new      creates a new key; the old one becomes a fallback
+  2. restart the platform                   all processes use the new key
+  3. manage.py rotate_secret_key --encrypt  encrypts with the new key, and counts what is left
   4. once nothing is left, empty var/secret_key_fallbacks and restart"""
 _IN_ENVIRONMENT = """\
-  1. put a new key (32 or more random characters) at the end of SECRET_KEY_FALLBACKS, everywhere
-  2. restart one machine after another      now every process can read what the others encrypt
-  3. make it SECRET_KEY, and the former SECRET_KEY the first of SECRET_KEY_FALLBACKS, everywhere
-  4. restart one machine after another      now nothing is encrypted under the former key
-  5. manage.py rotate_secret_key --encrypt  encrypts anew, and counts what is left
-  6. once nothing is left, take the former key away and restart"""
+  1. append a new key (32 or more random characters) to SECRET_KEY_FALLBACKS on all hosts
+  2. restart one host after another         all processes can read what the others encrypt
+  3. make it SECRET_KEY, and the old SECRET_KEY the first of SECRET_KEY_FALLBACKS, on all hosts
+  4. restart one host after another         nothing new is encrypted with the old key
+  5. manage.py rotate_secret_key --encrypt  encrypts with the new key, and counts what is left
+  6. once nothing is left, remove the old key and restart"""
 
 
 class Command(BaseCommand):
-    help = "Says what is encrypted under which SECRET_KEY, and how the key is replaced."
+    help = "Shows what is encrypted with which SECRET_KEY, and rotates the key without downtime."
 
     def add_arguments(self, parser: CommandParser) -> None:
         step = parser.add_mutually_exclusive_group()
-        step.add_argument("--new", action="store_true", help="make a new key in var/")
+        step.add_argument("--new", action="store_true", help="create a new key in var/")
         step.add_argument(
-            "--encrypt", action="store_true", help="encrypt everything under the current key"
+            "--encrypt", action="store_true", help="encrypt everything with the current key"
         )
 
     def handle(self, *args: Any, new: bool, encrypt: bool, **options: Any) -> None:
@@ -46,7 +46,7 @@ class Command(BaseCommand):
             return
         try:
             if encrypt:
-                self.stdout.write(f"{_listed(secret_keys.reencrypt())} were encrypted anew.")
+                self.stdout.write(f"{_listed(secret_keys.reencrypt())} were encrypted again.")
             self._report()
         except Error as error:
             raise CommandError(f"The database does not answer: {error}") from None
@@ -54,8 +54,8 @@ class Command(BaseCommand):
     def _generate(self) -> None:
         if not settings.SECRET_KEY_IN_VAR:
             raise CommandError(
-                "SECRET_KEY comes from the environment, so it is changed there, on every machine. "
-                "`manage.py rotate_secret_key` without an option says what comes next."
+                "SECRET_KEY is set in the environment. Change it there, on all hosts. "
+                "`manage.py rotate_secret_key` without an option prints the steps."
             )
         folder = Path(settings.VAR)
         current, fallbacks = folder / "secret_key", folder / "secret_key_fallbacks"
@@ -69,15 +69,15 @@ class Command(BaseCommand):
         except OSError as error:
             raise CommandError(f"The key can't be written: {error}") from None
         name = encryption.key_id(key)
-        self.stdout.write(f"From the next start on, {name} is the key. Restart, then: --encrypt.")
+        self.stdout.write(f"{name} is the key from the next start. Restart, then: --encrypt.")
 
     def _report(self) -> None:
         report = secret_keys.report()
         in_use = _listed(report.under(report.current))
         self.stdout.write(f"SECRET_KEY is {report.current}: {in_use}")
         for key in report.fallbacks:
-            self.stdout.write(f"a former or coming one, {key}: {_listed(report.under(key))}")
-        self.stdout.write(f"Left under former keys: {report.left}.")
+            self.stdout.write(f"old or new key {key}: {_listed(report.under(key))}")
+        self.stdout.write(f"Left under old keys: {report.left}.")
         for kind, count in report.unreadable:
             self.stdout.write(
                 f"{count} {kind.name} can't be read with any of these keys. {kind.unreadable}"

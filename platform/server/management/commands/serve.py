@@ -67,9 +67,7 @@ def _check() -> None:
     try:
         running.hold_shared(wait=False)
     except running.Locked:
-        raise migrate.CannotStart(
-            "A backup is being restored here. Start again once that is over."
-        ) from None
+        raise migrate.CannotStart("A backup is being restored. Start again afterwards.") from None
 
 
 def _prepare() -> tls.Certificate | None:
@@ -98,8 +96,8 @@ def _exclusively() -> Iterator[None]:
 
         migrate.wait_for_lock(
             take,
-            holder=f"another platform that gets ready in {settings.VAR}",
-            advice="End it, or set another VAR_DIR.",
+            holder=f"another platform that is starting in {settings.VAR}",
+            advice="Stop it, or set another VAR_DIR.",
         )
         yield
 
@@ -142,7 +140,7 @@ def _check_port() -> None:
         except OSError as error:
             raise migrate.CannotStart(
                 f"Can't listen on {settings.HOST}, port {settings.PORT}: {error.strerror}. "
-                "Is a platform running there already? Choose another port: make run PORT=8001"
+                "Is another server already running there? Choose another port: make run PORT=8001"
             ) from None
 
 
@@ -165,14 +163,14 @@ def _welcome(certificate: tls.Certificate | None) -> str:
     if settings.PLAINTEXT_PUBLIC:
         lines += [
             "",
-            "  By plain http, keys, passwords and sessions can be read by whoever is on the",
-            "  network between. Use TLS=1, or a proxy that ends TLS: docs/deployment.md.",
+            "  Over plain http, others on the network can read keys, passwords and sessions.",
+            "  Use TLS=1, or a proxy that terminates TLS: docs/deployment.md.",
         ]
     if settings.NO_MAIL:
         lines += [
             "",
-            "  No mail is sent (EMAIL_URL=none): addresses are not verified, nobody can reset a",
-            "  password, and nobody is told of a new device or an exposed key: docs/deployment.md.",
+            "  No email is sent (EMAIL_URL=none): emails are not verified, passwords can't be",
+            "  reset, and there are no notices of new devices or exposed keys: docs/deployment.md.",
         ]
     if certificate and not settings.TLS_CERT:
         lines += [
