@@ -144,8 +144,13 @@ def _keys(request: HttpRequest, user: User) -> dict[str, Any]:
 def _chart(days: list[tuple[date, int]]) -> Chart:
     narrow = pgettext("a day in a narrow column, as Django formats dates", "j M")
     bars = [
-        Bar(label=date_format(day, "MONTH_DAY_FORMAT"), value=count, tick=date_format(day, narrow))
-        for day, count in days
+        Bar(
+            label=date_format(day, "MONTH_DAY_FORMAT"),
+            value=count,
+            tick=date_format(day, narrow),
+            is_minor=number % 2 == 1,
+        )
+        for number, (day, count) in enumerate(days)
     ]
     title = gettext("API calls per day, last %(days)d days (UTC)") % {"days": DAYS}
     return Chart(title, bars, (gettext("Calls"),))
