@@ -117,9 +117,7 @@ def earliest(*moments: datetime | None) -> datetime | None:
     return min((moment for moment in moments if moment is not None), default=None)
 
 
-def validate_expires_at(
-    expires_at: datetime | None, *, created_at: datetime | None = None
-) -> None:
+def validate_expires_at(expires_at: datetime | None, *, created_at: datetime | None = None) -> None:
     """Raise ValidationError for an expiry that a key can't get now. None stands for never.
 
     created_at: when the key was created (default: now). The maximum counts from then, so that

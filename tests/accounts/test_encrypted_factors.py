@@ -170,11 +170,11 @@ def test_the_command_counts_and_reencrypts_secrets(
     assert f"SECRET_KEY is {encryption.key_id(CURRENT)}: 1 " in report
     assert f"{encryption.key_id(FORMER)}: 2" in report
     assert "Left under old keys: 2." in report
-    assert "may be removed" not in report
+    assert "Remove it once" not in report
     report = run_command("rotate_secret_key", "--encrypt")
     assert report.startswith("2 ")
     assert "Left under old keys: 0." in report
-    assert "may be removed" in report
+    assert "Remove it once" in report
     settings.SECRET_KEY_FALLBACKS = []
     assert is_in(try_code(app_codes(factor)[1])[0])
 

@@ -407,8 +407,8 @@ def test_staff_without_mfa_have_to_set_up_an_app(
     page = enter(sam)
     page.goto(f"{home}/admin/")
     expect(page).to_have_url(f"{home}{FACTORS}")
-    expect(page.get_by_text("Staff need a second factor.")).to_be_visible()
-    page.get_by_role("link", name="Set up").click()
+    expect(page.get_by_text("Staff pages need two-factor authentication.")).to_be_visible()
+    page.get_by_role("link", name="Set it up").click()
     secret = set_up_app(page)
     shown_codes(page)
     # The app is set up, but was not used in this session.
