@@ -440,7 +440,7 @@ def test_connected_logins_are_removed_when_the_owner_resets_the_password(
     continue_with(github, page, mallory)
     expect_in(page)
     page.goto("/account/")
-    expect(page.get_by_text(email_of(mallory))).to_be_visible()
+    expect(page.get_by_role("main").get_by_text(email_of(mallory))).to_be_visible()
     expect(page.get_by_text(email)).to_have_count(0)
 
 
