@@ -11,7 +11,7 @@ from accounts import services as accounts
 from accounts.models import User
 from apikeys import services
 from apikeys.cache import invalidation
-from apikeys.models import APIKey, DailyUse, Reason
+from apikeys.models import APIKey, DailyUse, HourlyRefusal, Reason
 from audit.models import Via
 from audit.services import Actor
 
@@ -25,6 +25,11 @@ def export_keys(sender: type[User], *, user: User, **_: object) -> dict[str, Any
             DailyUse.objects.filter(key__owner=user)
             .order_by("day", "key")
             .values("key_id", "day", "calls")
+        ),
+        "hourly_refusals": list(
+            HourlyRefusal.objects.filter(key__owner=user)
+            .order_by("hour", "key", "code")
+            .values("key_id", "hour", "code", "calls")
         ),
     }
 

@@ -1,8 +1,9 @@
-"""Count the uses of keys without a write per request.
+"""Count the uses of keys, and their refusals, without a write per request.
 
 A use is appended to a queue in memory. Every few seconds, and when the process ends, a thread adds
 them up by key and hour and writes them with a few statements. A process that is killed loses the
-counts of one interval at most; no response waits for a count.
+counts of one interval at most; no response waits for a count. Refusals are counted of keys whose
+secret was right: others are nobody's.
 """
 
 import atexit
@@ -10,9 +11,9 @@ import json
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from itertools import batched
+from itertools import batched, chain
 from threading import Event, Lock, Thread
 from typing import Final
 from uuid import UUID
@@ -27,7 +28,8 @@ from apikeys.models import APIKey, DailyUse, HourlyUse
 
 logger = logging.getLogger(__name__)
 
-type Used = tuple[UUID, datetime]
+# The key, the hour, and the code of the verdict: "" for a use, the reason of a refusal.
+type Used = tuple[UUID, datetime, str]
 
 
 class UsageCounter:
@@ -48,7 +50,8 @@ class UsageCounter:
         # Appending and popping are atomic. Integers, since Python code computes the hash of a UUID,
         # and each use needs one.
         self._pending: deque[int] = deque()
-        # Aggregated uses that are not written yet, by key and hour: number and time of the last.
+        self._pending_refusals: deque[tuple[int, str]] = deque()
+        # Aggregated uses that are not written yet: number and time of the last.
         self._counted: dict[Used, tuple[int, datetime]] = {}
         # Ids of the peppers of tags, for keys whose rows do not have them.
         self._tags: dict[UUID, str] = {}
@@ -63,6 +66,11 @@ class UsageCounter:
     def count(self, key_id: UUID) -> None:
         """Count one use of a key."""
         self._pending.append(key_id.int)
+        self.start()
+
+    def count_refusal(self, key_id: UUID, code: str) -> None:
+        """Count one refusal of a key with the right secret. code: the verdict's."""
+        self._pending_refusals.append((key_id.int, code))
         self.start()
 
     def note_tag(self, key_id: UUID, pepper: str) -> None:
@@ -120,9 +128,9 @@ class UsageCounter:
         # The hour of the write: an interval is a few seconds.
         at = timezone.now()
         hour = at.replace(minute=0, second=0, microsecond=0)
-        pending = (self._pending.popleft() for _ in range(len(self._pending)))
-        for number, calls in Counter(pending).items():
-            used = (UUID(int=number), hour)
+        uses = ((number, "") for number in _drained(self._pending))
+        for (number, code), calls in Counter(chain(uses, _drained(self._pending_refusals))).items():
+            used = (UUID(int=number), hour, code)
             before, _at = self._counted.get(used, (0, at))
             self._counted[used] = (before + calls, at)
 
@@ -160,6 +168,11 @@ class UsageCounter:
                     self._tags_written[key_id] = True
 
 
+def _drained[Value](queue: deque[Value]) -> Iterator[Value]:
+    """Remove what is in `queue` now."""
+    return (queue.popleft() for _ in range(len(queue)))
+
+
 # --- SQL: the ORM has no upsert that adds to the existing value ---
 
 # Rows of JSON as a table.
@@ -167,12 +180,14 @@ _USED: Final = {
     "postgresql": """
         WITH used AS (
             SELECT * FROM json_to_recordset(%s)
-            AS used (key_id uuid, hour timestamptz, day date, calls bigint, at timestamptz)
+            AS used (
+                key_id uuid, hour timestamptz, day date, code text, calls bigint, at timestamptz
+            )
         )""",
     "sqlite": """
         WITH used AS (
             SELECT value ->> 'key_id' AS key_id, value ->> 'hour' AS hour, value ->> 'day' AS day,
-                value ->> 'calls' AS calls, value ->> 'at' AS at
+                value ->> 'code' AS code, value ->> 'calls' AS calls, value ->> 'at' AS at
             FROM json_each(%s)
         )""",
 }
@@ -187,23 +202,46 @@ _LOCK: Final = {
 # Only for existing keys: the counts of deleted ones are dropped.
 _ADD_HOURS: Final = """
     INSERT INTO apikeys_hourlyuse (key_id, hour, calls)
-    SELECT key_id, hour, calls FROM used WHERE key_id IN (SELECT id FROM apikeys_apikey)
+    SELECT key_id, hour, calls FROM used
+    WHERE code = '' AND key_id IN (SELECT id FROM apikeys_apikey)
     ON CONFLICT (key_id, hour) DO UPDATE SET calls = apikeys_hourlyuse.calls + excluded.calls"""
 _ADD_DAYS: Final = """
     INSERT INTO apikeys_dailyuse (key_id, day, calls)
-    SELECT key_id, day, sum(calls) FROM used WHERE key_id IN (SELECT id FROM apikeys_apikey)
+    SELECT key_id, day, sum(calls) FROM used
+    WHERE code = '' AND key_id IN (SELECT id FROM apikeys_apikey)
     GROUP BY key_id, day
     ON CONFLICT (key_id, day) DO UPDATE SET calls = apikeys_dailyuse.calls + excluded.calls"""
+_ADD_REFUSALS: Final = """
+    INSERT INTO apikeys_hourlyrefusal (key_id, hour, code, calls)
+    SELECT key_id, hour, code, calls FROM used
+    WHERE code <> '' AND key_id IN (SELECT id FROM apikeys_apikey)
+    ON CONFLICT (key_id, hour, code)
+    DO UPDATE SET calls = apikeys_hourlyrefusal.calls + excluded.calls"""
 _SET_LAST_USE: Final = """
     UPDATE apikeys_apikey SET last_used_at = last.at
-    FROM (SELECT key_id, max(at) AS at FROM used GROUP BY key_id) AS last
+    FROM (SELECT key_id, max(at) AS at FROM used WHERE code = '' GROUP BY key_id) AS last
     WHERE id = last.key_id AND (last_used_at IS NULL OR last_used_at < last.at)"""
+# Last, since all processes write the same row: it is locked until the transaction ends.
+_ADD_TOTALS: Final = """
+    INSERT INTO apikeys_dailytotal (day, calls, refusals)
+    SELECT day, sum(CASE WHEN code = '' THEN calls ELSE 0 END),
+        sum(CASE WHEN code = '' THEN 0 ELSE calls END)
+    FROM used WHERE key_id IN (SELECT id FROM apikeys_apikey)
+    GROUP BY day ORDER BY day
+    ON CONFLICT (day) DO UPDATE SET calls = apikeys_dailytotal.calls + excluded.calls,
+        refusals = apikeys_dailytotal.refusals + excluded.refusals"""
 
 
 def _add(counted: Mapping[Used, tuple[int, datetime]]) -> None:
     used, rows = _USED[connection.vendor], _as_json(counted)
+    statements = [_LOCK[connection.vendor]]
+    codes = {code for _key_id, _hour, code in counted}
+    if "" in codes:
+        statements += [_ADD_HOURS, _ADD_DAYS, _SET_LAST_USE]
+    if codes != {""}:
+        statements.append(_ADD_REFUSALS)
     with connection.cursor() as cursor:
-        for statement in [_LOCK[connection.vendor], _ADD_HOURS, _ADD_DAYS, _SET_LAST_USE]:
+        for statement in [*statements, _ADD_TOTALS]:
             cursor.execute(used + statement, [rows])
 
 
@@ -219,10 +257,11 @@ def _as_json(counted: Mapping[Used, tuple[int, datetime]]) -> str:
                 "key_id": id_of(key_id, connection),
                 "hour": hour_of(hour, connection),
                 "day": day_of(hour.date(), connection),
+                "code": code,
                 "calls": calls,
                 "at": at_of(at, connection),
             }
-            for (key_id, hour), (calls, at) in counted.items()
+            for (key_id, hour, code), (calls, at) in counted.items()
         ],
         default=str,
     )
@@ -233,6 +272,7 @@ os.register_at_fork(after_in_child=_counter.reset)
 
 # Of this process.
 count = _counter.count
+count_refusal = _counter.count_refusal
 note_tag = _counter.note_tag
 start = _counter.start
 flush = _counter.flush

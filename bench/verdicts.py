@@ -47,6 +47,7 @@ def _fill(*, ways: int) -> None:
             bodiless=[],
             queries={},
             count=lambda _key: None,
+            count_refusal=lambda _key, _code: None,
             count_guess=lambda _client_ip: 0,
             capacity=_VERDICTS,
         )

@@ -67,10 +67,12 @@ def allow_caching(request: Request, verdict: Verdict, *, wait: int) -> None:
     lifetime = verdict.lifetime
     if verdict.code is VerdictCode.VALID and verdict.key is not None:
         directive.allow(key_id=verdict.key.pk, expires_at=expiry, lifetime=lifetime)
-    elif verdict.code is VerdictCode.EXPIRED:
-        directive.allow(begins_at=expiry, lifetime=lifetime)
+    elif verdict.key is not None:
+        begins_at = expiry if verdict.code is VerdictCode.EXPIRED else None
+        refusal = (verdict.key.pk, verdict.code.value)
+        directive.allow(refusal=refusal, begins_at=begins_at, lifetime=lifetime)
     else:
-        directive.allow(lifetime=lifetime, is_guess=verdict.code in GUESSES, wait=wait)
+        directive.allow(lifetime=lifetime, is_guess=True, wait=wait)
 
 
 def record_use_by_network(request: Request, verdict: Verdict) -> None:

@@ -53,6 +53,7 @@ class ValidationCache:
     bodiless: paths that are only cached for requests without a body.
     queries: by path, the prefix of the query string that is cached.
     count: called with a key's id at each use.
+    count_refusal: called with a key's id and the verdict's code at each refusal.
     count_guess: called with the client IP at each failed validation. Returns 0, the seconds that
         the client has to wait, or None if only the application can decide.
     capacity: maximum of cached tokens.
@@ -71,6 +72,7 @@ class ValidationCache:
         bodiless: Iterable[str],
         queries: Mapping[str, str],
         count: Callable[[Any], None],
+        count_refusal: Callable[[Any, str], None],
         count_guess: Callable[[str], int | None],
         capacity: int,
         max_age: float = 60.0,
@@ -83,6 +85,7 @@ class ValidationCache:
         self._routes = {(method, path): path in bodiless_paths for method, path in routes}
         self._queries = queries
         self._count = count
+        self._count_refusal = count_refusal
         self._count_guess = count_guess
         self._max_age = max_age
         self._multi_host = multi_host
@@ -144,6 +147,8 @@ class ValidationCache:
             if environ.get("REMOTE_ADDR", "") not in cached.client_ips:
                 return self._miss_variant(environ, start_response, cached, variant)
             self._count(cached.key_id)
+        elif cached.refusal is not None:
+            self._count_refusal(*cached.refusal)
         elif cached.is_guess and self._count_guess(environ.get("REMOTE_ADDR", "")) != 0:
             return self._application(environ, start_response)
         start_response(response.status, response.headers)
@@ -205,6 +210,7 @@ class ValidationCache:
                 refresh_at,
                 stale_at,
                 directive.key_id,
+                directive.refusal,
                 directive.is_guess,
             )
             self._responses.add_variant(cached, variant, response, environ.get("REMOTE_ADDR", ""))

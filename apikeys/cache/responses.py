@@ -41,6 +41,7 @@ class CacheDirective:
     token: Token | None = None
     is_allowed: bool = False
     key_id: object = None
+    refusal: tuple[Any, str] | None = None
     begins_at: float = 0.0
     expires_at: float = _NEVER
     lifetime: Lifetime | None = None
@@ -51,6 +52,7 @@ class CacheDirective:
         self,
         *,
         key_id: object = None,
+        refusal: tuple[Any, str] | None = None,
         begins_at: float | None = None,
         expires_at: float | None = None,
         lifetime: Lifetime | None = None,
@@ -62,11 +64,13 @@ class CacheDirective:
         begins_at: Unix time before which it is not valid, in case the clock is set back.
         lifetime: of the row that it depends on; None: the row was read for this response.
         key_id: the key that each cached response counts as a use of; None for a refusal.
+        refusal: the key and the code that each cached response counts as a refusal of.
         is_guess: whether each cached response counts as a failed validation of the client IP.
         wait: seconds of the response's Retry-After; 0 if the client is not rate limited.
         """
         self.is_allowed = True
         self.key_id = key_id
+        self.refusal = refusal
         self.begins_at = 0.0 if begins_at is None else begins_at
         self.expires_at = _NEVER if expires_at is None else expires_at
         self.lifetime = lifetime
@@ -94,6 +98,7 @@ class CachedResponse:
     refresh_at: float
     stale_at: float
     key_id: object
+    refusal: tuple[Any, str] | None
     is_guess: bool
     # Client IPs already reported to Django for this key. A new IP is a cache miss, so that usage by
     # network is recorded.

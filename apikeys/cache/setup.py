@@ -43,6 +43,7 @@ def install(application: Application) -> Application:
         bodiless=BODILESS,
         queries=QUERIES,
         count=usage.count,
+        count_refusal=usage.count_refusal,
         count_guess=limits.count_guess_locally,
         capacity=settings.VALIDATION_CACHE_SIZE,
         max_age=settings.CACHE_MAX_AGE,

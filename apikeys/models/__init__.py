@@ -4,7 +4,7 @@ Operations on keys are in apikeys.services.
 """
 
 from apikeys.models.keys import APIKey, APIKeyQuerySet, Reason
-from apikeys.models.uses import DailyUse, HourlyUse, KeyNetwork
+from apikeys.models.uses import DailyTotal, DailyUse, HourlyRefusal, HourlyUse, KeyNetwork
 from apikeys.models.validators import (
     MAX_DESCRIPTION,
     MAX_FOLDED,
@@ -20,7 +20,9 @@ __all__ = [
     "MAX_NAME",
     "APIKey",
     "APIKeyQuerySet",
+    "DailyTotal",
     "DailyUse",
+    "HourlyRefusal",
     "HourlyUse",
     "KeyNetwork",
     "Reason",

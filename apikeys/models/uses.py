@@ -1,4 +1,4 @@
-"""The use of keys: calls per day and hour, and the networks of clients."""
+"""The use of keys: calls and refusals per day and hour, and the networks of clients."""
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -40,6 +40,46 @@ class HourlyUse(models.Model):
 
     def __str__(self) -> str:
         return f"{self.key_id} {self.hour:%Y-%m-%d %H:00}: {self.calls}"
+
+
+class HourlyRefusal(models.Model):
+    """Number of refused calls with a key, whose secret was right, in one hour (UTC), by reason."""
+
+    key = models.ForeignKey(APIKey, on_delete=models.CASCADE, related_name="hourly_refusals")
+    hour = models.DateTimeField(_("hour"))
+    # The VerdictCode.
+    code = models.CharField(_("code"), max_length=32)
+    calls = models.PositiveBigIntegerField(_("calls"), default=0)
+
+    class Meta:
+        verbose_name = _("hourly refusal")
+        verbose_name_plural = _("hourly refusals")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["key", "hour", "code"], name="apikeys_hourlyrefusal_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.key_id} {self.hour:%Y-%m-%d %H:00} {self.code}: {self.calls}"
+
+
+class DailyTotal(models.Model):
+    """Number of calls and of refused calls with all keys on one day (UTC).
+
+    A row of its own, since the sum of a million keys takes seconds. Deleted keys stay counted.
+    """
+
+    day = models.DateField(_("day"), primary_key=True)
+    calls = models.PositiveBigIntegerField(_("calls"), default=0)
+    refusals = models.PositiveBigIntegerField(_("refused calls"), default=0)
+
+    class Meta:
+        verbose_name = _("daily total")
+        verbose_name_plural = _("daily totals")
+
+    def __str__(self) -> str:
+        return f"{self.day}: {self.calls}, {self.refusals} refused"
 
 
 class KeyNetwork(models.Model):

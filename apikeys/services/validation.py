@@ -70,7 +70,7 @@ def validate(
     presented: a text, or a token that was parsed with this process's tag keys.
     hash_wait: seconds to wait for a free Argon2id slot (default: ARGON2_WAIT).
     db_wait: seconds to retry while the database is not available.
-    is_use: whether this counts as a use of the key.
+    is_use: whether this counts as a use of the key, or as a refusal.
     Raise HashingBusy, and django.db.Error if the database is not available.
     """
     token = presented if isinstance(presented, Token) else _parse(presented)
@@ -99,12 +99,14 @@ def _parse(presented: str) -> Token | ParseError:
 
 
 def _verdict_on(key: APIKey, token: Token, *, is_use: bool) -> Verdict:
-    """Return the verdict on a key with the secret of `token`, and count the use."""
+    """Return the verdict on a key with the secret of `token`, and count the use or refusal."""
     if key.tag_pepper is None and (pepper := key_hasher().tag_pepper(token)):
         usage.note_tag(key.pk, pepper)
     code = _state(key)
-    if code is VerdictCode.VALID and is_use:
+    if is_use and code is VerdictCode.VALID:
         usage.count(key.pk)
+    elif is_use:
+        usage.count_refusal(key.pk, code)
     return Verdict(code, key, key.lifetime)
 
 

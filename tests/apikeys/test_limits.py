@@ -173,6 +173,7 @@ def cached_app(own_version_table, transactional_db):
         bodiless=BODILESS,
         queries=QUERIES,
         count=usage.count,
+        count_refusal=usage.count_refusal,
         count_guess=limits.count_guess_locally,
         capacity=100,
     )

@@ -4,12 +4,13 @@ import logging
 from datetime import datetime, timedelta
 from threading import Event, Thread
 
-import pytest
 from django.utils import timezone
 
 from apikeys import key_networks, services, usage
-from apikeys.models import DailyUse, HourlyUse, Reason
-from tests.factories import failing_statements
+from apikeys.models import DailyTotal, DailyUse, HourlyRefusal, HourlyUse, Reason
+from apikeys.services import suspend
+from audit.services import Actor
+from tests.factories import failing_statements, wrong_secret
 
 
 def use(token, times: int = 1) -> None:
@@ -66,12 +67,52 @@ def test_counts_of_a_deleted_key_are_dropped_and_others_are_written(
         usage.flush()
 
 
-def test_a_refused_key_is_not_counted(issue):
+def test_a_refusal_is_counted_apart_with_its_reason(alice, issue):
     key, token = issue()
+    suspend(key, by=Actor())
+    use(token, 2)
+    usage.flush()
     services.revoke(key, reason=Reason.DELETED_BY_OWNER)
     use(token)
     usage.flush()
+    use(token)
+    usage.flush()
+    counted = HourlyRefusal.objects.filter(key=key).order_by("code")
+    assert list(counted.values_list("code", "calls")) == [("REVOKED", 2), ("SUSPENDED", 2)]
     assert not DailyUse.objects.exists()
+    assert not HourlyUse.objects.exists()
+    key.refresh_from_db()
+    assert key.last_used_at is None
+
+
+def test_a_wrong_secret_is_counted_as_no_refusal_of_the_key(issue):
+    key, _token = issue()
+    services.validate(wrong_secret(key))
+    services.validate("comfyui-nonsense")
+    usage.flush()
+    assert not HourlyRefusal.objects.exists()
+
+
+def test_a_look_at_a_key_counts_neither_as_use_nor_as_refusal(issue):
+    key, token = issue()
+    services.validate(token.reveal(), is_use=False)
+    services.revoke(key, reason=Reason.DELETED_BY_OWNER)
+    services.validate(token.reveal(), is_use=False)
+    usage.flush()
+    assert not HourlyRefusal.objects.exists()
+    assert not DailyUse.objects.exists()
+
+
+def test_calls_and_refusals_of_all_keys_are_added_up_by_day(alice, mallory, issue):
+    _key, token = issue("studio")
+    theirs, refused = issue("studio", owner=mallory)
+    services.revoke(theirs, reason=Reason.DELETED_BY_OWNER)
+    for _ in range(2):
+        use(token, 3)
+        use(refused)
+        usage.flush()
+    total = DailyTotal.objects.get()
+    assert (total.day, total.calls, total.refusals) == (timezone.now().date(), 6, 2)
 
 
 def test_a_warm_use_costs_no_query_of_its_own(issue, django_assert_num_queries):
@@ -103,7 +144,7 @@ def test_more_keys_than_a_batch_are_all_counted(issue):
 def test_counts_that_cannot_be_written_are_kept_for_the_next_flush(issue, caplog):
     _key, token = issue()
     use(token, 2)
-    with failing_statements("apikeys_hourlyuse"), caplog.at_level(logging.WARNING):
+    with failing_statements("apikeys_dailytotal"), caplog.at_level(logging.WARNING):
         usage.flush()
     assert "kept for the next try" in caplog.text
     use(token)
@@ -165,38 +206,3 @@ def test_a_forked_child_does_not_wait_for_the_flush_of_its_parent(monkeypatch):
     assert not child.is_alive()
     may_end.set()
     parent.join(30)
-
-
-@pytest.mark.parametrize("times", [1, 7])
-def test_the_usage_page_shows_plain_numbers(alice, issue, signed_in, times):
-    _key, token = issue("studio")
-    gone, gone_token = issue("gone")
-    use(token, times)
-    use(gone_token)
-    usage.flush()
-    services.revoke(gone, reason=Reason.DELETED_BY_OWNER)
-    page = signed_in(alice).get("/usage/")
-    rows = {row.name: (numbers[0], total) for row, numbers, total in page.context["rows"]}
-    assert rows == {"studio": (times, times), "gone": (1, 1)}
-    assert f"{times + 1} calls in all" in page.text
-
-
-def test_mallory_sees_none_of_alices_usage(mallory, issue, signed_in):
-    _key, token = issue("studio")
-    use(token)
-    usage.flush()
-    page = signed_in(mallory).get("/usage/")
-    assert "studio" not in page.text
-    assert "Nothing to count yet" in page.text
-
-
-def test_the_usage_page_runs_a_bounded_number_of_queries(
-    alice, issue, signed_in, django_assert_max_num_queries
-):
-    for number in range(20):
-        _key, token = issue(f"key {number}")
-        use(token)
-    usage.flush()
-    client = signed_in(alice)
-    with django_assert_max_num_queries(5):
-        client.get("/usage/")

@@ -63,6 +63,7 @@ def make_cache(application: Any, versions: VersionTable, **options: Any) -> Vali
         "bodiless": BODILESS,
         "queries": QUERIES,
         "count": usage.count,
+        "count_refusal": usage.count_refusal,
         "count_guess": limits.count_guess_locally,
         "capacity": 100,
     }
@@ -524,6 +525,18 @@ def test_each_cache_hit_counts_as_a_use(issue, cached_app):
     usage.flush()
     assert key.daily_uses.get().calls == 4
     assert key.hourly_uses.get().calls == 4
+
+
+def test_each_cached_refusal_counts_as_one(issue, cached_app, misses):
+    key, token = issue("studio")
+    services.revoke(key, reason=Reason.DELETED_BY_OWNER)
+    for _ in range(4):
+        code_of(cached_app, token.reveal())
+    assert len(misses) == 1
+    usage.flush()
+    refusal = key.hourly_refusals.get()
+    assert (refusal.code, refusal.calls) == ("REVOKED", 4)
+    assert not key.daily_uses.exists()
 
 
 # --- Age -------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ def entry() -> CachedResponse:
         refresh_at=0.0,
         stale_at=0.0,
         key_id=None,
+        refusal=None,
         is_guess=False,
     )
 
