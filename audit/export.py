@@ -1,21 +1,18 @@
 """Export formats of the audit log: CSV (RFC 4180) for spreadsheets, JSON lines for programs."""
 
-import csv
-import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from django.db.models import QuerySet
 
 from audit.models import Event
+from core.spreadsheets import csv_line
 
 _FIELDS: Final = (
     "id", "at", "action", "account_id", "actor_id", "key_id", "public_id", "via", "address",
     "detail",
 )  # fmt: skip
-# Spreadsheets run cells that start with one of these as formulas.
-_FORMULA_PREFIXES: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_json_lines(events: QuerySet[Event]) -> Iterator[str]:
@@ -26,10 +23,10 @@ def as_json_lines(events: QuerySet[Event]) -> Iterator[str]:
 
 def as_csv(events: QuerySet[Event]) -> Iterator[str]:
     """Yield a header line, then one line per event; `detail` is JSON."""
-    yield _line(_FIELDS)
+    yield csv_line(_FIELDS)
     for row in _rows(events):
         detail = json.dumps(row["detail"], ensure_ascii=False)
-        yield _line(_escape_formula(value) for value in ({**row, "detail": detail}).values())
+        yield csv_line({**row, "detail": detail}.values())
 
 
 FORMATS: Final[dict[str, tuple[str, Callable[[QuerySet[Event]], Iterator[str]]]]] = {
@@ -42,14 +39,3 @@ def _rows(events: QuerySet[Event]) -> Iterator[dict[str, object]]:
     # In chunks: the audit log of years does not fit into memory.
     for row in events.values(*_FIELDS).iterator(chunk_size=2_000):
         yield {**row, "at": row["at"].isoformat()}
-
-
-def _line(cells: Iterable[object]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow(cells)
-    return line.getvalue()
-
-
-def _escape_formula(value: object) -> str:
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(_FORMULA_PREFIXES) else text
