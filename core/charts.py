@@ -17,8 +17,8 @@ from django.utils.translation import gettext as _
 
 register = template.Library()
 
-# Highest values of an axis, times a power of ten: half of each is a whole number, too.
-_TOPS: Final = (1, 2, 4, 6, 8, 10, 12, 16)
+# Highest values of an axis, times a power of ten.
+_TOPS: Final = (1, 2, 3, 4, 5, 6, 8, 10)
 # The least height of a bar, in percent.
 _LEAST: Final = 1.5
 # The size of a sparkline's coordinates. Lines are inset, since half of their width is outside.
@@ -79,6 +79,7 @@ def bar_chart(chart: Chart) -> SafeString:
     slot = 100 / max(len(chart.bars), 1)
     is_rtl = translation.get_language_bidi()
     bars = []
+    density = "few" if len(chart.bars) <= 10 else "some" if len(chart.bars) <= 40 else "many"
     for number, bar in enumerate(chart.bars):
         place = len(chart.bars) - 1 - number if is_rtl else number
         amounts = _amounts(chart.series, [bar.value, bar.second])
@@ -96,10 +97,18 @@ def bar_chart(chart: Chart) -> SafeString:
         "chart": chart,
         "bars": bars,
         "slot": _short(slot),
-        "density": "few" if len(bars) <= 10 else "some" if len(bars) <= 40 else "many",
+        "density": density,
+        # The end of the axis, where the text of the last bar would protrude.
+        "end": "0" if is_rtl else "100",
         "scale": [_number(top), _number(top // 2) if top > 1 else "", _number(0)],
     }
     return render_to_string("charts/bar_chart.html", context)
+
+
+@register.filter
+def total(values: Sequence[int]) -> int:
+    """Return the sum, for the text alternative of a sparkline."""
+    return sum(values)
 
 
 @register.simple_tag
@@ -116,11 +125,15 @@ def sparkline(values: Sequence[int], label: str = "") -> SafeString:
 
 
 def axis_top(peak: int) -> int:
-    """Return the highest value of an axis for bars up to `peak`: a round number, at least 1."""
+    """Return the highest value of an axis for bars up to `peak`: round, and even or 1.
+
+    Half of it is a number of the axis, too.
+    """
     power = 1
     while power * _TOPS[-1] < peak:
         power *= 10
-    return next(power * top for top in _TOPS if power * top >= peak)
+    tops = (power * top for top in _TOPS)
+    return next(top for top in tops if top >= peak and (top == 1 or top % 2 == 0))
 
 
 def _y(value: int, top: int, *, below: float = 100) -> float:

@@ -10,7 +10,7 @@ from rest_framework import serializers
 
 from accounts.models import User
 from accounts.services import display_name
-from apikeys import expiry, scopes, tokens
+from apikeys import expiry, scopes, tokens, usage_reports
 from apikeys.api.naming import shown, suggestion
 from apikeys.models import APIKey, validate_scopes
 from apikeys.services import VerdictCode
@@ -85,6 +85,58 @@ class APIKeyListSerializer(serializers.Serializer[dict[str, list[APIKey]]]):
 
 class IssuedAPIKeySerializer(serializers.Serializer[dict[str, APIKey]]):
     api_key = APIKeyWithPlaintextSerializer()
+
+
+class UsageBucketSerializer(serializers.Serializer[usage_reports.Slot]):
+    """The calls of one hour or day."""
+
+    start = serializers.SerializerMethodField(help_text="When the hour or day begins.")
+    calls = serializers.IntegerField()
+    refusals = serializers.IntegerField(help_text="Refused calls. They are not among the calls.")
+
+    def get_start(self, slot: usage_reports.Slot) -> datetime:
+        # REST framework's field would convert it to UTC, where it is no midnight.
+        return slot.start
+
+
+class KeyUsageSerializer(serializers.Serializer[usage_reports.Row]):
+    """The calls of one key."""
+
+    id = serializers.UUIDField(source="key.pk")
+    name = serializers.CharField(source="key.name")
+    key_prefix = serializers.SerializerMethodField()
+    calls = serializers.IntegerField()
+    refusals = serializers.IntegerField()
+    refusals_by_code = serializers.DictField(
+        child=serializers.IntegerField(),
+        source="codes",
+        help_text="Refused calls by the error's code, such as EXPIRED.",
+    )
+
+    def get_key_prefix(self, row: usage_reports.Row) -> str:
+        return f"{tokens.PREFIX}{row.key.public_id}"
+
+
+class UsageSerializer(serializers.Serializer[usage_reports.Report]):
+    """The calls of an account's keys in a period."""
+
+    period = serializers.ChoiceField(choices=list(usage_reports.PERIODS))
+    time_zone = serializers.CharField(source="zone")
+    bucket = serializers.SerializerMethodField()
+    calls = serializers.IntegerField()
+    refusals = serializers.IntegerField()
+    buckets = UsageBucketSerializer(
+        many=True, source="slots", help_text="Without gaps, oldest first."
+    )
+    keys = KeyUsageSerializer(
+        many=True,
+        source="rows",
+        help_text="The most used first. Deleted keys are listed if they were used.",
+    )
+
+    @extend_schema_field(serializers.ChoiceField(choices=["hour", "day"]))
+    def get_bucket(self, report: usage_reports.Report) -> str:
+        return "hour" if report.is_hourly else "day"
 
 
 class StrictStringField(serializers.CharField):

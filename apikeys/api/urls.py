@@ -6,6 +6,7 @@ from django.urls.converters import StringConverter
 from apikeys.api import admin_verify, comfyui, forwardauth, validation
 from apikeys.api import views as api_views
 from apikeys.api.docs import Docs, Schema
+from apikeys.api.usage import UsageView
 
 
 class HostedComfyUI(StringConverter):
@@ -25,6 +26,7 @@ urlpatterns = [
     path("customers/api-keys", api_views.APIKeysView.as_view(), name="api_keys"),
     path("customers/api-keys/<key_id>", api_views.APIKeyView.as_view(), name="api_key"),
     path("customers/api-keys/<key_id>/roll", api_views.RotateView.as_view(), name="api_roll"),
+    path("customers/usage", UsageView.as_view(), name="api_usage"),
     path("api/v1/keys/validate", validation.ValidateView.as_view(), name="api_validate"),
     path("api/v1/keys/validate/batch", validation.BatchView.as_view(), name="api_batch"),
     path("api/v1/auth", forwardauth.ForwardAuthView.as_view(), name="api_forward_auth"),
