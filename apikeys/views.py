@@ -1,8 +1,7 @@
-"""The pages of a user's keys and their use."""
+"""The pages of a user's keys."""
 
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
 from uuid import UUID
 
 from django import forms
@@ -14,7 +13,6 @@ from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_safe
 
@@ -23,14 +21,13 @@ from accounts.requests import current_user
 from accounts.services import may_hold_keys
 from apikeys import services, tokens
 from apikeys.forms import NewKeyForm, RotateForm
-from apikeys.models import APIKey, DailyUse, Reason
+from apikeys.models import APIKey, Reason
 from apikeys.tokens import Token
 from audit.models import Via
 from audit.services import actor
 from core.error_views import rate_limited_page
 
 PER_PAGE = 20
-USAGE_DAYS = 7
 # Form fields to keep while the user re-authenticates.
 _KEPT = ["name", "description", "expires", "expires_on", "scopes"]
 
@@ -98,31 +95,6 @@ def rotate(request: HttpRequest, key_id: UUID) -> HttpResponse:
         "apikeys/roll.html",
         {"key": key, "form": form, "section": "keys"},
         status=400 if form.errors else 200,
-    )
-
-
-@login_required
-@require_safe
-def usage(request: HttpRequest) -> HttpResponse:
-    """Show calls per key and day (UTC) of the last week."""
-    today = timezone.now().date()
-    days = [today - timedelta(days=back) for back in range(USAGE_DAYS)]
-    counted = DailyUse.objects.filter(key__owner=current_user(request), day__gte=days[-1])
-    calls = {(use.key_id, use.day): use.calls for use in counted}
-    # Deleted keys, too, if they were used this week.
-    listed = APIKey.objects.filter(owner=current_user(request)).filter(
-        pk__in={key_id for key_id, _day in calls}
-    ) | APIKey.objects.kept().filter(owner=current_user(request))
-    rows = [(key, [calls.get((key.pk, day), 0) for day in days]) for key in listed.order_by("name")]
-    return render(
-        request,
-        "apikeys/usage.html",
-        {
-            "days": days,
-            "rows": [(key, numbers, sum(numbers)) for key, numbers in rows],
-            "total": sum(calls.values()),
-            "section": "usage",
-        },
     )
 
 

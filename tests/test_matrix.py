@@ -87,6 +87,7 @@ API = {
     "customers/api-keys/<key_id>/roll": Row(
         (401, 405, 405), (401, 404, 404), (401, 405, 405), sends={"overlap_seconds": "0"}
     ),
+    "customers/usage": Row((401, 200, 200), (401, 405, 405), (401, 405, 405)),
     "api/v1/keys/validate": Row(
         all_get(405), all_get(200), all_get(405), sends={"key": "comfyui-nonsense"}
     ),
@@ -138,6 +139,7 @@ PAGES = {
     "keys/<uuid:key_id>/delete": Row(signed_in(404), signed_in(404)),
     "keys/<uuid:key_id>/roll": Row(signed_in(404), signed_in(404), sends={"overlap": "0"}),
     "usage/": Row(signed_in(200), signed_in(405)),
+    "usage.csv": Row(signed_in(200), signed_in(405)),
     "connect": Row(all_get(200), all_get(200), sends={"key": "comfyui-nonsense"}),
     # Whatever key is passed there is not alice's. Its holder may revoke it.
     "leaks": Row(all_get(200), all_get(400), sends={"key": "comfyui-nonsense"}),
@@ -722,6 +724,7 @@ API_URLS = [
     "/customers/api-keys/0d6a52dc-6ad1-4b7b-8a8a-2b6f3c7f5c11",
     "/customers/api-keys/not-a-uuid",
     "/customers/api-keys/0d6a52dc-6ad1-4b7b-8a8a-2b6f3c7f5c11/roll",
+    "/customers/usage",
     "/api/v1/keys/validate",
     "/api/v1/keys/validate/batch",
     "/api/v1/leaks",
@@ -832,7 +835,14 @@ def assert_says_error(response: HttpResponseBase, method: str, label: str) -> No
 
 @pytest.mark.parametrize(
     "url",
-    ["/keys/?q={}", "/keys/?page={}", "/usage/?day={}", f"{KEYS}?q={{}}", f"{KEYS}?state={{}}"],
+    [
+        "/keys/?q={}",
+        "/keys/?page={}",
+        "/usage/?day={}",
+        "/usage/?period={}",
+        f"{KEYS}?q={{}}",
+        f"{KEYS}?state={{}}",
+    ],
 )
 def test_no_text_in_a_url_breaks_a_page(url, browser_of, issue):
     """PostgreSQL text can't contain NUL, for example."""

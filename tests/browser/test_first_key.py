@@ -120,7 +120,7 @@ def test_alice_signs_up_creates_uses_and_deletes_a_key_and_logs_out(
 
     # Uses are counted in memory and written at intervals.
     page.wait_for_function(
-        "async () => (await (await fetch('/usage/')).text()).includes('1 call in all')"
+        "async () => (await (await fetch('/usage/')).text()).includes('API calls: 1.')"
     )
     page.get_by_role("link", name="Usage").click()
     expect(page.get_by_role("row", name="studio-pc")).to_contain_text("1")
