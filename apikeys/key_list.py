@@ -23,6 +23,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models import User
 from apikeys import tokens
 from apikeys.models import APIKey, KeyState
+from apikeys.usage_reports import sparklines
 from core.collation import in_alphabetical_order
 
 PER_PAGE: Final = 20
@@ -128,12 +129,14 @@ class Row:
     key: APIKey
     # Whether this row is below the key that replaces its key.
     is_replaced: bool
+    # Calls on each of the last 30 days, oldest first; empty if no key was ever used.
+    daily_calls: list[int]
 
 
 class KeyList:
     """A part of the list of a user's keys, as the template shows it.
 
-    Costs five queries at most, however many keys there are.
+    Costs six queries at most, however many keys there are.
     """
 
     def __init__(self, owner: User, parameters: Parameters) -> None:
@@ -154,7 +157,15 @@ class KeyList:
         self.parameters = replace(parameters, page=self.page.number)
         has_replaced = self._counts["replaced"] and self.page.object_list
         replaced = found.filter(is_below).order_by("-created_at") if has_replaced else []
-        self.rows = _rows(self.page, replaced)
+        listed = _in_rows(self.page, replaced)
+        has_use = self._counts["ever_used"] and listed
+        calls = sparklines([key.pk for key, _is_replaced in listed]) if has_use else {}
+        self.rows = [Row(key, is_replaced, calls.get(key.pk, [])) for key, is_replaced in listed]
+
+    @property
+    def has_use(self) -> bool:
+        """Return whether any key was ever used."""
+        return bool(self._counts["ever_used"])
 
     @property
     def total(self) -> int:
@@ -233,18 +244,21 @@ def _order_by(sort: str) -> list[OrderBy]:
     return [ordered, F("created_at").desc(), F("pk").desc()]
 
 
-def _rows(page: Page[APIKey], replaced: Iterable[APIKey]) -> list[Row]:
-    """Return the keys of the page, each followed by those that it has replaced."""
+def _in_rows(page: Page[APIKey], replaced: Iterable[APIKey]) -> list[tuple[APIKey, bool]]:
+    """Return the keys of the page, each followed by those that it has replaced.
+
+    With each key comes whether it is a replaced one.
+    """
     predecessors: dict[UUID | None, list[APIKey]] = defaultdict(list)
     for key in replaced:
         predecessors[key.successor_id].append(key)
     rows = []
     for key in page:
-        rows.append(Row(key, is_replaced=False))
+        rows.append((key, False))
         # A key may be replaced again before the one that it has replaced expires.
         waiting = predecessors[key.pk]
         while waiting:
             older = waiting.pop()
-            rows.append(Row(older, is_replaced=True))
+            rows.append((older, True))
             waiting += predecessors[older.pk]
     return rows

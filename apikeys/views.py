@@ -21,7 +21,7 @@ from accounts import reauthentication
 from accounts.requests import current_user
 from accounts.services import may_hold_keys
 from apikeys import services
-from apikeys.connect_views import instructions, likely_installation
+from apikeys.connect_views import instructions, system_of
 from apikeys.first_use import first_use_text
 from apikeys.forms import NewKeyForm, RotateForm
 from apikeys.key_list import KeyList, Parameters
@@ -187,7 +187,7 @@ def _keys_page(
             "keys": keys,
             "page": keys.page,
             "back": keys.parameters,
-            "installation": likely_installation(request.headers.get("User-Agent", "")),
+            "installation": system_of(request),
             "section": "keys",
             **instructions(),
             **context,
