@@ -98,7 +98,7 @@ class AccountForm(UserChangeForm[User]):
         loses = any(not data.get(name, True) for name in rights)
         if loses and services.is_last_administrator(self.instance):
             raise forms.ValidationError(
-                _("This is the last administrator. Nobody could manage this site anymore."),
+                _("This is the last administrator. No one could manage this site anymore."),
                 code="last_administrator",
             )
         if self.instance == self.staff and not data.get("is_active", True):
@@ -167,7 +167,7 @@ class UserAdmin(LargeTableAdmin, DjangoUserAdmin[User]):
         listed = reverse("admin:apikeys_apikey_changelist", query={"owner__id__exact": user.pk})
         return format_html('<a href="{}">{}</a>', listed, _("API keys of this account"))
 
-    @admin.display(description=_("Second factors"))
+    @admin.display(description=_("Two-factor authentication"))
     def factors(self, user: User) -> str:
         kinds = Authenticator.objects.filter(user=user).values_list("type", flat=True)
         return ", ".join(str(Authenticator.Type(kind).label) for kind in kinds) or "–"
@@ -193,17 +193,18 @@ class UserAdmin(LargeTableAdmin, DjangoUserAdmin[User]):
         return request.user.has_perm("accounts.recover_user")
 
     @admin.action(
-        description=_("Remove the second factors of the selected accounts"), permissions=["recover"]
+        description=_("Remove two-factor authentication of the selected accounts"),
+        permissions=["recover"],
     )
     def remove_factors(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse | None:
-        """Remove the second factors of the selected accounts, after a confirmation page."""
+        """Remove two-factor authentication of the selected accounts, after a confirmation page."""
         if not request.POST.get("confirmed"):
             return TemplateResponse(
                 request,
                 "admin/accounts/user/remove_factors.html",
                 {
                     **self.admin_site.each_context(request),
-                    "title": _("Remove second factors"),
+                    "title": _("Remove two-factor authentication"),
                     "users": queryset,
                     "opts": self.opts,
                 },
@@ -213,7 +214,7 @@ class UserAdmin(LargeTableAdmin, DjangoUserAdmin[User]):
         for user in queryset:
             services.remove_factors(user)
             self.log_change(request, user, "Removed the second factors.")
-        self.message_user(request, _("The second factors were removed."), messages.SUCCESS)
+        self.message_user(request, _("Two-factor authentication was removed."), messages.SUCCESS)
         return None
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:

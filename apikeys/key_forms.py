@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as _lazy
+from django.utils.translation import gettext_lazy
 
 from apikeys import expiry, scopes, services
 from apikeys.models import MAX_DESCRIPTION, MAX_NAME, APIKey, read_allowed_networks
@@ -23,9 +23,9 @@ _ON_DATE: Final = "date"
 _DAYS: Final = (30, 90, 365)
 
 _SCOPES: Final[dict[str, str | Promise]] = {
-    scopes.SIGN_IN: _lazy("Sign in to ComfyUI"),
-    scopes.ANY_PROVIDER: _lazy("Use API nodes through this site's gateway"),
-    scopes.MANAGE: _lazy("List, rotate and delete your keys"),
+    scopes.SIGN_IN: gettext_lazy("Sign in to ComfyUI"),
+    scopes.ANY_PROVIDER: gettext_lazy("Use API nodes through this site's gateway"),
+    scopes.MANAGE: gettext_lazy("List, rotate and delete your keys"),
 }
 # The field that an error of services.update belongs to, by its code.
 _FIELDS: Final = {
@@ -51,43 +51,43 @@ class KeyForm(forms.Form):
     """The values of a key that its owner may change. services.update validates them."""
 
     name = forms.CharField(
-        label=_lazy("Name"),
+        label=gettext_lazy("Name"),
         max_length=MAX_NAME,
         strip=False,
-        error_messages={"required": _lazy("Name this key so you can recognize it later.")},
+        error_messages={"required": gettext_lazy("Name this key so you can recognize it later.")},
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
     description = forms.CharField(
-        label=_lazy("Description"),
+        label=gettext_lazy("Description"),
         required=False,
         max_length=MAX_DESCRIPTION,
         strip=False,
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
-    expiry = forms.ChoiceField(label=_lazy("Expires"), initial=_KEEP)
+    expiry = forms.ChoiceField(label=gettext_lazy("Expires"), initial=_KEEP)
     expiry_date = forms.DateField(
-        label=_lazy("Last day"),
+        label=gettext_lazy("Last day"),
         required=False,
         widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
-        help_text=_lazy("The key works until this day ends (UTC)."),
+        help_text=gettext_lazy("The key works until this day ends (UTC)."),
     )
     scopes = forms.MultipleChoiceField(
-        label=_lazy("Permissions"),
+        label=gettext_lazy("Permissions"),
         widget=forms.CheckboxSelectMultiple,
         error_messages={
-            "required": _lazy("Keep at least one permission. To stop a key, delete it."),
+            "required": gettext_lazy("Keep at least one permission. To stop a key, delete it."),
         },
-        help_text=_lazy("Permissions can be removed, not added: create a new key for more."),
+        help_text=gettext_lazy("Permissions can be removed, not added: create a new key for more."),
     )
     allowed_networks = forms.CharField(
-        label=_lazy("Allowed networks"),
+        label=gettext_lazy("Allowed networks"),
         required=False,
         strip=False,
         max_length=4000,
         widget=forms.Textarea(
             attrs={"rows": 2, "autocomplete": "off", "spellcheck": "false", "dir": "ltr"}
         ),
-        help_text=_lazy(
+        help_text=gettext_lazy(
             "One IP address or network in each line, such as 203.0.113.7 or 2001:db8::/48. "
             "Empty: the key works from everywhere."
         ),

@@ -11,8 +11,8 @@ _STAFF_ACTIONS: Final = {Action.STAFF_VIEWED, Action.STAFF_CHANGED, Action.STAFF
 # Login methods, and reasons for failed log-ins.
 _LOGIN_METHODS: Final = {
     "password": _("password"),
-    "code": _("code by mail"),
-    "factor": _("second factor"),
+    "code": _("code by email"),
+    "factor": _("two-factor authentication"),
     "totp": _("authenticator app"),
     "webauthn": _("passkey"),
     "recovery_codes": _("recovery codes"),

@@ -17,7 +17,7 @@ from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString
 from django.utils.text import get_text_list
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy as _lazy
+from django.utils.translation import gettext_lazy
 
 from audit.models import Action, Event, Via
 from core import dates
@@ -97,51 +97,54 @@ def by_day(entries: Sequence[Entry]) -> list[tuple[date, str, list[Entry]]]:
 
 # By action. {key} is the name of the key.
 _SENTENCES: Final[Mapping[str, Text]] = {
-    Action.KEY_ISSUED: _lazy("Created {key}."),
-    Action.KEY_ROTATED: _lazy("Rotated {key}. The old key no longer works."),
-    Action.KEY_CHANGED: _lazy("Changed {key}."),
-    Action.KEY_REVOKED: _lazy("Deleted {key}."),
-    Action.KEY_SUSPENDED: _lazy("Suspended {key}. It's refused until it is restored."),
-    Action.KEY_RESTORED: _lazy("Restored {key}. It works again."),
-    Action.KEY_LEAKED: _lazy("{key} was reported as exposed."),
-    Action.KEY_NEW_NETWORK: _lazy("{key} was used from a new network."),
-    Action.KEY_REFUSED: _lazy("{key} was refused."),
-    Action.ACCOUNT_CREATED: _lazy("Created the account."),
-    Action.SIGNED_IN: _lazy("Logged in."),
-    Action.SIGN_IN_REFUSED: _lazy("A log-in failed."),
-    Action.SIGNED_OUT: _lazy("Logged out."),
-    Action.PASSWORD_CHANGED: _lazy("Changed the password."),
-    Action.EMAIL_CHANGED: _lazy("Changed the email."),
-    Action.FACTOR_ADDED: _lazy("Added a second factor."),
-    Action.FACTOR_REMOVED: _lazy("Removed a second factor."),
-    Action.LOGIN_ADDED: _lazy("Connected a login."),
-    Action.LOGIN_REMOVED: _lazy("Disconnected a login."),
-    Action.ACCOUNT_DISABLED: _lazy("Disabled the account. Its keys are refused."),
-    Action.ACCOUNT_ENABLED: _lazy("Enabled the account. Its keys work again."),
-    Action.ACCOUNT_DELETED: _lazy("Deleted the account."),
-    Action.STAFF_VIEWED: _lazy("Viewed this account."),
-    Action.STAFF_CHANGED: _lazy("Changed this account."),
-    Action.STAFF_LOOKED_UP: _lazy("Looked up {key}."),
-    Action.STAFF_REFUSED: _lazy("Was refused a staff page."),
-    Action.STAFF_EXPORTED: _lazy("Exported the audit log."),
-    Action.SERVICE_USED: _lazy("A service asked about keys."),
-    Action.SERVICE_REFUSED: _lazy("A service was refused."),
+    Action.KEY_ISSUED: gettext_lazy("Created {key}."),
+    Action.KEY_ROTATED: gettext_lazy("Rotated {key}. The old key no longer works."),
+    Action.KEY_CHANGED: gettext_lazy("Changed {key}."),
+    Action.KEY_REVOKED: gettext_lazy("Deleted {key}."),
+    Action.KEY_SUSPENDED: gettext_lazy("Suspended {key}. It's refused until it is restored."),
+    Action.KEY_RESTORED: gettext_lazy("Restored {key}. It works again."),
+    Action.KEY_LEAKED: gettext_lazy("{key} was reported as exposed."),
+    Action.KEY_NEW_NETWORK: gettext_lazy("{key} was used from a new network."),
+    Action.KEY_REFUSED: gettext_lazy("{key} was refused."),
+    Action.ACCOUNT_CREATED: gettext_lazy("Created the account."),
+    Action.SIGNED_IN: gettext_lazy("Logged in."),
+    Action.SIGN_IN_REFUSED: gettext_lazy("A log-in failed."),
+    Action.SIGNED_OUT: gettext_lazy("Logged out."),
+    Action.PASSWORD_CHANGED: gettext_lazy("Changed the password."),
+    Action.EMAIL_CHANGED: gettext_lazy("Changed the email."),
+    Action.FACTOR_ADDED: gettext_lazy("Added a second factor."),
+    Action.FACTOR_REMOVED: gettext_lazy("Removed a second factor."),
+    Action.LOGIN_ADDED: gettext_lazy("Connected a login."),
+    Action.LOGIN_REMOVED: gettext_lazy("Disconnected a login."),
+    Action.ACCOUNT_DISABLED: gettext_lazy("Disabled the account. Its keys are refused."),
+    Action.ACCOUNT_ENABLED: gettext_lazy("Enabled the account. Its keys work again."),
+    Action.ACCOUNT_DELETED: gettext_lazy("Deleted the account."),
+    Action.STAFF_VIEWED: gettext_lazy("Viewed this account."),
+    Action.STAFF_CHANGED: gettext_lazy("Changed this account."),
+    Action.STAFF_LOOKED_UP: gettext_lazy("Looked up {key}."),
+    Action.STAFF_REFUSED: gettext_lazy("Was refused a staff page."),
+    Action.STAFF_EXPORTED: gettext_lazy("Exported the audit log."),
+    Action.SERVICE_USED: gettext_lazy("A service asked about keys."),
+    Action.SERVICE_REFUSED: gettext_lazy("A service was refused."),
 }
 
 # Values of details with a sentence of their own: by action, the name of the detail and its values.
 # None: any value.
 _VARIANTS: Final[Mapping[str, Sequence[tuple[str, Mapping[str | None, Text]]]]] = {
     Action.KEY_ISSUED: [
-        ("replaces", {None: _lazy("Created a new key for {key}, which replaces the old one.")}),
+        (
+            "replaces",
+            {None: gettext_lazy("Created a new key for {key}, which replaces the old one.")},
+        ),
     ],
     Action.KEY_CHANGED: [
         (
             "changed",
             {
-                "name": _lazy("Renamed {old_key} to {key}."),
-                "description": _lazy("Changed the description of {key}."),
-                "scopes": _lazy("Narrowed the permissions of {key}."),
-                None: _lazy("Changed {key}: {fields}."),
+                "name": gettext_lazy("Renamed {old_key} to {key}."),
+                "description": gettext_lazy("Changed the description of {key}."),
+                "scopes": gettext_lazy("Narrowed the permissions of {key}."),
+                None: gettext_lazy("Changed {key}: {fields}."),
             },
         ),
     ],
@@ -149,10 +152,10 @@ _VARIANTS: Final[Mapping[str, Sequence[tuple[str, Mapping[str | None, Text]]]]] 
         (
             "reason",
             {
-                "account": _lazy("Deleted {key} with the account."),
-                "rolled": _lazy("Deleted {key}, which was replaced by a new key."),
-                "leaked": _lazy("Deleted {key}, because it was reported as exposed."),
-                "code": _lazy("Deleted {key}, because the code for it was used twice."),
+                "account": gettext_lazy("Deleted {key} with the account."),
+                "rolled": gettext_lazy("Deleted {key}, which was replaced by a new key."),
+                "leaked": gettext_lazy("Deleted {key}, because it was reported as exposed."),
+                "code": gettext_lazy("Deleted {key}, because the code for it was used twice."),
             },
         ),
     ],
@@ -160,56 +163,60 @@ _VARIANTS: Final[Mapping[str, Sequence[tuple[str, Mapping[str | None, Text]]]]] 
         (
             "reporter",
             {
-                "github": _lazy("{key} was found in public by GitHub."),
-                "service": _lazy("{key} was found in public by a scanning service."),
-                "person": _lazy("{key} was reported as exposed by someone who had all of it."),
-                "staff": _lazy("{key} was reported as exposed by an administrator."),
+                "github": gettext_lazy("{key} was found in public by GitHub."),
+                "service": gettext_lazy("{key} was found in public by a scanning service."),
+                "person": gettext_lazy(
+                    "{key} was reported as exposed by someone who had all of it."
+                ),
+                "staff": gettext_lazy("{key} was reported as exposed by an administrator."),
             },
         ),
     ],
     Action.KEY_NEW_NETWORK: [
-        ("first", {"yes": _lazy("{key} was used for the first time, from {network}.")}),
-        ("network", {None: _lazy("{key} was used from a new network, {network}.")}),
+        ("first", {"yes": gettext_lazy("{key} was used for the first time, from {network}.")}),
+        ("network", {None: gettext_lazy("{key} was used from a new network, {network}.")}),
     ],
     Action.KEY_REFUSED: [
         (
             "code",
             {
-                "REVOKED": _lazy("{key} was refused, because it was deleted."),
-                "SUSPENDED": _lazy("{key} was refused, because it is suspended."),
-                "EXPIRED": _lazy("{key} was refused, because it has expired."),
-                "ACCOUNT_DISABLED": _lazy("{key} was refused, because the account is disabled."),
-                "NETWORK_NOT_ALLOWED": _lazy(
+                "REVOKED": gettext_lazy("{key} was refused, because it was deleted."),
+                "SUSPENDED": gettext_lazy("{key} was refused, because it is suspended."),
+                "EXPIRED": gettext_lazy("{key} was refused, because it has expired."),
+                "ACCOUNT_DISABLED": gettext_lazy(
+                    "{key} was refused, because the account is disabled."
+                ),
+                "NETWORK_NOT_ALLOWED": gettext_lazy(
                     "{key} was refused, because it may not be used from this network."
                 ),
             },
         ),
     ],
     Action.SIGNED_IN: [
-        ("how", {"": _lazy("Logged in."), None: _lazy("Logged in with {methods}.")}),
+        ("how", {"": gettext_lazy("Logged in."), None: gettext_lazy("Logged in with {methods}.")}),
     ],
     Action.SIGN_IN_REFUSED: [
         (
             "why",
             {
-                "password": _lazy("A log-in failed: the password was wrong."),
-                "factor": _lazy("A log-in failed: the second factor was wrong."),
-                "code": _lazy("A log-in failed: the code from the email was wrong."),
-                "disabled": _lazy("A log-in failed: the account is disabled."),
-                "provider": _lazy("A log-in with {provider} failed."),
-                "google": _lazy("A Google login that is not connected here was refused."),
-                "github": _lazy("A GitHub login that is not connected here was refused."),
+                "password": gettext_lazy("A log-in failed: the password was wrong."),
+                "factor": gettext_lazy("A log-in failed: the second factor was wrong."),
+                "code": gettext_lazy("A log-in failed: the code from the email was wrong."),
+                "disabled": gettext_lazy("A log-in failed: the account is disabled."),
+                "provider": gettext_lazy("A log-in with {provider} failed."),
+                "google": gettext_lazy("A Google login that is not connected here was refused."),
+                "github": gettext_lazy("A GitHub login that is not connected here was refused."),
             },
         ),
     ],
-    Action.SIGNED_OUT: [("where", {"elsewhere": _lazy("Logged out on all other devices.")})],
+    Action.SIGNED_OUT: [("where", {"elsewhere": gettext_lazy("Logged out on all other devices.")})],
     Action.FACTOR_ADDED: [
         (
             "type",
             {
-                "totp": _lazy("Added an authenticator app."),
-                "webauthn": _lazy("Added a passkey."),
-                "recovery_codes": _lazy("Created new recovery codes."),
+                "totp": gettext_lazy("Added an authenticator app."),
+                "webauthn": gettext_lazy("Added a passkey."),
+                "recovery_codes": gettext_lazy("Created new recovery codes."),
             },
         ),
     ],
@@ -217,50 +224,50 @@ _VARIANTS: Final[Mapping[str, Sequence[tuple[str, Mapping[str | None, Text]]]]] 
         (
             "type",
             {
-                "totp": _lazy("Removed the authenticator app."),
-                "webauthn": _lazy("Removed a passkey."),
-                "recovery_codes": _lazy("Removed the recovery codes."),
+                "totp": gettext_lazy("Removed the authenticator app."),
+                "webauthn": gettext_lazy("Removed a passkey."),
+                "recovery_codes": gettext_lazy("Removed the recovery codes."),
             },
         ),
     ],
-    Action.LOGIN_ADDED: [("provider", {None: _lazy("Connected {provider}.")})],
-    Action.LOGIN_REMOVED: [("provider", {None: _lazy("Disconnected {provider}.")})],
+    Action.LOGIN_ADDED: [("provider", {None: gettext_lazy("Connected {provider}.")})],
+    Action.LOGIN_REMOVED: [("provider", {None: gettext_lazy("Disconnected {provider}.")})],
     Action.STAFF_CHANGED: [
         (
             "did",
             {
-                "end sessions": _lazy("Logged this account out on all devices."),
-                "make staff": _lazy("Gave this account a staff role."),
+                "end sessions": gettext_lazy("Logged this account out on all devices."),
+                "make staff": gettext_lazy("Gave this account a staff role."),
             },
         ),
     ],
 }
-_ROTATED_WORKS: Final = _lazy("Rotated {key}. The old key works until {until}.")
-_ROTATED_WORKED: Final = _lazy("Rotated {key}. The old key worked until {until}.")
-_EXPIRY_SET: Final = _lazy("Changed the expiry of {key} to {until}.")
-_EXPIRY_REMOVED: Final = _lazy("Removed the expiry of {key}.")
-_NETWORKS_SET: Final = _lazy("Allowed {key} only from {networks}.")
-_NETWORKS_REMOVED: Final = _lazy("Allowed {key} from all networks.")
-_VIEWED_KEY: Final = _lazy("Viewed {key}.")
+_ROTATED_WORKS: Final = gettext_lazy("Rotated {key}. The old key works until {until}.")
+_ROTATED_WORKED: Final = gettext_lazy("Rotated {key}. The old key worked until {until}.")
+_EXPIRY_SET: Final = gettext_lazy("Changed the expiry of {key} to {until}.")
+_EXPIRY_REMOVED: Final = gettext_lazy("Removed the expiry of {key}.")
+_NETWORKS_SET: Final = gettext_lazy("Allowed {key} only from {networks}.")
+_NETWORKS_REMOVED: Final = gettext_lazy("Allowed {key} from all networks.")
+_VIEWED_KEY: Final = gettext_lazy("Viewed {key}.")
 
 _FIELDS: Final[Mapping[str, Text]] = {
-    "name": _lazy("name"),
-    "description": _lazy("description"),
-    "expires_at": _lazy("expiry"),
-    "scopes": _lazy("permissions"),
-    "allowed_networks": _lazy("allowed networks"),
+    "name": gettext_lazy("name"),
+    "description": gettext_lazy("description"),
+    "expires_at": gettext_lazy("expiry"),
+    "scopes": gettext_lazy("permissions"),
+    "allowed_networks": gettext_lazy("allowed networks"),
 }
 
 _METHODS: Final[Mapping[str, Text]] = {
-    "password": _lazy("a password"),
-    "password_reset": _lazy("a new password"),
-    "code": _lazy("a code from an email"),
+    "password": gettext_lazy("a password"),
+    "password_reset": gettext_lazy("a new password"),
+    "code": gettext_lazy("a code from an email"),
     "google": "Google",
     "github": "GitHub",
-    "totp": _lazy("an authenticator app"),
-    "webauthn": _lazy("a passkey"),
-    "recovery_codes": _lazy("a recovery code"),
-    "mfa": _lazy("a second factor"),
+    "totp": gettext_lazy("an authenticator app"),
+    "webauthn": gettext_lazy("a passkey"),
+    "recovery_codes": gettext_lazy("a recovery code"),
+    "mfa": gettext_lazy("a second factor"),
 }
 _PROVIDERS: Final = {"google": "Google", "github": "GitHub"}
 
@@ -294,7 +301,7 @@ def _template(event: Event) -> Text:
         if name in detail and (text := texts.get(str(detail[name])) or texts.get(None)):
             return text
     # An event of a newer version, after an upgrade was undone.
-    return _SENTENCES.get(event.action, _lazy("Something else happened."))
+    return _SENTENCES.get(event.action, gettext_lazy("Something else happened."))
 
 
 def _key(event: Event, key: KeyPage | None, at: datetime) -> SafeString:
@@ -431,10 +438,10 @@ _LOGINS: Final = (Action.SIGNED_IN, Action.SIGN_IN_REFUSED, Action.SIGNED_OUT)
 _KEYS: Final = tuple(action for action in Action if action.startswith("key."))
 # The filters of the page: the value of `kind`, its words and its actions.
 KINDS: Final[Mapping[str, tuple[Text, Sequence[Action]]]] = {
-    "keys": (_lazy("Keys"), _KEYS),
-    "logins": (_lazy("Log-ins"), _LOGINS),
+    "keys": (gettext_lazy("Keys"), _KEYS),
+    "logins": (gettext_lazy("Log-ins"), _LOGINS),
     "account": (
-        _lazy("Account"),
+        gettext_lazy("Account"),
         tuple(action for action in Action if action not in {*_KEYS, *_LOGINS}),
     ),
 }

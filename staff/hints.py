@@ -36,7 +36,7 @@ _PLAIN_HTTP = Hint(
 _NO_MAIL = Hint(
     _("Email is off"),
     _(
-        "Email addresses are not verified, nobody can reset a password, and nobody is notified of "
+        "Email addresses are not verified, no one can reset a password, and no one is notified of "
         "new devices or exposed keys."
     ),
     _("Set EMAIL_URL to a mail server."),

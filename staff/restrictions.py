@@ -168,8 +168,8 @@ class RestrictedModelAdmin(admin.ModelAdmin[Any]):
             self.message_user(
                 request,
                 _(
-                    "Actions on many rows need your second factor again. Nothing was changed: "
-                    "select the rows again afterwards."
+                    "Actions on many rows need your two-factor authentication again. Nothing was "
+                    "changed: select the rows again afterwards."
                 ),
                 messages.WARNING,
             )

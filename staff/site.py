@@ -95,7 +95,8 @@ class StaffSite(admin.AdminSite):
     def _ask_for_second_factor(self, request: HttpRequest, next_url: str) -> HttpResponse:
         if kinds := mfa.types(request.user):
             messages.info(
-                request, _("Staff pages need your second factor. Confirm it to continue.")
+                request,
+                _("Staff pages need your two-factor authentication. Confirm it to continue."),
             )
             page = "mfa_reauthenticate" if "totp" in kinds else "mfa_reauthenticate_webauthn"
             return redirect(f"{reverse(page)}?{urlencode({REDIRECT_FIELD_NAME: next_url})}")

@@ -82,7 +82,7 @@ def make_password_unusable(user: User) -> None:
 
 
 def remove_factors(user: User, *, kinds: Collection[str] | None = None) -> int:
-    """Remove second factors of `user` and notify them. Return the number of removed factors.
+    """Remove factors of `user` and notify them. Return the number of removed factors.
 
     kinds: the types to remove (default: passkeys, apps and recovery codes).
     For staff only, since afterwards the password alone is enough to log in.

@@ -27,7 +27,7 @@ class UsageView(BaseView):
     @extend_schema(
         tags=["Keys"],
         operation_id="usage",
-        summary="Count the calls of one's keys",
+        summary="Count the calls of your keys",
         description=(
             "Calls and refused calls, by hour for `24h` and by day for the longer periods, and by "
             "key. Refused calls are those of keys that are deleted, suspended or expired, or whose "

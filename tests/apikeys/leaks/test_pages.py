@@ -76,7 +76,7 @@ def test_a_platform_may_suspend_instead_and_staff_can_give_the_key_back(leaked, 
     assert reported(token.reveal()) == [REAL]
     assert code_of(token) is VerdictCode.SUSPENDED
     (letter,) = mail.outbox
-    assert "It is suspended: nobody can use it" in letter.body
+    assert "It is suspended: no one can use it" in letter.body
     assert reported(token.reveal()) == [REAL]
     assert len(mail.outbox) == 1
     key.refresh_from_db()
