@@ -112,8 +112,8 @@ _SENTENCES: Final[Mapping[str, Text]] = {
     Action.SIGNED_OUT: gettext_lazy("Logged out."),
     Action.PASSWORD_CHANGED: gettext_lazy("Changed the password."),
     Action.EMAIL_CHANGED: gettext_lazy("Changed the email."),
-    Action.FACTOR_ADDED: gettext_lazy("Added a two-factor authentication."),
-    Action.FACTOR_REMOVED: gettext_lazy("Removed a two-factor authentication."),
+    Action.FACTOR_ADDED: gettext_lazy("Added a two-factor authentication method."),
+    Action.FACTOR_REMOVED: gettext_lazy("Removed a two-factor authentication method."),
     Action.LOGIN_ADDED: gettext_lazy("Connected a login."),
     Action.LOGIN_REMOVED: gettext_lazy("Disconnected a login."),
     Action.ACCOUNT_DISABLED: gettext_lazy("Disabled the account. Its keys are refused."),
@@ -200,7 +200,9 @@ _VARIANTS: Final[Mapping[str, Sequence[tuple[str, Mapping[str | None, Text]]]]] 
             "why",
             {
                 "password": gettext_lazy("A log-in failed: the password was wrong."),
-                "factor": gettext_lazy("A log-in failed: the two-factor authentication was wrong."),
+                "factor": gettext_lazy(
+                    "A log-in failed: the two-factor authentication code was wrong."
+                ),
                 "code": gettext_lazy("A log-in failed: the code from the email was wrong."),
                 "disabled": gettext_lazy("A log-in failed: the account is disabled."),
                 "provider": gettext_lazy("A log-in with {provider} failed."),
@@ -267,7 +269,7 @@ _METHODS: Final[Mapping[str, Text]] = {
     "totp": gettext_lazy("an authenticator app"),
     "webauthn": gettext_lazy("a passkey"),
     "recovery_codes": gettext_lazy("a recovery code"),
-    "mfa": gettext_lazy("a two-factor authentication"),
+    "mfa": gettext_lazy("two-factor authentication"),
 }
 _PROVIDERS: Final = {"google": "Google", "github": "GitHub"}
 
