@@ -17,11 +17,14 @@ from django.template.loader import render_to_string
 from django.utils import timezone, translation
 
 from accounts.models import User
+from core import theme
 from core.ratelimit import SlidingWindowRateLimiter
 from outbox.backend import OutboxBackend
 
 logger = logging.getLogger(__name__)
 
+# As --accent in static/css/site.css.
+_ACCENT: Final = "#c5e435"
 _HOUR: Final = 60 * 60
 _DAY: Final = 24 * _HOUR
 # All mails to one recipient, except those of the reasons OWNER, SECURITY and REMINDER.
@@ -123,7 +126,7 @@ def compose(template: str, to: str, context: dict[str, Any]) -> EmailMultiAltern
     host = settings.PUBLIC_URL.partition("://")[2]
     context = {
         "email": to,
-        "site_name": _site_name(),
+        "site_name": settings.SITE_NAME,
         "public_url": settings.PUBLIC_URL,
         "current_site": SimpleNamespace(name=settings.PUBLIC_URL, domain=host),
         **context,
@@ -139,6 +142,7 @@ def _as_html(subject: str, text: str) -> str:
     body, _rule, signature = text.partition(_SIGNATURE)
     # The indentation of a first line is kept: it makes a box.
     paragraphs = re.split(r"\n\s*\n", body.strip())
+    colors = theme.palette(settings.ACCENT_COLOR or _ACCENT)
     return render_to_string(
         "mail.html",
         {
@@ -147,7 +151,9 @@ def _as_html(subject: str, text: str) -> str:
             "signature": signature.strip(),
             "language": translation.get_language(),
             "direction": "rtl" if translation.get_language_bidi() else "ltr",
-            "site_name": _site_name(),
+            "site_name": settings.SITE_NAME,
+            "accent": colors.accent,
+            "on_accent": colors.on_accent,
         },
     )
 
@@ -167,8 +173,3 @@ def _paragraph(text: str) -> dict[str, str]:
     if _CODE.fullmatch(text.strip()):
         return {"code": text.strip()}
     return {"words": text.strip()}
-
-
-def _site_name() -> str:
-    name: str = getattr(settings, "SITE_NAME", "ComfyUI keys")
-    return name
