@@ -119,8 +119,6 @@ def _delay(to: str, reason: MailReason, template: str) -> float | None:
     return limit.reserve(recipient, within=within)
 
 
-# Mails say UTC, whatever time zone the page has that causes one.
-@timezone.override(UTC)
 def compose(template: str, to: str, context: dict[str, Any]) -> EmailMultiAlternatives:
     """Return the mail in the active language, with a text and an HTML part."""
     host = settings.PUBLIC_URL.partition("://")[2]
