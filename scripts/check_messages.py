@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from babel.messages.catalog import Catalog, Message
@@ -77,16 +77,20 @@ def problems_of(message: Message, plural_forms: int) -> Iterator[str]:
         for number, form in enumerate(forms):
             # "One key" and Arabic's dual need no number, but the last form does.
             may_omit = int(number < len(forms) - 1)
-            yield from (f"{problem}: {form!r}" for problem in _mismatches(ids[-1], form, may_omit))
+            for problem in _mismatches(ids, form, may_omit):
+                yield f"{problem}: {form!r}"
 
 
-def _mismatches(original: str, translation: str, may_omit: int) -> Iterator[str]:
+def _mismatches(originals: Sequence[str], translation: str, may_omit: int) -> Iterator[str]:
     """Yield how the placeholders, tags and outer spaces of a translation differ.
 
-    may_omit: how many placeholders it may omit.
+    originals: the text, or singular and plural. may_omit: how many placeholders it may omit; such a
+    form may have those of the singular as well.
     """
+    original = originals[-1]
     expected, found = set(PLACEHOLDER.findall(original)), set(PLACEHOLDER.findall(translation))
-    if found - expected or len(expected - found) > may_omit:
+    allowed = set(PLACEHOLDER.findall(" ".join(originals))) if may_omit else expected
+    if found - allowed or len(expected - found) > may_omit:
         yield f"placeholders differ from {sorted(expected)}"
     if Counter(TAG.findall(original)) != Counter(TAG.findall(translation)):
         yield f"tags differ from {TAG.findall(original)}"

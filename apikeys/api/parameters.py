@@ -13,6 +13,7 @@ def read_number(request: Request, name: str, *, default: int, most: int) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 9 and 1 <= int(text) <= most):
         raise BadRequest(
             "INVALID_REQUEST",
-            _("%(name)s is one whole number from 1 to %(most)d.") % {"name": name, "most": most},
+            _("%(name)s must be a whole number from 1 to %(most)d, sent once.")
+            % {"name": name, "most": most},
         )
     return int(text)

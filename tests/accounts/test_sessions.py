@@ -184,7 +184,9 @@ def test_mallorys_sessions_are_404_for_alice(here, mallory):
     theirs = here.post(end_of(client))
     nowhere = here.post(f"{SESSIONS}/999999/end")
     assert theirs.status_code == nowhere.status_code == 404
-    assert theirs.text == nowhere.text
+    # Tokens of forms and scripts differ in each response.
+    varying = re.compile(r'(?:nonce|value)="[^"]*"')
+    assert varying.sub("", theirs.text) == varying.sub("", nowhere.text)
     assert is_in(client)
 
 
