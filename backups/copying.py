@@ -30,6 +30,8 @@ from backups.restore import live_database
 
 # In a target that is not complete, so that no platform starts on it.
 MARKER: Final = "comfyui_keys_unfinished_copy"
+_CREATE_MARKER: Final = f"CREATE TABLE {MARKER} (started_at text NOT NULL, is_clean int NOT NULL)"
+_DROP_MARKER: Final = f"DROP TABLE {MARKER}"
 SOURCE: Final = "copy_source"
 TARGET: Final = "copy_target"
 _BATCH: Final = 1_000
@@ -133,7 +135,7 @@ def is_unfinished(alias: str = "default") -> bool:
 def begin() -> None:
     """Mark the empty target as an unfinished copy."""
     with connections[TARGET].cursor() as cursor:
-        cursor.execute(f"CREATE TABLE {MARKER} (started_at text NOT NULL, is_clean int NOT NULL)")
+        cursor.execute(_CREATE_MARKER)
         cursor.execute(
             f"INSERT INTO {MARKER} VALUES (%s, 0)",  # noqa: S608
             [timezone.now().isoformat()],
@@ -159,7 +161,7 @@ def finish() -> None:
     with transaction.atomic(using=TARGET), target.cursor() as cursor:
         for statement in target.ops.sequence_reset_sql(no_style(), list(every)):
             cursor.execute(statement)
-        cursor.execute(f"DROP TABLE {MARKER}")
+        cursor.execute(_DROP_MARKER)
 
 
 def _tables() -> list[Table]:
