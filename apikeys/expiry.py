@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.utils import formats, timezone
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext, pgettext
 
 NEVER: Final = "never"
 ON_DATE: Final = "date"
@@ -33,7 +33,7 @@ def choices() -> list[tuple[str, str]]:
             if longest is None or number <= longest.days
         ),
         (ON_DATE, str(_("On a date"))),
-        *([(NEVER, str(_("Never")))] if longest is None else []),
+        *([(NEVER, str(pgettext("of an expiry", "Never")))] if longest is None else []),
     ]
 
 

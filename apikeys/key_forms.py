@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, pgettext
 
 from apikeys import expiry, scopes, services
 from apikeys.models import MAX_DESCRIPTION, MAX_NAME, APIKey, read_allowed_networks
@@ -104,12 +104,13 @@ class KeyForm(forms.Form):
             "allowed_networks": "\n".join(key.allowed_network_list),
         }
         super().__init__(data, initial={**stored, **(draft or {})})
-        current = _("Never") if key.expires_at is None else dates.moment(key.expires_at)
+        never = pgettext("of an expiry", "Never")
+        current = never if key.expires_at is None else dates.moment(key.expires_at)
         _choice_field(self, "expiry").choices = [
             (_KEEP, current),
             *((str(days), _("In %(days)d days") % {"days": days}) for days in _DAYS),
             (_ON_DATE, _("On a date")),
-            *([] if key.expires_at is None else [(_NEVER, _("Never"))]),
+            *([] if key.expires_at is None else [(_NEVER, never)]),
         ]
         _choice_field(self, "scopes").choices = [
             (scope, scope_label(scope)) for scope in key.granted

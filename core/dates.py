@@ -14,8 +14,10 @@ register = template.Library()
 
 def day(value: date) -> str:
     """Return `December 1`, with the year if it is not this year's."""
-    is_this_year = value.year == timezone.localdate().year
-    return formats.date_format(value, "MONTH_DAY_FORMAT" if is_this_year else "DATE_FORMAT")
+    if value.year != timezone.localdate().year:
+        return formats.date_format(value, "DATE_FORMAT")
+    # E is the form of a month's name beside a day: «24 ноября». Django's format for Russian has F.
+    return formats.date_format(value, formats.get_format("MONTH_DAY_FORMAT").replace("F", "E"))
 
 
 def relative_day(value: date) -> str:
