@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -76,6 +77,14 @@ def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
     page.get_by_label(re.compile("e-?mail", re.IGNORECASE)).fill(email)
     page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Log in").click()
+
+
+def wait_for_count(page: Page, text: str) -> None:
+    """Wait until `text` is on the page of usage: uses are written at intervals."""
+    deadline = time.monotonic() + 20
+    while text not in page.request.get("/usage/").text():
+        assert time.monotonic() < deadline, text
+        page.wait_for_timeout(100)
 
 
 def log_out(page: Page) -> None:

@@ -98,7 +98,7 @@ def test_alice_gives_her_device_a_key(
     page.reload()
     expect(page.get_by_role("heading", name="Device connected")).to_be_visible()
     page.get_by_role("link", name="Go to your API keys").click()
-    expect(page.get_by_text("render box")).to_be_visible()
+    expect(page.get_by_role("link", name="render box")).to_be_visible()
     assert token not in page.content()
 
 

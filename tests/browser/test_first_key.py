@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.conftest import log_out
+from tests.browser.conftest import log_out, wait_for_count
 
 LOOKS = {
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}},
@@ -120,10 +120,7 @@ def test_alice_signs_up_creates_uses_and_deletes_a_key_and_logs_out(
     expect(page.get_by_role("row", name="studio-pc")).to_be_visible()
     assert key not in remains(page)
 
-    # Uses are counted in memory and written at intervals.
-    page.wait_for_function(
-        "async () => (await (await fetch('/usage/')).text()).includes('API calls: 1.')"
-    )
+    wait_for_count(page, "API calls: 1.")
     page.get_by_role("link", name="Usage").click()
     expect(page.get_by_role("row", name="studio-pc")).to_contain_text("1")
     shoot(page, f"{look}-07-usage")

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Dialog, Page, expect
 
+from tests.browser.conftest import wait_for_count
+
 NAMES = [
     "工作室的电脑",
     "スタジオのパソコン",
@@ -100,10 +102,7 @@ def test_the_chart_and_the_table_of_the_usage_page_fit(
     page = enter(viewport={"width": width, "height": 800}, timezone_id="Asia/Tokyo")
     key = keep(page, "W" * 60)
     page.request.post("/customers", headers={"X-API-Key": key})
-    # Uses are counted in memory and written at intervals.
-    page.wait_for_function(
-        "async () => (await (await fetch('/usage/')).text()).includes('API calls: 1.')"
-    )
+    wait_for_count(page, "API calls: 1.")
     for period in ("24h", "7d", "30d", "90d"):
         page.goto(f"/usage/?period={period}")
         expect(page.get_by_role("img", name="API calls: 1.")).to_be_visible()

@@ -78,7 +78,7 @@ def test_a_tested_key_is_not_in_the_page_after_back(
     page.goto("/connect")
     page.get_by_label("Your key", exact=True).fill(key)
     page.get_by_role("button", name="Test", exact=True).click()
-    expect(page.get_by_role("status")).to_contain_text("This key is good: it is “studio”")
+    expect(page.get_by_role("status")).to_contain_text("This key is valid: “studio”")
     assert key not in remains(page)
     page.go_back()
     expect(page.get_by_label("Your key", exact=True)).to_have_value("")

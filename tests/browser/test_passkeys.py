@@ -682,7 +682,7 @@ class MailedPlatform:
                 mail = message_from_bytes(raw, policy=policy.default)
                 body = mail.get_body(("plain",))
                 text = body.get_content().replace("\r\n", "\n") if body else ""
-                if mail["To"] == email and "Type this code" in text:
+                if mail["To"] == email and "Enter this code" in text:
                     return code_in(text)
             time.sleep(0.05)
         pytest.fail("No mail came")

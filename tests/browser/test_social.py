@@ -360,7 +360,7 @@ def test_a_verified_email_opens_no_account_before_its_owner_logged_in(
     person = newcomer(provider, email=email)
     page = browse()
     continue_with(provider, page, person)
-    expect(page.get_by_text(f"An account with the email {email} already.")).to_be_visible()
+    expect(page.get_by_text(f"An account with the email {email} already exists.")).to_be_visible()
     waiting = page.url
     expect_out(page)
     # The provider alone never suffices, however often it is tried.
@@ -658,7 +658,7 @@ def test_a_connected_login_can_not_be_connected_to_another_account(
     log_in(page, email)
     expect_in(page)
     continue_with(github, page, alice, start="/account/logins")
-    expect(page.get_by_text("already connected to a different account")).to_be_visible()
+    expect(page.get_by_text("already connected to another account")).to_be_visible()
     expect(page.get_by_text("No connected logins")).to_be_visible()
 
 
