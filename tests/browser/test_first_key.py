@@ -128,7 +128,7 @@ def test_alice_signs_up_creates_uses_and_deletes_a_key_and_logs_out(
     expect(page.get_by_role("heading", name="Hello, alice-")).to_be_visible()
     shoot(page, f"{look}-08-user")
 
-    page.get_by_role("link", name="API Keys").click()
+    page.get_by_role("link", name="API Keys", exact=True).click()
     row = page.get_by_role("row", name="studio-pc")
     expect(row).to_contain_text("comfyui-" + key[8:20] + "…")
     row.get_by_role("button", name="Delete").click()
