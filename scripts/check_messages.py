@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from babel.messages.catalog import Catalog, Message
@@ -77,20 +77,16 @@ def problems_of(message: Message, plural_forms: int) -> Iterator[str]:
         for number, form in enumerate(forms):
             # "One key" and Arabic's dual need no number, but the last form does.
             may_omit = int(number < len(forms) - 1)
-            for problem in _mismatches(ids, form, may_omit):
-                yield f"{problem}: {form!r}"
+            yield from (f"{problem}: {form!r}" for problem in _mismatches(ids[-1], form, may_omit))
 
 
-def _mismatches(originals: Sequence[str], translation: str, may_omit: int) -> Iterator[str]:
+def _mismatches(original: str, translation: str, may_omit: int) -> Iterator[str]:
     """Yield how the placeholders, tags and outer spaces of a translation differ.
 
-    originals: the text, or singular and plural. may_omit: how many placeholders it may omit; such a
-    form may have those of the singular as well.
+    may_omit: how many placeholders it may omit.
     """
-    original = originals[-1]
     expected, found = set(PLACEHOLDER.findall(original)), set(PLACEHOLDER.findall(translation))
-    allowed = set(PLACEHOLDER.findall(" ".join(originals))) if may_omit else expected
-    if found - allowed or len(expected - found) > may_omit:
+    if found - expected or len(expected - found) > may_omit:
         yield f"placeholders differ from {sorted(expected)}"
     if Counter(TAG.findall(original)) != Counter(TAG.findall(translation)):
         yield f"tags differ from {TAG.findall(original)}"
