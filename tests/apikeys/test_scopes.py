@@ -331,10 +331,10 @@ def test_the_list_shows_a_replaced_key_for_as_long_as_it_works(alice, issue, sig
     key, _ = issue()
     services.rotate(key, overlap=HOUR)
     client = signed_in(alice)
-    assert "Replaced" in client.get("/keys/").text
+    assert "The old key works until" in client.get("/keys/").text
     assert len(client.get("/customers/api-keys").json()["api_keys"]) == 2
     APIKey.objects.filter(pk=key.pk).update(expires_at=timezone.now())
-    assert "Replaced" not in client.get("/keys/").text
+    assert "The old key works until" not in client.get("/keys/").text
     (left,) = client.get("/customers/api-keys").json()["api_keys"]
     assert left["replaced_by"] is None
 
@@ -343,7 +343,7 @@ def test_alice_rolls_a_key_on_a_page_and_sees_the_new_one_once(alice, issue, sig
     key, token = issue("studio")
     client = signed_in(alice)
     url = f"/keys/{key.pk}/roll"
-    assert "Replace “studio”?" in client.get(url).text
+    assert "Rotate “studio”?" in client.get(url).text
     nonce = uuid4()
     response = client.post(url, {"overlap": "3600", "nonce": nonce})
     (plaintext,) = set(TOKEN.findall(response.text))
@@ -367,7 +367,7 @@ def test_a_form_that_ends_a_key_at_once_and_is_sent_twice_says_what_became_of_it
     assert TOKEN.findall(client.post(f"/keys/{key.pk}/roll", body).text)
     again = client.post(f"/keys/{key.pk}/roll", body)
     assert again.status_code == 409
-    assert "made its key already" in again.text
+    assert "already created its key" in again.text
 
 
 def test_a_key_is_rolled_over_rest(alice, issue, signed_in):
