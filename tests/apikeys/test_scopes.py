@@ -352,7 +352,7 @@ def test_alice_rolls_a_key_on_a_page_and_sees_the_new_one_once(alice, issue, sig
     again = client.post(url, {"overlap": "3600", "nonce": nonce})
     assert again.status_code == 409
     assert not TOKEN.findall(again.text)
-    assert "was replaced already" in client.get(url).text
+    assert "was rotated already" in client.get(url).text
     for wrong in ({}, {"overlap": "60"}, {"overlap": "-1"}, {"overlap": "x"}):
         assert client.post(url, {**wrong, "nonce": uuid4()}).status_code == 400
     assert APIKey.objects.count() == 2
