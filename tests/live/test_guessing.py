@@ -316,5 +316,7 @@ def test_an_account_deleted_many_times_at_once_is_deleted_once(
             email=alice.email,
         )
         assert left == [0, 0, 0]
-        farewells = [text for to, text in mails(running) if to == alice.email and "gone" in text]
+        farewells = [
+            text for to, text in mails(running) if to == alice.email and "were deleted" in text
+        ]
         assert len(farewells) == 1

@@ -297,8 +297,8 @@ def code_of(process: subprocess.Popen[str]) -> str:
     said = []
     for line in process.stderr:
         said.append(line)
-        if line.startswith("and type the code "):
-            return line.removeprefix("and type the code ").strip()
+        if line.startswith("and enter the code "):
+            return line.removeprefix("and enter the code ").strip()
     raise AssertionError("".join(said))
 
 
