@@ -106,11 +106,16 @@ class KeyForm(forms.Form):
         super().__init__(data, initial={**stored, **(draft or {})})
         never = pgettext("of an expiry", "Never")
         current = never if key.expires_at is None else dates.moment(key.expires_at)
+        latest = expiry.latest_expires_at(key.created_at)
         _choice_field(self, "expiry").choices = [
             (_KEEP, current),
-            *((str(days), _("In %(days)d days") % {"days": days}) for days in _DAYS),
+            *(
+                (str(days), _("In %(days)d days") % {"days": days})
+                for days in _DAYS
+                if latest is None or expiry.in_days(days) <= latest
+            ),
             (_ON_DATE, _("On a date")),
-            *([] if key.expires_at is None else [(_NEVER, never)]),
+            *([(_NEVER, never)] if latest is None and key.expires_at is not None else []),
         ]
         _choice_field(self, "scopes").choices = [
             (scope, scope_label(scope)) for scope in key.granted

@@ -7,7 +7,7 @@ const GROWTH = 1.25;
 const GIVE_UP_AFTER = 15 * 60 * 1000;
 
 function waitForFirstUse(step) {
-  const since = Date.now();
+  let since = Date.now();
   let delay = FIRST_DELAY;
   let timer = null;
   let isOver = false;
@@ -56,6 +56,7 @@ function waitForFirstUse(step) {
 
   step.classList.add("is-waiting");
   document.addEventListener("visibilitychange", () => {
+    since = Date.now();
     delay = FIRST_DELAY;
     ask();
   });
