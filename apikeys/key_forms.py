@@ -82,6 +82,8 @@ class KeyForm(forms.Form):
     allowed_networks = forms.CharField(
         label=gettext_lazy("Allowed networks"),
         required=False,
+        # So that a form tells what was changed in it from what was changed since.
+        show_hidden_initial=True,
         strip=False,
         max_length=4000,
         widget=forms.Textarea(
@@ -141,8 +143,11 @@ class KeyForm(forms.Form):
             name=self.cleaned_data["name"],
             description=self.cleaned_data["description"],
             scopes=self.cleaned_data["scopes"],
-            allowed_networks=self.cleaned_data["allowed_networks"],
         )
+        # A form that was rendered before a restriction must not lift it.
+        was_rendered = self.add_initial_prefix("allowed_networks") in self.data
+        if not was_rendered or "allowed_networks" in self.changed_data:
+            changes["allowed_networks"] = self.cleaned_data["allowed_networks"]
         if self.cleaned_data["expiry"] != _KEEP:
             changes["expires_at"] = _expires_at(
                 self.cleaned_data["expiry"], self.cleaned_data["expiry_date"]

@@ -7,7 +7,7 @@ stopped, only copies what has changed since the first.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
@@ -226,6 +226,14 @@ def _snapshot() -> Iterator[None]:
 
 def _synchronize(tables: Sequence[Table], report: Report) -> dict[str, int]:
     """Write the rows that differ. Return how many, by table."""
+    with ExitStack() as stack:
+        if any(table.model._base_manager.using(TARGET).exists() for table in tables):
+            # Rows that refer to deleted ones may change later: the constraints are deferred.
+            stack.enter_context(transaction.atomic(using=TARGET))
+        return _write_all(tables, report)
+
+
+def _write_all(tables: Sequence[Table], report: Report) -> dict[str, int]:
     # First those that refer to others.
     for table in reversed(tables):
         with transaction.atomic(using=TARGET):

@@ -88,7 +88,8 @@ def _parse_header(value: str, trusted: tuple[str, ...]) -> tuple[str | None, str
     client can write all entries to the left of it.
     """
     if len(value) > _MAX_LENGTH:
-        return None, None
+        # The end is what the proxies have added. The first entry of it may be cut.
+        value = value[-_MAX_LENGTH:].partition(",")[2]
     entries: list[str] = []
     schemes: list[str] = []
     for element in value.split(","):

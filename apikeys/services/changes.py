@@ -86,6 +86,11 @@ def _new_values(key: APIKey, **changes: Unpack[KeyChanges]) -> dict[str, object]
         draft.name = changes["name"]
     if "description" in changes:
         draft.description = changes["description"]
+    if "scopes" in changes:
+        new["scopes"] = draft.scopes = _narrower_scopes(key, changes["scopes"])
+    if "allowed_networks" in changes:
+        draft.allowed_networks = read_allowed_networks(changes["allowed_networks"])
+        new["allowed_networks"] = draft.allowed_networks
     draft.clean_fields(exclude={"owner", "public_id", "encoded"})
     if "name" in changes:
         new["name"] = draft.name
@@ -93,10 +98,6 @@ def _new_values(key: APIKey, **changes: Unpack[KeyChanges]) -> dict[str, object]
         new["description"] = draft.description
     if "expires_at" in changes:
         new["expires_at"] = _new_expiry(key, changes["expires_at"])
-    if "scopes" in changes:
-        new["scopes"] = _narrower_scopes(key, changes["scopes"])
-    if "allowed_networks" in changes:
-        new["allowed_networks"] = read_allowed_networks(changes["allowed_networks"])
     return new
 
 

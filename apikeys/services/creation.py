@@ -125,19 +125,17 @@ def rotate(
     nonce, request_digest, and what is raised: as for `issue`. A key that is revoked, expired,
     suspended or replaced raises ValidationError.
     """
-    successor = APIKey(
-        owner=key.owner,
-        name=key.name,
-        description=key.description,
-        scopes=key.scopes,
-        allowed_networks=key.allowed_networks,
-        request_digest=request_digest,
-        expires_at=expiry.earliest(expiry.renew(key.created_at, key.expires_at), not_after),
-    )
+    successor = APIKey(owner=key.owner, request_digest=request_digest)
+    _take_over(key, successor, not_after=not_after)
     _check_request(successor, by=by, nonce=nonce)
     actor = by or Actor()
 
     def write() -> None:
+        # The owner may have limited the key during the Argon2id pass.
+        current = APIKey.objects.select_for_update().filter(pk=key.pk).first()
+        if current is not None:
+            key.expires_at = current.expires_at
+            _take_over(current, successor, not_after=not_after)
         # The constraint on names allows the successor only after this.
         _replace(key, successor, overlap)
         _add(successor, by=actor, detail={"replaces": key.public_id})
@@ -236,6 +234,13 @@ def _add(key: APIKey, *, by: Actor, detail: dict[str, str]) -> None:
     release_name(key)
     key.save(force_insert=True)
     record_event(Action.KEY_ISSUED, key, by, detail)
+
+
+def _take_over(key: APIKey, successor: APIKey, *, not_after: datetime | None) -> None:
+    """Give `successor` what it has from `key`."""
+    for name in ("name", "folded_name", "description", "scopes", "allowed_networks"):
+        setattr(successor, name, getattr(key, name))
+    successor.expires_at = expiry.earliest(expiry.renew(key.created_at, key.expires_at), not_after)
 
 
 def _replace(key: APIKey, successor: APIKey, overlap: timedelta) -> None:

@@ -94,7 +94,7 @@ class RevocationEndpoint(OAuthView):
         responses={200: None, **error_responses(403)},
     )
     def post(self, request: Request) -> Response:
-        verdict = keys.validate(single_value(read_form(request), "token"))
+        verdict = keys.validate(single_value(read_form(request), "token"), is_use=False)
         if verdict.key is not None and verdict.code is not VerdictCode.REVOKED:
             by = Actor(user=verdict.key.owner, via=Via.OAUTH, client_ip=request_ip(request))
             keys.revoke(verdict.key, reason=Reason.DELETED_BY_OWNER, by=by)

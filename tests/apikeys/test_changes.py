@@ -209,3 +209,28 @@ def test_a_key_older_than_the_maximum_may_end_earlier_than_it_would(issue, setti
     sooner = timezone.now() + timedelta(days=40)
     services.update(key, by=Actor(), expires_at=sooner)
     assert key.expires_at == sooner
+
+
+def test_a_rotation_keeps_what_was_limited_meanwhile(issue, by):
+    stale, _token = issue("studio")
+    current = APIKey.objects.get(pk=stale.pk)
+    soon = timezone.now() + timedelta(minutes=5)
+    services.update(
+        current,
+        by=by,
+        scopes=[scopes.SIGN_IN],
+        allowed_networks=["192.0.2.0/24"],
+        expires_at=soon,
+    )
+    successor, _token = services.rotate(stale, overlap=timedelta(days=7), by=by)
+    assert list(successor.granted) == [scopes.SIGN_IN]
+    assert successor.allowed_network_list == ("192.0.2.0/24",)
+    assert successor.expires_at is not None
+    assert APIKey.objects.get(pk=stale.pk).expires_at == soon
+
+
+def test_more_scopes_than_are_stored_are_refused(issue, by):
+    key, _token = issue("studio")
+    long = [f"proxy:{'x' * 28}{number:02}" for number in range(20)]
+    with pytest.raises(ValidationError):
+        services.update(key, by=by, scopes=long)

@@ -335,3 +335,16 @@ def test_a_shorter_life_or_fewer_permissions_need_none(here, issue, alice, setti
     assert stored(key).granted == (scopes.SIGN_IN,)
     wider = fields(stored(key), allowed_networks="")
     assert here.post(url(key), wider)["Location"].startswith("/account/reauthenticate")
+
+
+def test_a_form_that_was_open_before_a_restriction_does_not_lift_it(alice, issue, signed_in):
+    key, _token = issue("studio")
+    client = signed_in(alice)
+    rendered = {"initial-allowed_networks": "", "allowed_networks": ""}
+    services.update(key, by=Actor(), allowed_networks=["192.0.2.0/24"])
+    fields = {"name": "studio", "description": "new", "expiry": "keep", "scopes": list(key.granted)}
+    response = client.post(f"/keys/{key.pk}/", {**fields, **rendered})
+    assert response.status_code == 302, response.text
+    key.refresh_from_db()
+    assert key.description == "new"
+    assert key.allowed_network_list == ("192.0.2.0/24",)

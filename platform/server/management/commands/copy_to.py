@@ -11,6 +11,7 @@ from django.db import Error, connections
 
 from backups import copying
 from backups.archive import BackupError
+from backups.restore import live_database
 from core import database_urls, running
 
 
@@ -43,12 +44,7 @@ class Command(BaseCommand):
         if not copying.check_target():
             copying.begin()
         _migrate(url)
-        try:
-            with running.hold_exclusive():
-                self._report_copy()
-                copying.finish()
-        except running.Locked:
-            self._report_copy()
+        if not self._finished():
             self.stdout.write(
                 "The platform is running, so the copy is not complete. Stop the platform on every "
                 "host and run this again: it copies what has changed since."
@@ -59,6 +55,21 @@ class Command(BaseCommand):
             "were waiting to be sent stay in the former database."
         )
 
+    def _finished(self) -> bool:
+        """Copy. Return whether no platform was running meanwhile, so that the copy is complete."""
+        try:
+            with running.hold_exclusive():
+                # Before and after: another host may serve, or start meanwhile.
+                is_used = _is_used()
+                self._report_copy()
+                if is_used or _is_used():
+                    return False
+                copying.finish()
+                return True
+        except running.Locked:
+            self._report_copy()
+            return False
+
     def _report_copy(self) -> None:
         for table in copying.copy(self._report):
             self._report(f"  {table.table}: {table.rows} rows, SHA-256 {table.checksum[:16]}")
@@ -66,6 +77,12 @@ class Command(BaseCommand):
     def _report(self, line: str) -> None:
         self.stdout.write(line)
         self.stdout.flush()
+
+
+def _is_used() -> bool:
+    """Return whether other programs have the live database open."""
+    connections["default"].close()
+    return live_database().in_use() is not None
 
 
 def _settings(target: dict[str, Any]) -> dict[str, Any]:
