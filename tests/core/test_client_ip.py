@@ -103,7 +103,9 @@ def forward(header=None, peer=PROXY, **variables):
         ("192.0.2.7, nonsense, 10.0.0.9", PROXY),
         ("192.0.2.7;198.51.100.1 or so", PROXY),
         (",", PROXY),
-        ("192.0.2.7, " * 1000 + "192.0.2.8", PROXY),
+        ("192.0.2.7, " * 1000 + "192.0.2.8", "192.0.2.8"),
+        ("x" * 5000 + ", 192.0.2.8", "192.0.2.8"),
+        ("x" * 5000, PROXY),
     ],
 )
 def test_the_client_is_the_nearest_ip_that_is_no_trusted_proxy(forwarded, client):

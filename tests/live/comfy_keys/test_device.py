@@ -158,7 +158,7 @@ def test_approval_in_the_last_second_counts(time):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        ("access_denied", "refused"),
+        ("access_denied", "was denied"),
         ("expired_token", "not confirmed in time"),
         ("invalid_grant", "no longer knows"),
         ("invalid_client", "does not know comfy-key"),
@@ -194,7 +194,7 @@ def test_an_incomplete_key_is_refused(said, time):
     ],
 )  # fmt: skip
 def test_an_invalid_answer_is_refused(wrong, time):
-    with pytest.raises(LoginRefused, match="does not speak"):
+    with pytest.raises(LoginRefused, match="does not respond like a site"):
         login(Server(asked=wrong), time)
 
 
@@ -217,7 +217,7 @@ def test_codes_are_sent_to_no_other_server(endpoint, time):
             "token_endpoint": endpoint,
         }
         machine = DeviceLogin(url, http=client, clock=time.clock, sleep=time.sleep)
-        with pytest.raises(LoginRefused, match="does not speak"):
+        with pytest.raises(LoginRefused, match="does not respond like a site"):
             machine.start(name="x")
     assert server.forms == []
 
