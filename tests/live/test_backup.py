@@ -228,7 +228,7 @@ def test_keys_deleted_since_the_backup_stay_deleted(place: Place, postgresql: st
     place.lose_the_database(postgresql)
     tombstones = place.folder / "tombstones"
     kept = tombstones.rename(place.folder / "elsewhere")
-    assert "Neither the current database nor a file" in place.refused(path)
+    assert "Neither the current database nor a tombstone file" in place.refused(path)
     assert place.restore(path, "--tombstones", str(kept))
     with place.running() as platform:
         assert [code(platform, key) for key in [lives, dies, bob.keys[0]]] == [
