@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("accounts", "0001_squashed_0007_updated_at_of_what_clients_see"),
+        ("accounts", "0007_updated_at_of_what_clients_see"),
         ("auth", "0012_alter_user_first_name_max_length"),
     ]
 

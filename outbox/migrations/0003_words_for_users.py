@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("outbox", "0001_squashed_0002_seal_what_waits"),
+        ("outbox", "0002_seal_what_waits"),
     ]
 
     operations = [

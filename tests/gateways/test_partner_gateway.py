@@ -268,7 +268,7 @@ def test_a_401_of_the_provider_is_not_passed_on_as_401(
     body = b"{}" if method == "POST" else None
     answer = reverse_proxy.ask("/proxy/openai/status/401", key=key.token, method=method, body=body)
     assert (answer.status, answer.json()["error"]) == (502, "PROVIDER_REFUSED_GATEWAY")
-    assert "Your API key is fine" in answer.json()["message"]
+    assert "Your API key is valid" in answer.json()["message"]
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["access-control-allow-origin"] == "*"
     assert "set-cookie" not in answer.headers

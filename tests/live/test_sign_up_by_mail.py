@@ -59,7 +59,7 @@ def test_signing_up_on_a_platform_with_a_mail_server(tmp_path: Path):
         status, _location, second = mallory.get(CONFIRM)
         assert status == 200
         assert _still(second, "sam@example.org") == _still(asked, "nora@example.org")
-        assert "already exists" in arrived(mails, "sam@example.org")
+        assert "already has an account" in arrived(mails, "sam@example.org")
         # With a mail server, e-mails are not printed.
         assert "No mail server" not in running.printed()
 

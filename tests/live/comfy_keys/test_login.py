@@ -70,7 +70,7 @@ def test_after_a_refusal_there_is_no_key(running, alice, machine):
     decide(running, alice, code_of(process), "deny", name="x")
     printed, stderr = process.communicate(timeout=60)
     assert (process.returncode, printed) == (1, "")
-    assert "refused" in stderr
+    assert "was denied" in stderr
 
 
 def test_a_key_that_can_not_be_written_is_revoked(running, alice, machine):
@@ -108,7 +108,7 @@ def test_an_unwritable_file_is_reported_before_any_request(machine):
         for place in ("taken", "missing/.env", "/dev/null"):
             done = machine.run("login", "--url", seen.url, "--write-env", place)
             assert (done.returncode, done.stdout) == (2, "")
-            assert "Nothing can be written" in done.stderr
+            assert "can't be written" in done.stderr
         assert seen.requests == []
     assert list(folder.iterdir()) == []
 
@@ -184,7 +184,7 @@ def test_check_names_the_owner_of_a_valid_key(running, alice, machine):
     done = machine.run("check", "--url", running.url, COMFY_API_KEY=token)
     assert done.returncode == 0
     assert done.stdout.startswith(f"Valid: till later ({token[:20]}…) of ")
-    assert f"<{alice.email}>, for proxy:*, until {in_an_hour:%Y-%m-%d}" in done.stdout
+    assert f"<{alice.email}>, permissions proxy:*, expires {in_an_hour:%Y-%m-%d}" in done.stdout
     assert token[20:] not in done.stdout + done.stderr
 
 
