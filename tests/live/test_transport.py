@@ -75,7 +75,7 @@ def test_an_api_call_by_plain_http_is_refused_with_a_message(
         body = json.loads(answer.body)
         assert body["error"] == "TLS_REQUIRED"
         assert "https://keys.example" in body["message"]
-        assert "delete it and create a new one" in body["message"]
+        assert "delete that key and create a new one" in body["message"]
         has_secret = account.keys[0].secret in answer.body
         assert not has_secret
 
@@ -236,7 +236,7 @@ def test_a_lan_without_tls_works_with_a_warning(
             assert answer.status == 200
             assert "strict-transport-security" not in answer.headers
         assert ask(running, "GET", "/login", headers={"Host": "studio.lan"}).status == 200
-        assert "can be read" in running.printed()
+        assert "can read keys" in running.printed()
         assert "TLS=1" in running.printed()
 
 
