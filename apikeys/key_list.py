@@ -22,7 +22,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
 from apikeys import tokens
-from apikeys.models import APIKey, KeyState
+from apikeys.models import APIKey, KeyState, live_condition
 from apikeys.usage_reports import sparklines
 from core.collation import in_alphabetical_order
 
@@ -146,16 +146,19 @@ class KeyList:
             replaced=Count("pk", filter=Q(successor__isnull=False)),
             ever_used=Count("pk", filter=Q(last_used_at__isnull=False)),
             # The keys that KEYS_PER_ACCOUNT limits.
-            limited=Count("pk", filter=Q(pk__in=own.live().filter(successor=None))),
+            limited=Count("pk", filter=live_condition() & Q(successor=None)),
         )
         found = own.matching(parameters.q) if parameters.q else own
         found = found.in_state(parameters.state)
-        # A replaced key is below its successor, unless that one is not found.
-        is_below = Exists(found.filter(pk=OuterRef("successor_id")))
-        top = found.exclude(is_below).order_by(*_order_by(parameters.sort))
+        # A replaced key is below its successor, unless that one is not found. The first condition
+        # saves the subquery for all other keys.
+        is_below = Q(successor__isnull=False) & Q(Exists(found.filter(pk=OuterRef("successor_id"))))
+        has_replaced = bool(self._counts["replaced"])
+        top = (found.exclude(is_below) if has_replaced else found).order_by(
+            *_order_by(parameters.sort)
+        )
         self.page: Page[APIKey] = Paginator(top, PER_PAGE).get_page(parameters.page)
         self.parameters = replace(parameters, page=self.page.number)
-        has_replaced = self._counts["replaced"] and self.page.object_list
         replaced = found.filter(is_below).order_by("-created_at") if has_replaced else []
         listed = _in_rows(self.page, replaced)
         has_use = self._counts["ever_used"] and listed

@@ -144,7 +144,10 @@ PAGES = {
         signed_in(404),
         sends={"name": "stolen", "expiry": "keep", "scopes": "customers:read"},
     ),
+    "keys/<uuid:key_id>/first-use": Row(signed_in(404), signed_in(405)),
     "keys/<uuid:key_id>/delete": Row(signed_in(404), signed_in(404)),
+    # Without a selected key one is led back to the list.
+    "keys/delete": Row(signed_in("/keys/"), signed_in("/keys/")),
     "keys/<uuid:key_id>/roll": Row(signed_in(404), signed_in(404), sends={"overlap": "0"}),
     "usage/": Row(signed_in(200), signed_in(405)),
     "usage.csv": Row(signed_in(200), signed_in(405)),
@@ -305,7 +308,7 @@ ADMIN = {
     "admin/autocomplete/": Row(staff(403), staff(405)),
     "admin/jsi18n/": Row(staff(200), staff(405)),
     "admin/r/<path:content_type_id>/<path:object_id>/": Row(staff(404), staff(404)),
-    r"admin/^(?P<app_label>auth|socialaccount|accounts|account|apikeys|audit|oauth|outbox)/$": Row(
+    r"admin/^(?P<app_label>socialaccount|accounts|auth|account|apikeys|audit|oauth|outbox)/$": Row(
         staff(200), staff(200)
     ),
     "admin/(?P<url>.*)$": Row(staff(404), staff(404)),
@@ -555,7 +558,7 @@ def url_of(route: str, ids: dict[str, str]) -> str:
         "<path:object_id>": ids.get(model[1] if model else "key", ids["key"]),
         r"(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[-\w]+)$": ids["reset"],
         r"(?P<key>[-:\w]+)$": "not:a:key",
-        "^(?P<app_label>auth|socialaccount|accounts|account|apikeys|audit|oauth|outbox)/$": (
+        "^(?P<app_label>socialaccount|accounts|auth|account|apikeys|audit|oauth|outbox)/$": (
             "apikeys/"
         ),
         "(?P<url>.*)$": "nothing",

@@ -11,6 +11,7 @@ from apikeys.models.keys import (
     APIKeyQuerySet,
     KeyState,
     Reason,
+    live_condition,
 )
 from apikeys.models.names import FormerName
 from apikeys.models.notices import KeyNotice
@@ -44,6 +45,7 @@ __all__ = [
     "KeyNotice",
     "KeyState",
     "Reason",
+    "live_condition",
     "read_allowed_networks",
     "validate_allowed_networks",
     "validate_description",

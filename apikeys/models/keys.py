@@ -129,10 +129,15 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
         )
 
 
+def live_condition() -> models.Q:
+    """Return the condition of keys that are not revoked, suspended or expired."""
+    active = models.Q(revoked_at=None, suspended_at=None)
+    return active & (models.Q(expires_at=None) | models.Q(expires_at__gt=timezone.now()))
+
+
 def _state_filters() -> Mapping[KeyState, models.Q]:
     now = timezone.now()
-    active = models.Q(revoked_at=None, suspended_at=None)
-    live = active & (models.Q(expires_at=None) | models.Q(expires_at__gt=now))
+    live = live_condition()
     never_used = models.Q(last_used_at=None)
     long_ago = now - UNUSED_AFTER
     soon = now + EXPIRING_SOON
@@ -143,7 +148,7 @@ def _state_filters() -> Mapping[KeyState, models.Q]:
         KeyState.UNUSED: live
         & (models.Q(last_used_at__lt=long_ago) | (never_used & models.Q(created_at__lt=long_ago))),
         KeyState.EXPIRING: live & models.Q(expires_at__lte=soon, successor=None),
-        KeyState.EXPIRED: active & models.Q(expires_at__lte=now),
+        KeyState.EXPIRED: models.Q(revoked_at=None, suspended_at=None, expires_at__lte=now),
         KeyState.SUSPENDED: models.Q(revoked_at=None, suspended_at__isnull=False),
     }
 

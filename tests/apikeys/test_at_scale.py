@@ -80,9 +80,9 @@ def queries(client, url: str, query: Any = None) -> int:
 @pytest.mark.parametrize(
     ("url", "at_most"),
     [
-        ("/keys/", 5),
-        ("/keys/?q=render", 5),
-        ("/keys/?q=none", 5),
+        ("/keys/", 7),
+        ("/keys/?q=render", 7),
+        ("/keys/?q=none", 7),
         ("/usage/?period=24h", 9),
         ("/usage/?period=90d", 9),
         ("/customers/usage?period=90d", 9),
