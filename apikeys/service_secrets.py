@@ -109,5 +109,5 @@ def parse_all(entries: Iterable[str]) -> list[Service]:
     """Return the services. Raise ValueError as `parse` does, and if two have the same secret."""
     services = [parse(entry) for entry in entries]
     if len({service.secret for service in services}) < len(services):
-        raise ValueError("has one secret twice: whose request it was could not be told.")
+        raise ValueError("has one secret twice: a request could be that of either service.")
     return services

@@ -48,7 +48,7 @@ KINDS = [
         "sessions",
         stored_sessions.count_by_key,
         stored_sessions.reencrypt,
-        "They are over: whoever was logged in with one logs in again.",
+        "They have ended: their users log in again.",
     ),
 ]
 

@@ -194,15 +194,15 @@ for line in sys.stdin:
     names = {"given": program["given"], "answer": None}
     try:
         exec(program["code"], names)
-        told = {"answer": names["answer"]}
+        result = {"answer": names["answer"]}
     except BaseException:
-        told = {"error": traceback.format_exc()}
+        result = {"error": traceback.format_exc()}
     for connection in connections.all():
         connection.close()
         # A pool would keep connections to a store that is stopped between two uses.
         if connection.vendor == "postgresql":
             connection.close_pool()
-    print(json.dumps(told), flush=True)
+    print(json.dumps(result), flush=True)
 """
 
 

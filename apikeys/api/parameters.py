@@ -1,9 +1,21 @@
-"""Query parameters with a value of a certain form."""
+"""Parameters with a value of a certain form."""
+
+from uuid import UUID
 
 from django.utils.translation import gettext_lazy as _
 from rest_framework.request import Request
 
 from apikeys.api.errors import BadRequest
+
+
+def read_key_id(text: str) -> UUID:
+    """Return the id of a key. Raise BadRequest for a text that is no UUID."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise BadRequest(
+            "INVALID_ID", _("The id of a key must be a UUID, as in the list of keys.")
+        ) from None
 
 
 def read_number(request: Request, name: str, *, default: int, most: int) -> int:

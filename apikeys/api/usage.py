@@ -15,6 +15,7 @@ from apikeys.api import schema, serializers
 from apikeys.api.authentication import KeyAuthentication, PageSessionAuthentication
 from apikeys.api.base import BaseView
 from apikeys.api.errors import BadRequest, Refused
+from apikeys.api.parameters import read_key_id
 from apikeys.models import APIKey
 from core import time_zones
 
@@ -81,12 +82,7 @@ def _period(request: Request) -> str:
 
 def _key(request: Request, key_id: str) -> APIKey:
     """Return the user's key with this id, also if it is deleted."""
-    try:
-        key = APIKey.objects.filter(owner=current_user(request), pk=UUID(key_id)).first()
-    except ValueError:
-        raise BadRequest(
-            "INVALID_ID", _("A key's id is a UUID, as the list of keys gives it.")
-        ) from None
+    key = APIKey.objects.filter(owner=current_user(request), pk=read_key_id(key_id)).first()
     if key is None:
         message = _("You have no key with this id.")
         raise Refused("NOT_FOUND", message, status.HTTP_404_NOT_FOUND)

@@ -24,8 +24,9 @@ from apikeys.api.authentication import (
     PageSessionAuthentication,
 )
 from apikeys.api.base import BaseView, require
-from apikeys.api.errors import BadRequest, Refused
+from apikeys.api.errors import Refused
 from apikeys.api.idempotency import RequestIdentity
+from apikeys.api.parameters import read_key_id
 from apikeys.models import APIKey, Reason
 from apikeys.tokens import Token
 from audit.models import Via
@@ -309,7 +310,7 @@ class RotateView(BaseView):
         },
     )
     def post(self, request: Request, key_id: str) -> Response:
-        _check_may_create_keys(request, replacing=_uuid(key_id))
+        _check_may_create_keys(request, replacing=read_key_id(key_id))
         create = partial(self._rotate, request, key_id)
         return idempotency.create_once(request, create, replay=_created)
 
@@ -431,7 +432,7 @@ def _location(key: APIKey) -> dict[str, str]:
 
 
 def _key(request: Request, key_id: str) -> APIKey:
-    key = APIKey.objects.kept().filter(owner=current_user(request), pk=_uuid(key_id)).first()
+    key = APIKey.objects.kept().filter(owner=current_user(request), pk=read_key_id(key_id)).first()
     if key is None:
         raise _no_such_key()
     return key
@@ -443,12 +444,3 @@ def _no_such_key() -> Refused:
         _("You have no API key with this id. It may already be deleted."),
         status.HTTP_404_NOT_FOUND,
     )
-
-
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise BadRequest(
-            "INVALID_ID", _("The id of a key must be a UUID, as in the list of keys.")
-        ) from None

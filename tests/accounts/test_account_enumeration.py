@@ -209,7 +209,7 @@ def test_no_response_reveals_whether_an_account_exists(measured, flow):
 
 @pytest.mark.xfail(
     reason="allauth mails nothing when a code for an unknown address is asked for once more, so "
-    "whoever can tell by the time that a mail was queued learns that the address is known"
+    "the time of the response shows that an email was queued, so that the address is known"
 )
 @pytest.mark.usefixtures("accounts_of_every_kind", "with_mail")
 @pytest.mark.parametrize(

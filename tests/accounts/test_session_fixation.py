@@ -85,7 +85,7 @@ def test_a_pending_login_of_mallory_is_not_connected_to_alices_account(
     log_in(browser)
     assert who_is_in(browser) == str(alice.pk)
     assert not SocialAccount.objects.exists()
-    assert "login_to_connect" not in browser.session, "whoever comes in ends the waiting"
+    assert "login_to_connect" not in browser.session, "a log-in ends the pending connection"
 
 
 def test_a_pending_login_of_alice_is_not_connected_to_mallorys_account(alice, mallory, providers):

@@ -1065,7 +1065,7 @@ def test_changing_the_password_ends_other_sessions_of_alice(client, alice, mailo
     assert is_in(client)
     assert not is_in(elsewhere)
     subjects = [mail.subject for mail in mailoutbox if mail.to == ["alice@example.org"]]
-    assert "Your password was changed" in subjects, "she is told of it"
+    assert "Your password was changed" in subjects, "she is notified"
 
 
 def test_changing_the_password_requires_the_current_one(client, alice):

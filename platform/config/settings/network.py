@@ -136,7 +136,7 @@ elif TRUSTED_PROXIES and not PROXIES_DROP_UNDERSCORES:
         "needs one more variable, because a client can forge X-Forwarded-For as X_Forwarded_For. "
         "Either CLIENT_IP_HEADER, the name of a header that no client can guess and in which the "
         "proxy names the client, or PROXIES_DROP_UNDERSCORES=1, if the proxy passes on no header "
-        "with an underscore in its name, as nginx does unless told otherwise. docs/deployment.md "
+        "with an underscore in its name, as nginx does by default. docs/deployment.md "
         "has a command that tests it.",
     )
 
