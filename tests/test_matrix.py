@@ -286,6 +286,9 @@ OAUTH = {
     ".well-known/oauth-authorization-server": Row(all_get(200), all_get(405), all_get(405)),
 }
 
+# Django builds this pattern from the registered apps, in the order of their registration.
+APP_LABELS = r"^(?P<app_label>socialaccount|accounts|auth|account|apikeys|audit|oauth|outbox)/$"
+
 ADMIN = {
     "admin/": Row(staff(200), staff(200)),
     "admin/login/": Row(
@@ -308,9 +311,7 @@ ADMIN = {
     "admin/autocomplete/": Row(staff(403), staff(405)),
     "admin/jsi18n/": Row(staff(200), staff(405)),
     "admin/r/<path:content_type_id>/<path:object_id>/": Row(staff(404), staff(404)),
-    r"admin/^(?P<app_label>socialaccount|accounts|auth|account|apikeys|audit|oauth|outbox)/$": Row(
-        staff(200), staff(200)
-    ),
+    f"admin/{APP_LABELS}": Row(staff(200), staff(200)),
     "admin/(?P<url>.*)$": Row(staff(404), staff(404)),
     "admin/auth/group/": Row(staff(200), staff(200)),
     "admin/auth/group/add/": Row(staff(200), staff("/admin/auth/group/"), sends={"name": "new"}),
@@ -558,9 +559,7 @@ def url_of(route: str, ids: dict[str, str]) -> str:
         "<path:object_id>": ids.get(model[1] if model else "key", ids["key"]),
         r"(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[-\w]+)$": ids["reset"],
         r"(?P<key>[-:\w]+)$": "not:a:key",
-        "^(?P<app_label>socialaccount|accounts|auth|account|apikeys|audit|oauth|outbox)/$": (
-            "apikeys/"
-        ),
+        APP_LABELS: "apikeys/",
         "(?P<url>.*)$": "nothing",
         "/?$": "",
         "^": "",

@@ -17,7 +17,7 @@ from audit.models import Action, Event, Via
 from audit.services import Actor
 from staff.roles import PERMISSIONS, Role, permissions_of
 from tests.conftest import PASSWORD, show_who
-from tests.test_matrix import ADMIN, KEYS, alices_objects, all_data_of, url_of, visit
+from tests.test_matrix import ADMIN, APP_LABELS, KEYS, alices_objects, all_data_of, url_of, visit
 
 __all__ = ["alices_objects"]
 
@@ -56,10 +56,7 @@ def settings_of(model: str) -> dict[str, tuple[int, int]]:
 # Who may view it, and who may submit it. A list accepts a POST from every viewer; its actions are
 # tested below.
 TABLE: dict[str, tuple[int, int]] = {
-    r"admin/^(?P<app_label>auth|socialaccount|accounts|account|apikeys|audit|oauth|outbox)/$": (
-        SUPPORT,
-        SUPPORT,
-    ),
+    f"admin/{APP_LABELS}": (SUPPORT, SUPPORT),
     "admin/lookup/": (SUPPORT, SUPPORT),
     **rows(
         "accounts/user",
