@@ -20,6 +20,8 @@ READ: Final = {
     "editables": "MIT",
     "fido2": "BSD-2-Clause AND Apache-2.0 AND MPL-2.0",
     "pathspec": "MPL-2.0",
+    "protobuf": "BSD-3-Clause",
+    "python-dateutil": "Apache-2.0 OR BSD-3-Clause",
     "qrcode": "BSD-3-Clause AND MIT",
     "sqlparse": "BSD-3-Clause",
     "trove-classifiers": "Apache-2.0",
@@ -51,6 +53,7 @@ def licence(name: str) -> str:
         raise ValueError(f"{name} is not installed: review its licence, add it to READ.") from None
     stated = found.get("License-Expression") or found.get("License") or ""
     stated = stated.replace("BSD 3-Clause", "BSD-3-Clause").replace("Apache 2.0", "Apache-2.0")
+    stated = stated.replace("Apache License 2.0", "Apache-2.0")
     if not all(each in ACCEPTED for each in named(stated)):
         raise ValueError(f"{name} states {stated[:60]!r}: review its licence, add it to READ.")
     return stated

@@ -13,7 +13,7 @@ from scripts.locked import OURSELVES, pins
 
 ROOT = Path(__file__).parents[1]
 SETS = sorted(path.stem for path in (ROOT / "requirements").glob("*.txt"))
-OURS = {"runtime", "test", "bench", "mutants", "audit", "deploy"}
+OURS = {"runtime", "extras", "test", "bench", "mutants", "audit", "deploy"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -45,7 +45,8 @@ def test_all_dependencies_are_locked():
 
 
 @pytest.mark.parametrize(
-    ("name", "base"), [("test", "runtime"), ("bench", "runtime"), ("mutants", "test")]
+    ("name", "base"),
+    [("extras", "runtime"), ("test", "extras"), ("bench", "runtime"), ("mutants", "test")],
 )
 def test_the_lock_files_of_one_environment_agree(name, base):
     wanted = {pin.name: pin.version for pin in pins(base)}
@@ -70,7 +71,7 @@ def test_every_licence_is_listed_as_installed():
 
 def test_every_licence_is_compatible_with_mit():
     assert PROJECT["project"]["license"] == "MIT"
-    for pin in pins("runtime"):
+    for pin in pins("extras"):
         assert set(licences.named(licences.licence(pin.name))) <= licences.ACCEPTED
     for never in ("GPL-3.0-only", "AGPL-3.0-only", "SSPL-1.0", ""):
         assert never not in licences.ACCEPTED
@@ -85,7 +86,7 @@ def test_a_licence_nobody_has_reviewed_is_not_guessed(monkeypatch):
 
 
 def test_every_reviewed_licence_is_still_installed():
-    assert set(licences.READ) <= {pin.name for pin in pins("runtime")}
+    assert set(licences.READ) <= {pin.name for pin in pins("extras")}
 
 
 # --- SBOM ------------------------------------------------------------------------------------
