@@ -17,7 +17,7 @@ type _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _FORWARDED_FOR: Final = "HTTP_X_FORWARDED_FOR"
 _FORWARDED_PROTO: Final = "HTTP_X_FORWARDED_PROTO"
-# In the environ of a request with a forwarding header: an earlier version of it is not there.
+# In the environ of a request that had a forwarding header, which is removed.
 _WAS_FORWARDED: Final = "core.client_ip.was_forwarded"
 # Any of them shows that the client is not the peer.
 _PROXY_HEADERS: Final = (
@@ -91,8 +91,9 @@ def apply_forwarded_headers(
     variable = f"HTTP_{header.upper().replace('-', '_')}" if header else _FORWARDED_FOR
 
     def middleware(environ: Environ, start_response: Any) -> Iterable[bytes]:
-        forwarded = environ.pop(variable, "")
-        if environ.pop(_FORWARDED_FOR, None) is not None or forwarded:
+        forwarded = environ.pop(variable, None)
+        other = environ.pop(_FORWARDED_FOR, None)
+        if forwarded is not None or other is not None:
             environ[_WAS_FORWARDED] = True
         peer = environ.get("REMOTE_ADDR", "")
         if forwarded and _in_networks(peer, trusted):
