@@ -20,7 +20,7 @@ from core.monitor_access import may_read
 @never_cache
 @safe_methods_only
 def metrics(request: HttpRequest) -> HttpResponse:
-    """The metrics of all workers for Prometheus. 404 while they are off, 401 for strangers."""
+    """The metrics of all workers for Prometheus. 404 while they are off, 401 for others."""
     if not settings.METRICS:
         return error_views.not_found(request, Http404())
     if not may_read(request):
@@ -33,9 +33,14 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 
 def disk_is_nearly_full() -> bool:
-    """Return whether less than 5 % of the disk of VAR_DIR is free, and less than 1 GiB."""
+    """Return whether the disk of VAR_DIR is nearly full."""
     usage = shutil.disk_usage(settings.VAR)
-    return usage.free < min(usage.total * 0.05, 1 << 30)
+    return is_nearly_full(total=usage.total, free=usage.free)
+
+
+def is_nearly_full(*, total: int, free: int) -> bool:
+    """Return whether less than 5 % of `total` bytes is free, and less than 1 GiB."""
+    return free < min(total * 0.05, 1 << 30)
 
 
 def cache_is_unavailable() -> bool:
