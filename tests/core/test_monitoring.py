@@ -19,7 +19,7 @@ SECRET = "what-monitors-present-in-these-tests"
 
 
 @pytest.fixture
-def monitor(client, settings, own_version_table):
+def monitor(client, db, settings, own_version_table):
     """Return a function that asks /ready with the secret."""
     settings.METRICS_SECRET = SECRET
     return lambda: client.get("/ready", headers={"Authorization": f"Bearer {SECRET}"})
@@ -103,8 +103,8 @@ def test_a_disk_is_nearly_full_by_share_and_by_size(total, free, is_full):
     assert is_nearly_full(total=total, free=free) is is_full
 
 
-def test_only_the_secret_shows_what_is_degraded(client, settings):
-    wrong = {"Authorization": "Bearer wrong"}
+def test_only_the_secret_shows_what_is_degraded(client, db, settings):
+    wrong = {"Authorization": f"Bearer {SECRET}é"}
     # Without a secret the header is none of ours: a proxy may send it.
     assert client.get("/ready", headers=wrong).json() == {"status": "ok"}
     settings.METRICS_SECRET = SECRET
