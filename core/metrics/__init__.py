@@ -16,12 +16,12 @@ from typing import Any, Final, NamedTuple
 
 from core.metrics import slots
 from core.metrics.cells import CounterCells, HistogramCells, Layout
-from core.metrics.handles import Counter, Gauge, Histogram, _Metric
+from core.metrics.handles import Counter, Gauge, Histogram, Metric
 
 ROUTES: Final = ("validation", "api", "oauth", "pages", "staff", "static", "monitoring")
 STATUSES: Final = ("2xx", "3xx", "4xx", "429", "5xx")
 # Where a verdict comes from: a cached response; the text of the token alone; a cached row; a row
-# from the database, with a verified hash; an Argon2 pass.
+# from the database, with a verified hash; an Argon2 pass, or that of another request.
 CACHE_LEVELS: Final = ("hit", "parse", "row", "verified", "argon2")
 # Those of apikeys.services.VerdictCode.
 VERDICTS: Final = (
@@ -107,11 +107,11 @@ POOL_ERRORS: Final = Counter(
     "comfyui_keys_database_pool_errors_total", "Requests that got no connection in time."
 )
 CACHE_FAILURES: Final = Counter(
-    "comfyui_keys_cache_failures_total", "Calls to the shared cache (`CACHE_URL`) that failed."
+    "comfyui_keys_cache_failures_total", "Calls to the cache of rate limits that failed."
 )
 CACHE_BREAKER_OPEN: Final = Gauge(
     "comfyui_keys_cache_breaker_open",
-    "Workers that do not use the shared cache because it fails.",
+    "Workers that do not use the cache of rate limits because it fails.",
     merge="livesum",
 )
 LISTENER_LAG: Final = Gauge(
@@ -188,7 +188,7 @@ def start(path: Path) -> None:
     value_class: Any = values
     value_class.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
     cells, folder = LAYOUT.open(path, slot), path
-    for metric in _Metric.all:
+    for metric in Metric.all:
         metric.create()
 
 

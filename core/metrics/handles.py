@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 type Merge = Literal["livesum", "livemax", "livemin"]
 
 
-class _Metric:
+class Metric:
     """A metric by its name, help and labels.
 
     known: label sets that are exported as 0 from the start, so that rates see the first event.
     """
 
-    all: ClassVar[list["_Metric"]] = []
+    all: ClassVar[list["Metric"]] = []
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class _Metric:
         raise NotImplementedError
 
 
-class Counter(_Metric):
+class Counter(Metric):
     _real: "prometheus_client.Counter | None" = None
 
     def create(self) -> None:
@@ -58,7 +58,7 @@ class Counter(_Metric):
             (self._real.labels(*values) if values else self._real).inc(amount)
 
 
-class Gauge(_Metric):
+class Gauge(Metric):
     _real: "prometheus_client.Gauge | None" = None
 
     def __init__(
@@ -100,7 +100,7 @@ class Gauge(_Metric):
             self._real.dec()
 
 
-class Histogram(_Metric):
+class Histogram(Metric):
     _real: "prometheus_client.Histogram | None" = None
 
     def __init__(self, name: str, help: str, *, bounds: Sequence[float]) -> None:  # noqa: A002 (as above)
