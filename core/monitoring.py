@@ -28,7 +28,10 @@ def metrics(request: HttpRequest) -> HttpResponse:
     # Where metrics are off, their library is not needed.
     from core.metrics import exposition
 
-    body, media_type = exposition.expose(request.headers.get("Accept", ""))
+    try:
+        body, media_type = exposition.expose(request.headers.get("Accept", ""))
+    except exposition.NotMeasuring:
+        return error_views.unavailable(request, "This process does not count: see the log.")
     return HttpResponse(body, content_type=media_type)
 
 

@@ -9,6 +9,7 @@ apikeys.hashing and apikeys.cache can count.
 - What can be read when it is asked for is read at a scrape (`at_scrape`).
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any, Final, NamedTuple
 from core.metrics import slots
 from core.metrics.cells import CounterCells, HistogramCells, Layout
 from core.metrics.handles import Counter, Gauge, Histogram, Metric
+
+logger = logging.getLogger(__name__)
 
 ROUTES: Final = ("validation", "api", "oauth", "pages", "staff", "static", "monitoring")
 STATUSES: Final = ("2xx", "3xx", "4xx", "429", "5xx")
@@ -173,10 +176,22 @@ folder: Path | None = None
 
 
 def start(path: Path) -> None:
-    """Measure in this process, with files in the folder `path`. Raise FolderRefused and OSError."""
+    """Measure in this process, with files in the folder `path`.
+
+    Where the files can't be made, the error is logged and nothing is measured: the platform serves.
+    """
     global cells, folder
     if cells is not None:
         return
+    try:
+        cells = _create(path)
+    except (OSError, slots.FolderRefused) as error:
+        logger.error("This process does not count for /metrics: %s", error)
+    else:
+        folder = path
+
+
+def _create(path: Path) -> memoryview:
     slots.open_folder(path)
     slot = slots.take(path)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(path)
@@ -187,9 +202,10 @@ def start(path: Path) -> None:
     # As the documentation allows: numbers that no two running processes share.
     value_class: Any = values
     value_class.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
-    cells, folder = LAYOUT.open(path, slot), path
     for metric in Metric.all:
         metric.create()
+    slots.allocate(path, slot)
+    return LAYOUT.open(path, slot)
 
 
 def count(family: CounterCells, *values: str) -> None:

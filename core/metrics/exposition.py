@@ -21,14 +21,19 @@ from core.metrics.cells import CounterCells
 logger = logging.getLogger(__name__)
 
 
+class NotMeasuring(Exception):  # noqa: N818 (an expected outcome, not an error)
+    """This process could not make its files."""
+
+
 def expose(accept: str) -> tuple[bytes, str]:
     """Return the metrics of all workers and their media type.
 
     accept: the Accept header. Prometheus' text format unless it names OpenMetrics.
+    Raise NotMeasuring.
     """
     folder = metrics.folder
     if folder is None:
-        raise RuntimeError("This process does not measure.")
+        raise NotMeasuring
     # First: what it reads may set metrics of this process.
     readings = list(_readings())
     for slot in slots.free(folder):

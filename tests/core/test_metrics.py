@@ -104,6 +104,23 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path):
             use(tmp_path / "metrics")
 
 
+def test_a_process_that_can_not_make_its_files_does_not_count_and_says_so(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    metrics.start(tmp_path / "file" / "metrics")
+    assert metrics.cells is None
+    assert metrics.folder is None
+    assert "does not count for /metrics" in caplog.text
+
+
+def test_the_files_of_a_worker_are_allocated(tmp_path):
+    folder = tmp_path / "metrics"
+    worker = Worker(folder)
+    worker.kill()
+    files = [path.stat() for path in [*folder.glob("*.db"), *folder.glob("*.cells")]]
+    assert len(files) == 6
+    assert all(found.st_blocks * 512 >= found.st_size > 0 for found in files)
+
+
 # --- Cells ---
 
 

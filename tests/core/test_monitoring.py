@@ -10,7 +10,6 @@ from django.utils import timezone
 from apikeys import usage
 from apikeys.cache import invalidation
 from core import error_views, health, metrics
-from core.metrics import exposition
 from core.monitoring import is_nearly_full
 from outbox.models import Mail
 from server import housekeeping
@@ -128,9 +127,10 @@ def test_metrics_need_no_database_and_are_not_limited(client, settings, tmp_path
     assert "comfyui_keys_disk_free_bytes" in response.text
 
 
-def test_a_process_that_does_not_measure_has_no_exposition():
-    with pytest.raises(RuntimeError):
-        exposition.expose("")
+def test_a_process_that_can_not_count_says_so(client, settings):
+    settings.METRICS, settings.METRICS_SECRET = True, SECRET
+    response = client.get("/metrics", headers={"Authorization": f"Bearer {SECRET}"})
+    assert (response.status_code, response["Retry-After"]) == (503, "5")
 
 
 def test_metrics_are_an_endpoint_of_programs():
