@@ -143,7 +143,7 @@ bench-verdicts: ## measure the memory of the cached responses
 install: ## install the service into PREFIX (/opt/comfyui-keys), with its systemd units (docs/install.md)
 	@scripts/install-service "$(or $(PREFIX),/opt/comfyui-keys)"
 
-lint-deploy: ## lint Dockerfile and deploy/kubernetes with hadolint and kubernetes-validate
+lint-deploy: ## lint Dockerfile, deploy/kubernetes and deploy/prometheus with their own linters
 	@scripts/install test
 	@scripts/lint-deploy
 

@@ -21,16 +21,17 @@ from accounts import device_tracking, services
 from accounts.models import User
 from audit.models import Action, Via
 from audit.services import Actor, actor, record
+from core import metrics
 from core.requests import request_ip
 
 
 def record_login(request: HttpRequest, user: User) -> None:
     """Record that `user` logged in, and with which methods, such as `password + totp`."""
-    methods = [
-        str(used.get("provider") or used.get("type") or used["method"])
-        for used in get_authentication_records(request, user)
-    ]
+    records = get_authentication_records(request, user)
+    methods = [str(used.get("provider") or used.get("type") or used["method"]) for used in records]
     detail = {"how": " + ".join(dict.fromkeys(methods)), "device": _device(request)}
+    first = records[0]["method"] if records else ""
+    metrics.LOGINS.inc(first if first in metrics.LOGIN_METHODS else "other")
     record(Action.SIGNED_IN, account_id=user.pk, by=_account_owner(request, user), detail=detail)
 
 
@@ -47,6 +48,8 @@ def record_login_failure(
     by = Actor(via=Via.PAGE, client_ip=None if request is None else request_ip(request))
     detail = {"why": reason, **more} | ({} if request is None else {"device": _device(request)})
     account_id = None if user is None else user.pk
+    # Other reasons are ids of providers.
+    metrics.LOGIN_FAILURES.inc(reason if reason in metrics.LOGIN_REASONS else "provider")
     record(Action.SIGN_IN_REFUSED, account_id=account_id, by=by, detail=detail)
 
 

@@ -8,7 +8,9 @@ class APIKeysConfig(AppConfig):
 
     def ready(self) -> None:
         from accounts import signals
-        from apikeys import key_history, receivers
+
+        # `monitoring` registers what monitors see.
+        from apikeys import key_history, monitoring, receivers  # noqa: F401
         from apikeys.api import schema  # noqa: F401 (drf-spectacular finds it by its import)
         from apikeys.models import Reason
         from audit import formatting, sentences

@@ -5,6 +5,7 @@ against.
 """
 
 import hmac
+import time
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import argon2
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
 from apikeys.tokens import Token, has_tag_of
+from core import metrics
 from core.exceptions import HashingBusy
 
 
@@ -103,8 +105,14 @@ class Hasher:
 
     @contextmanager
     def _slot(self, wait: float) -> Iterator[None]:
-        if not self._slots.acquire(timeout=wait):
+        started = time.monotonic()
+        with metrics.ARGON2_WAITING.track():
+            has_slot = self._slots.acquire(timeout=wait)
+        if not has_slot:
+            metrics.ARGON2_REFUSED.inc()
             raise HashingBusy
+        metrics.ARGON2_WAIT.observe(time.monotonic() - started)
+        metrics.ARGON2_PASSES.inc()
         try:
             yield
         finally:

@@ -27,6 +27,7 @@ from django.utils import timezone
 
 from apikeys import key_networks
 from apikeys.models import APIKey, DailyUse, HourlyUse
+from core import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class UsageCounter:
         self._wake = Event()
         self._stop = Event()
         self._writer: Thread | None = None
+        # Whether the last attempt to write counts has failed.
+        self.is_failing = False
 
     def count(self, key_id: UUID, *, is_first: bool = False) -> None:
         """Count one use of a key.
@@ -170,9 +173,15 @@ class UsageCounter:
                     _add({used: self._counted[used] for used in batch})
             except Error:
                 logger.warning("Uses could not be written; they are kept for the next try.")
+                self._set_failing(True)
                 return
             for written in batch:
                 del self._counted[written]
+        self._set_failing(False)
+
+    def _set_failing(self, is_failing: bool) -> None:
+        self.is_failing = is_failing
+        metrics.USAGE_FAILING.set(is_failing)
 
     def _write_tags(self) -> None:
         with self._tags_lock:
@@ -306,3 +315,8 @@ note_tag = _counter.note_tag
 start = _counter.start
 flush = _counter.flush
 reset = _counter.reset
+
+
+def is_failing() -> bool:
+    """Return whether this process failed to write its counts at the last attempt."""
+    return _counter.is_failing

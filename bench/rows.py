@@ -82,6 +82,8 @@ def all_rows(files: Path, sizes: list[int]) -> list[Row]:
     in_body = replace(some, headers={"Content-Type": "application/json"}, body='{"key":"{}"}')
     return [
         Row("ours-valid", "validation cache, all keys in turn", "ours", always(valid), True, True),
+        Row("ours-metrics", "validation cache, with METRICS=1", "ours-metrics", always(valid), True,
+            True),
         Row("ours-hot", "validation cache, one key", "ours", always(ours("hot")), True, True),
         Row("ours-sign-in", "POST /customers with ComfyUI's body", "ours",
             always(sign_in), True, True),

@@ -68,6 +68,7 @@ class ServerPool:
         starts: dict[str, Callable[[], AbstractContextManager[Server]]] = {
             "ours": lambda: self._platform(name, self.ours, cached=True),
             "ours-off": lambda: self._platform(name, self.ours, cached=False),
+            "ours-metrics": lambda: self._platform(name, self.ours, cached=True, METRICS="1"),
             "floor-wsgi": lambda: self._empty(name, {}),
             "floor-wsgi-1": lambda: self._empty(name, {"THREADS": "1"}),
             "floor-nginx": lambda: servers.nginx(name, self._folder / name),
@@ -121,7 +122,9 @@ class ServerPool:
             seed.grow(self._tables[size], size)
         return self._tables[size]
 
-    def _platform(self, name: str, url: str, *, cached: bool) -> AbstractContextManager[Server]:
+    def _platform(
+        self, name: str, url: str, *, cached: bool, **variables: str
+    ) -> AbstractContextManager[Server]:
         folder = self._folder / name
         return servers.platform(
             name,
@@ -130,6 +133,7 @@ class ServerPool:
                 **self.environment(url),
                 "VAR_DIR": str(folder),
                 "VALIDATION_CACHE": str(int(cached)),
+                **variables,
             },
         )
 

@@ -24,6 +24,8 @@ from django.db import Error, IntegrityError, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from redis.exceptions import RedisError
 
+from core import metrics
+
 logger = logging.getLogger(__name__)
 
 # Seconds between two attempts at a cache that fails: a hanging one costs its timeout once in this
@@ -61,6 +63,11 @@ class CircuitBreaker:
         # When the next attempt may start (time.monotonic); 0.0 while the circuit is closed.
         self._retry_at = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the last call has failed."""
+        return bool(self._retry_at)
+
     def allow(self) -> bool:
         """Return whether to call the cache. While the circuit is open, one thread gets True."""
         with self._lock:
@@ -79,6 +86,7 @@ class CircuitBreaker:
             return
         with self._lock:
             was_open, self._retry_at = bool(self._retry_at), 0.0
+        metrics.CACHE_BREAKER_OPEN.set(0)
         if was_open:
             logger.warning("The shared cache answers again.")
 
@@ -87,6 +95,8 @@ class CircuitBreaker:
         with self._lock:
             was_closed = not self._retry_at
             self._retry_at = monotonic() + RETRY_INTERVAL
+        metrics.CACHE_FAILURES.inc()
+        metrics.CACHE_BREAKER_OPEN.set(1)
         if was_closed:
             logger.warning(
                 "The shared cache does not answer; each process counts for itself: %s", error

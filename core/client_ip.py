@@ -17,6 +17,14 @@ type _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _FORWARDED_FOR: Final = "HTTP_X_FORWARDED_FOR"
 _FORWARDED_PROTO: Final = "HTTP_X_FORWARDED_PROTO"
+# In the environ of a request that had a forwarding header, which is removed.
+_WAS_FORWARDED: Final = "core.client_ip.was_forwarded"
+# Any of them shows that the client is not the peer.
+_PROXY_HEADERS: Final = (
+    _FORWARDED_FOR, _FORWARDED_PROTO, "HTTP_X_FORWARDED_HOST", "HTTP_X_REAL_IP", "HTTP_FORWARDED",
+    "HTTP_VIA",
+)  # fmt: skip
+_LOOPBACK: Final = ("127.0.0.0/8", "::1")
 _MAX_PORT: Final = 65535
 # No proxy writes a longer value: it is not parsed.
 _MAX_LENGTH: Final = 4096
@@ -48,6 +56,25 @@ def in_networks(ip: str, networks: Iterable[object]) -> bool:
     return _in_networks(ip, tuple(map(str, networks)))
 
 
+def is_local(environ: Environ, *, proxies: Iterable[object]) -> bool:
+    """Return whether a program on this machine has made the request itself.
+
+    The TCP peer is loopback, no header says that a proxy has passed the request on, the peer is
+    none of the trusted `proxies`, and the Host is loopback as well: a web page whose name leads to
+    127.0.0.1 (DNS rebinding) has another one.
+    """
+    peer = environ.get("REMOTE_ADDR", "")
+    host = _without_port(environ.get("HTTP_HOST", ""))
+    return (
+        in_networks(peer, _LOOPBACK)
+        and _WAS_FORWARDED not in environ
+        and not any(header in environ for header in _PROXY_HEADERS)
+        and not in_networks(peer, proxies)
+        and host is not None
+        and (host == "localhost" or in_networks(host, _LOOPBACK))
+    )
+
+
 def apply_forwarded_headers(
     application: Application, *, proxies: Iterable[object], header: str | None
 ) -> Application:
@@ -64,8 +91,10 @@ def apply_forwarded_headers(
     variable = f"HTTP_{header.upper().replace('-', '_')}" if header else _FORWARDED_FOR
 
     def middleware(environ: Environ, start_response: Any) -> Iterable[bytes]:
-        forwarded = environ.pop(variable, "")
-        environ.pop(_FORWARDED_FOR, None)
+        forwarded = environ.pop(variable, None)
+        other = environ.pop(_FORWARDED_FOR, None)
+        if forwarded is not None or other is not None:
+            environ[_WAS_FORWARDED] = True
         peer = environ.get("REMOTE_ADDR", "")
         if forwarded and _in_networks(peer, trusted):
             ip, scheme = _parse_header(forwarded, trusted)

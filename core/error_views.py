@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _API_PREFIXES = (
     "/customers", "/api/", "/proxy/", "/releases", "/admin/verify-api-key", "/health", "/ready",
+    "/metrics",
     "/oauth/device/", "/oauth/token", "/oauth/revoke", "/oauth/introspect", "/.well-known/",
 )  # fmt: skip
 # Seconds, for all 503 responses. ComfyUI's API nodes honour it.
@@ -98,6 +99,21 @@ def key_in_query_string(request: HttpRequest) -> HttpResponse:
             "delete it and create a new one."
         ),
     )
+
+
+def no_metrics_secret(request: HttpRequest) -> HttpResponse:
+    """401 for a request that may not read what only monitors should know."""
+    response = _respond(
+        request,
+        401,
+        "UNAUTHORIZED",
+        _(
+            "Send the METRICS_SECRET of this site in the Authorization header, after Bearer. A "
+            "program on the same machine can read /metrics without it, at 127.0.0.1."
+        ),
+    )
+    response["WWW-Authenticate"] = 'Bearer realm="monitoring"'
+    return response
 
 
 def compressed_form(request: HttpRequest) -> HttpResponse:

@@ -3,7 +3,11 @@
 Why not django-health-check: docs/adr/0026-libraries-considered.md.
 """
 
+import logging
+from collections.abc import Callable
 from datetime import timedelta
+from enum import StrEnum
+from typing import NamedTuple
 
 from django.conf import settings
 from django.db import Error, connection
@@ -12,7 +16,10 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 
-from core.error_views import safe_methods_only, unavailable
+from core.error_views import RETRY_AFTER, no_metrics_secret, safe_methods_only, unavailable
+from core.monitor_access import has_secret
+
+logger = logging.getLogger(__name__)
 
 # Applied migrations stay applied, so the check runs until it succeeds once.
 _migrated = False
@@ -28,7 +35,31 @@ def health(request: HttpRequest) -> JsonResponse:
 @never_cache
 @safe_methods_only
 def ready(request: HttpRequest) -> HttpResponse:
-    """Readiness probe: the database answers, and all migrations are applied."""
+    """Readiness probe: the database answers, and all migrations are applied.
+
+    With METRICS_SECRET: also what is degraded. A degraded platform is ready.
+    """
+    if settings.METRICS_SECRET and "Authorization" in request.headers:
+        if not has_secret(request):
+            return no_metrics_secret(request)
+        return _details()
+    match _obstacle():
+        case Obstacle.DATABASE:
+            return unavailable(request, "The database does not answer.")
+        case Obstacle.MIGRATIONS:
+            return unavailable(request, "Migrations are missing: run `manage.py migrate`.")
+        case None:
+            return JsonResponse({"status": "ok"})
+
+
+class Obstacle(StrEnum):
+    """Why the platform is not ready."""
+
+    DATABASE = "database_unavailable"
+    MIGRATIONS = "migrations_missing"
+
+
+def _obstacle() -> Obstacle | None:
     global _migrated
     try:
         with connection.cursor() as cursor:
@@ -38,10 +69,47 @@ def ready(request: HttpRequest) -> HttpResponse:
             _migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes())
     except Error:
         connection.close()
-        return unavailable(request, "The database does not answer.")
-    if not _migrated:
-        return unavailable(request, "Migrations are missing: run `manage.py migrate`.")
-    return JsonResponse({"status": "ok"})
+        return Obstacle.DATABASE
+    return None if _migrated else Obstacle.MIGRATIONS
+
+
+class _Check(NamedTuple):
+    is_degraded: Callable[[], bool]
+    needs_database: bool
+
+
+_checks: dict[str, _Check] = {}
+
+
+def register_check(
+    code: str, is_degraded: Callable[[], bool], *, needs_database: bool = False
+) -> None:
+    """Have /ready list `code` while `is_degraded()`.
+
+    needs_database: it is not called while the platform is not ready.
+    """
+    _checks[code] = _Check(is_degraded, needs_database)
+
+
+def _details() -> JsonResponse:
+    obstacle = _obstacle()
+    degraded = [] if obstacle is None else [obstacle.value]
+    for code, check in _checks.items():
+        if check.needs_database and obstacle:
+            continue
+        try:
+            is_degraded = check.is_degraded()
+        except Exception:
+            # Any exception: what can't be checked does not work, and the other checks matter.
+            logger.exception("The check %s failed.", code)
+            is_degraded = True
+        if is_degraded:
+            degraded.append(code)
+    response = JsonResponse({"ready": obstacle is None, "degraded": sorted(degraded)})
+    if obstacle:
+        response.status_code = 503
+        response["Retry-After"] = str(RETRY_AFTER)
+    return response
 
 
 # RFC 9116 §2.5.5 recommends less than a year.

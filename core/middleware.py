@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils import translation
 from django.utils.cache import patch_cache_control, patch_vary_headers
 
-from core import content_encoding, error_views, health
+from core import content_encoding, error_views, health, monitoring
 
 type GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -29,7 +29,11 @@ _PERMISSIONS = ", ".join(
 _API_CSP = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"
 # Descriptions of OAuth errors are ASCII (RFC 6749 §5.2). The OpenAPI document has one language.
 _ENGLISH_ONLY = ("/oauth/", "/.well-known/", "/api/schema/", "/api/docs/")
-_PROBES: dict[str, GetResponse] = {"/health": health.health, "/ready": health.ready}
+_PROBES: dict[str, GetResponse] = {
+    "/health": health.health,
+    "/ready": health.ready,
+    "/metrics": monitoring.metrics,
+}
 
 
 def answer_probes(get_response: GetResponse) -> GetResponse:

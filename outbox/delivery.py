@@ -17,6 +17,7 @@ from django.db import Error, connection
 from django.db.models import F
 from django.utils import timezone
 
+from core import metrics
 from outbox.encryption import DecryptionError
 from outbox.models import Mail
 
@@ -64,9 +65,10 @@ def deliver() -> int:
         except Exception:
             # The message cannot be built, which no retry changes, and must not block the others.
             logger.exception("Mail %s can't be built and is given up.", mail.pk)
-            mail.delete()
+            _give_up(mail)
         else:
             mail.delete()
+            metrics.EMAILS.inc("sent")
             sent += 1
     return sent
 
@@ -80,7 +82,7 @@ def _handle_rejection(mail: Mail, error: SMTPException) -> None:
     )
     if codes and min(codes) >= 500:
         logger.warning("The mail server refuses mail %s's address.", mail.pk)
-        mail.delete()
+        _give_up(mail)
     else:
         _retry_later(mail, error)
 
@@ -109,9 +111,15 @@ def _retry_later(mail: Mail, error: Exception | str) -> None:
     """Log the failure; the claim has set the time of the retry. Give up after a day."""
     if timezone.now() - mail.queued_at < GIVE_UP_AFTER:
         logger.warning("Mail %s could not be sent and is tried again: %s", mail.pk, error)
+        metrics.EMAILS.inc("retried")
         return
     logger.error("Mail %s could not be sent for a day and is given up: %s", mail.pk, error)
+    _give_up(mail)
+
+
+def _give_up(mail: Mail) -> None:
     mail.delete()
+    metrics.EMAILS.inc("given_up")
 
 
 def _deliver_forever() -> None:

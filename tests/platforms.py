@@ -74,6 +74,7 @@ def platform(folder: Path, **variables: str) -> Iterator[Platform]:
         "VAR_DIR": str(folder),
         # Not in /dev/shm, where it would outlive the test.
         "SHARED_VERIFIED_FOLDER": str(folder),
+        "METRICS_FOLDER": str(folder),
         "USAGE_FLUSH_INTERVAL": "0.2",
         "WORKERS": "1",
         # All tests have one client IP, some with hundreds of invalid keys.

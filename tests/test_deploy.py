@@ -1,5 +1,6 @@
 """Files of deploy/ that need servers which the tests can't start: Docker, Compose, Kubernetes."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -91,3 +92,71 @@ def test_the_image_gets_every_package_of_the_wheel_and_nothing_that_is_secret() 
 def test_the_image_installs_by_hash_and_does_not_run_as_root() -> None:
     assert "--require-hashes" in DOCKERFILE
     assert re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)[-1] not in {"root", "0"}
+
+
+# --- Prometheus and Grafana: tests/live/test_metrics.py compares the metrics with a scrape ---
+
+ALERTS = [
+    rule
+    for group in yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())[
+        "groups"
+    ]
+    for rule in group["rules"]
+]
+
+
+def anchors(page: str) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_each_alert_says_why_and_what_to_do_and_leads_to_the_runbook(rule: dict) -> None:
+    annotations = rule["annotations"]
+    assert set(annotations) == {"summary", "description", "runbook_url"}
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert annotations["summary"].endswith(".")
+    # A reason and an advice.
+    assert annotations["description"].count(". ") >= 1
+    page, _, anchor = annotations["runbook_url"].partition("#")
+    assert page == "docs/runbook.md"
+    assert anchor in anchors(page)
+
+
+def test_each_section_of_alerts_in_the_runbook_has_an_alert() -> None:
+    sections = (ROOT / "docs" / "runbook.md").read_text().partition("\n## Alerts\n")[2]
+    named = {rule["annotations"]["runbook_url"].partition("#")[2] for rule in ALERTS}
+    headings = re.findall(r"^### (.+)$", sections, re.MULTILINE)
+    assert {heading.lower().replace(" ", "-") for heading in headings} == named
+    assert f"has {len(ALERTS)} alerts" in (ROOT / "docs" / "monitoring.md").read_text()
+
+
+def test_panels_of_the_dashboard_do_not_overlap_and_name_the_data_source() -> None:
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "dashboard.json").read_text())
+    cells = [
+        (x, y)
+        for panel in dashboard["panels"]
+        for place in [panel["gridPos"]]
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _y in cells) < 24
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(ids) == len(set(ids))
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            assert target["datasource"]["uid"] == "${datasource}"
+
+
+def test_prometheus_scrapes_with_the_secret_from_a_file() -> None:
+    example = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    (job,) = example["scrape_configs"]
+    # The alert on `up` names the job.
+    assert f'job="{job["job_name"]}"' in next(
+        rule["expr"] for rule in ALERTS if "up{" in rule["expr"]
+    )
+    assert set(job["authorization"]) == {"credentials_file"}
+    (rules,) = example["rule_files"]
+    assert (ROOT / "deploy" / "prometheus" / rules).is_file()

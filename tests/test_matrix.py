@@ -75,6 +75,8 @@ NEW_PASSWORD = {"password1": "mallory was here 1", "password2": "mallory was her
 API = {
     "health": Row(all_get(200), all_get(405), all_get(405)),
     "ready": Row(all_get(200), all_get(405), all_get(405)),
+    # Metrics are off.
+    "metrics": Row(all_get(404), all_get(405), all_get(405)),
     # A session is no key: these two refuse users who are logged in to the pages only.
     "customers": Row(all_get(401), all_get(401), all_get(401)),
     "customers/me": Row(all_get(401), all_get(401), all_get(401)),
@@ -732,6 +734,7 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")
 API_URLS = [
     "/health",
     "/ready",
+    "/metrics",
     "/customers",
     "/customers/me",
     "/customers/api-keys",

@@ -22,6 +22,7 @@ import psycopg
 from psycopg.pq import ExecStatus, PGnotify
 
 from apikeys.cache.versions import VersionTable
+from core import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Listener:
                 self._listen()
             # Any error: without this thread the host would silently stay without its cache.
             except Exception as error:
+                metrics.LISTENER_FAILURES.inc()
                 if not self._is_disconnected:
                     logger.warning(
                         "No notifications of other hosts arrive, so cached data is not used: %s",
@@ -117,6 +119,7 @@ class Listener:
             # notifications in between.
             if any(notice.extra == mark and notice.be_pid == channel.pid for notice in received):
                 is_back = True
+                metrics.LISTENER_LAG.set(time.monotonic() - sent)
                 # The lease counts from the sending: notifications sent before have arrived. A late
                 # heartbeat must not shorten a lease that another worker renewed.
                 if time.monotonic() < sent + self._lease:

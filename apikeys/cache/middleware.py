@@ -6,7 +6,7 @@ nothing about keys. What it stores is in apikeys.cache.responses.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -64,6 +64,8 @@ class ValidationCache:
     max_age: seconds after which a response is a cache miss in any case: not every change sends a
         notification. One request refreshes it earlier, in the last quarter of that time.
     multi_host: whether cached responses need a running lease, as other hosts may change keys.
+    counts: integers, of which one is increased for each cached response; None: none is.
+    positions: by code of a verdict, and for RATE_LIMITED, the index in `counts`.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class ValidationCache:
         capacity: int,
         max_age: float = 60.0,
         multi_host: bool = False,
+        counts: MutableSequence[int] | memoryview | None = None,
+        positions: Mapping[str, int] | None = None,
     ) -> None:
         self._application = application
         self._versions = versions
@@ -96,6 +100,8 @@ class ValidationCache:
         self._languages: dict[str, str] = {}
         self._max_age = max_age
         self._multi_host = multi_host
+        self._counts = counts
+        self._positions = positions or {}
         # Keyed with a random secret of this process: its memory holds no plaintext of a key.
         self._keyed = blake2b(key=os.urandom(32), digest_size=16)
         self._responses = ResponseStore(capacity)
@@ -160,6 +166,8 @@ class ValidationCache:
             self._count_refusal(*cached.refusal)
         elif cached.is_guess and self._count_guess(environ.get("REMOTE_ADDR", "")) != 0:
             return self._application(environ, start_response)
+        if self._counts is not None:
+            self._counts[cached.position] += 1
         start_response(response.status, response.headers)
         return response.body
 
@@ -230,6 +238,7 @@ class ValidationCache:
                 directive.key_id,
                 directive.refusal,
                 directive.is_guess,
+                position=self._positions.get(directive.verdict, 0),
             )
             self._responses.add_variant(cached, variant, response, environ.get("REMOTE_ADDR", ""))
             self._responses.store(digest, cached)
@@ -268,6 +277,8 @@ class ValidationCache:
             wait = self._count_guess(environ.get("REMOTE_ADDR", ""))
             known = None if wait is None else by_wait.get(wait)
             if known is not None:
+                if self._counts is not None:
+                    self._counts[self._positions["RATE_LIMITED" if wait else refusals.verdict]] += 1
                 start_response(known.status, known.headers)
                 return known.body
         directive = CacheDirective()

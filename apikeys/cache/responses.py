@@ -30,6 +30,8 @@ MAX_INTERNED: Final = 4096
 # Maximum of client IPs per key that count as reported to Django.
 _MAX_CLIENT_IPS: Final = 16
 _NEVER: Final = float("inf")
+# Clients do not learn whether the tag is right.
+_VERDICTS: Final = {ParseError.MALFORMED: "MALFORMED", ParseError.FORGED: "NOT_FOUND"}
 
 
 @dataclass(slots=True)
@@ -48,6 +50,13 @@ class CacheDirective:
     lifetime: Lifetime | None = None
     is_guess: bool = False
     wait: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """The code of the verdict that the response is about."""
+        if self.refusal is not None:
+            return self.refusal[1]
+        return "NOT_FOUND" if self.is_guess else "VALID"
 
     def allow(
         self,
@@ -105,12 +114,15 @@ class CachedResponse:
     # network is recorded.
     client_ips: tuple[str, ...] = ()
     variants: dict[Variant, Response] = field(default_factory=dict)
+    # Index of the verdict in the middleware's `counts`.
+    position: int = 0
 
 
 class Refusals:
     """The responses that all malformed tokens share, or all forged ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, verdict: str) -> None:
+        self.verdict = verdict
         # By variant, then by seconds of Retry-After.
         self._responses: dict[Variant, dict[int, Response]] = {}
 
@@ -137,7 +149,7 @@ class ResponseStore:
         self.young: dict[bytes, CachedResponse] = {}
         self._old: dict[bytes, CachedResponse] = {}
         # Forged tokens share their responses, and so do malformed ones.
-        self._refusals = {error: Refusals() for error in ParseError}
+        self._refusals = {error: Refusals(_VERDICTS[error]) for error in ParseError}
         # By digest: misconfigured clients repeat the same wrong key.
         self._refused: dict[bytes, Refusals] = {}
         # Values that thousands of responses have in common.

@@ -60,25 +60,27 @@ class RowCache:
         found = self._row(public_id, statement)
         if found is None:
             return None
-        version, lives, row = found
+        version, lives, row, was_cached = found
         values = list(row)
         for at, column in statement.to_convert:
             for convert in _converters(column):
                 values[at] = convert(values[at], column, connection)
         key = APIKey.from_db(connection.alias, KEY_FIELDS, values[: len(KEY_FIELDS)])
         key.owner = User.from_db(connection.alias, OWNER_FIELDS, values[len(KEY_FIELDS) :])
-        key.lifetime, key.read_version = lives, version
+        key.lifetime, key.read_version, key.was_cached = lives, version, was_cached
         return key
 
     def _row(
         self, public_id: str, statement: _Statement
-    ) -> tuple[int | None, Lifetime, Row] | None:
-        """Return the version that the row was read under, its lifetime, and the row."""
+    ) -> tuple[int | None, Lifetime, Row, bool] | None:
+        """Return the version that the row was read under, its lifetime, the row, and whether it
+        was cached.
+        """
         # Read before the row, so that a change in between changes the version.
         version = invalidation.version(public_id)
         now = clock()
         if version is not None and (known := self._cached_row(public_id, version, now)):
-            return known
+            return *known, True
         with connection.cursor() as cursor:
             cursor.execute(statement.sql, [public_id])
             fetched: Row | None = cursor.fetchone()
@@ -88,7 +90,7 @@ class RowCache:
         if version is not None:
             with self._lock:
                 self._rows[public_id] = version, lives, fetched
-        return version, lives, fetched
+        return version, lives, fetched, False
 
     def _cached_row(
         self, public_id: str, version: int, now: float

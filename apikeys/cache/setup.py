@@ -11,7 +11,7 @@ from apikeys.cache.listener import Listener
 from apikeys.cache.middleware import Application, Environ, StartResponse, ValidationCache
 from apikeys.cache.versions import VersionTable
 from apikeys.key_hasher import key_hasher
-from core import https_only
+from core import https_only, metrics
 from core.languages import accepted_language
 from core.postgres import conninfo
 
@@ -50,6 +50,11 @@ def install(application: Application) -> Application:
         capacity=settings.VALIDATION_CACHE_SIZE,
         max_age=settings.CACHE_MAX_AGE,
         multi_host=settings.MULTI_HOST,
+        counts=metrics.cells,
+        positions={
+            **{code: metrics.VALIDATIONS.at(code, "hit") for code in metrics.VERDICTS},
+            "RATE_LIMITED": metrics.RATE_LIMITED.at("validation"),
+        },
     )
     return _bypass_for_plaintext(cache, application) if settings.HTTPS else cache
 

@@ -138,6 +138,10 @@ class VersionTable:
         since = time.monotonic() if since is None else since
         self._header[_LEASE_UNTIL] = int((since + seconds) * 1e9)
 
+    def lease_seconds(self) -> float:
+        """Return the seconds that are left of the lease; 0 if it has ended."""
+        return max(self._header[_LEASE_UNTIL] - time.monotonic_ns(), 0) / 1e9
+
     def has_lease(self) -> bool:
         """Return whether the lease is running. All processes share CLOCK_MONOTONIC."""
         return time.monotonic_ns() < self._header[_LEASE_UNTIL]

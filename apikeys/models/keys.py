@@ -239,6 +239,8 @@ class APIKey(models.Model):
     lifetime: Lifetime | None = None
     # The version of its bucket before the row was read; None if the bucket was dirty.
     read_version: int | None = None
+    # Whether the row was in the row cache.
+    was_cached: bool = False
 
     objects = APIKeyQuerySet.as_manager()
 

@@ -21,6 +21,7 @@ from apikeys.hashing import Hasher, UnknownPepper
 from apikeys.key_hasher import key_hasher
 from apikeys.models import APIKey
 from apikeys.tokens import ParseError, Token
+from core import metrics
 from core.exceptions import HashingBusy
 from core.ratelimit import BurstRateLimiter
 
@@ -78,25 +79,45 @@ def validate(
         allowed networks are checked.
     Raise HashingBusy, and django.db.Error if the database is not available.
     """
+    verdict, level = _validate(
+        presented, client_ip=client_ip, hash_wait=hash_wait, db_wait=db_wait, is_use=is_use
+    )
+    if is_use:
+        metrics.count(metrics.VALIDATIONS, verdict.code, level)
+    return verdict
+
+
+def _validate(
+    presented: str | Token,
+    *,
+    client_ip: str | None,
+    hash_wait: float | None,
+    db_wait: float,
+    is_use: bool,
+) -> tuple[Verdict, str]:
+    """Return the verdict, and which cache answered (metrics.CACHE_LEVELS)."""
     token = presented if isinstance(presented, Token) else _parse(presented)
     if isinstance(token, ParseError):
-        return Verdict(_PARSE_ERRORS[token])
+        return Verdict(_PARSE_ERRORS[token]), "parse"
     digest = key_hasher().digest(token)
 
     def find() -> APIKey | None:
         return _retry_on_db_error(lambda: row_cache.find(token.public_id), seconds=db_wait)
 
     key = find()
+    level = "row" if key is not None and key.was_cached else "verified"
     if key is None or not _is_verified(digest, key):
+        level = "argon2"
         wait = settings.ARGON2_WAIT if hash_wait is None else hash_wait
         if not _verify_once(token, digest, key, wait=wait):
-            return Verdict(VerdictCode.NOT_FOUND, lifetime=None if key is None else key.lifetime)
+            lifetime = None if key is None else key.lifetime
+            return Verdict(VerdictCode.NOT_FOUND, lifetime=lifetime), level
         # The row may have changed during the Argon2id pass.
         if key is None or not row_cache.is_current(key):
             key = find()
     if key is None:
-        return Verdict(VerdictCode.NOT_FOUND)
-    return _verdict_on(key, token, client_ip=client_ip, is_use=is_use)
+        return Verdict(VerdictCode.NOT_FOUND), level
+    return _verdict_on(key, token, client_ip=client_ip, is_use=is_use), level
 
 
 def _parse(presented: str) -> Token | ParseError:

@@ -3,11 +3,12 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from core import error_views, health, theme
+from core import error_views, health, monitoring, theme
 
 urlpatterns = [
     path("health", health.health, name="health"),
     path("ready", health.ready, name="ready"),
+    path("metrics", monitoring.metrics, name="metrics"),
     path("theme", theme.choose, name="set_theme"),
     path("theme.css", theme.stylesheet, name="theme_css"),
     path("", include("apikeys.api.urls")),

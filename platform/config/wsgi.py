@@ -2,22 +2,23 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-_django = get_wsgi_application()
+_django: Callable[..., Iterable[bytes]] = get_wsgi_application()
 
 from django.conf import settings  # noqa: E402 (after get_wsgi_application, which sets Django up)
 from django.db import connections  # noqa: E402
 
 from apikeys.cache.middleware import Application  # noqa: E402
 from apikeys.cache.setup import install  # noqa: E402
-from core import client_ip, file_permissions, running  # noqa: E402
+from core import client_ip, file_permissions, metrics, running  # noqa: E402
 from core.error_views import is_path_for_clients  # noqa: E402
+from core.metrics import requests as request_metrics  # noqa: E402
 from server import leader_follower, postgres_pool, request_body  # noqa: E402
 
 # Before the database is opened. Here as well as in `manage.py serve`, for other WSGI servers.
@@ -26,6 +27,9 @@ file_permissions.restrict_to_owner()
 running.hold_shared(wait=True)
 # In this process only, which serves requests: a migration may take longer.
 postgres_pool.bound(settings.DB_STATEMENT_TIMEOUT, connections.settings)
+if settings.METRICS:
+    metrics.start(settings.METRICS_FILES)
+    _django = request_metrics.count_responses(_django)
 
 
 def _django_with_merged_slashes(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -55,3 +59,6 @@ if settings.TRUSTED_PROXIES:
     application = client_ip.apply_forwarded_headers(
         application, proxies=settings.TRUSTED_PROXIES, header=settings.CLIENT_IP_HEADER
     )
+
+if settings.METRICS:
+    application = request_metrics.measure(application)

@@ -155,12 +155,14 @@ def _separate_from_parent() -> None:
 
 def _start_threads() -> None:
     from outbox import delivery  # needs Django set up
-    from server import housekeeping
+    from server import housekeeping, pool_metrics
 
     if settings.HAS_MAIL_SERVER:
         # Mail that is due since the platform was down goes out now.
         delivery.wake()
     housekeeping.start()
+    if settings.METRICS:
+        pool_metrics.start()
     if settings.MULTI_HOST:
         Thread(target=_connect, name="connect", daemon=True).start()
 

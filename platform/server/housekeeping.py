@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Thread
+from typing import Final
 
 from django.conf import settings
 from django.db import connection
@@ -15,8 +16,12 @@ from django.db import connection
 from accounts import expired_sessions
 from apikeys import notices
 from apikeys.cache import invalidation
+from core import health, metrics
 
 logger = logging.getLogger(__name__)
+
+# Seconds. The tasks run every 15; notices of many keys take minutes.
+_STUCK_AFTER: Final = 600
 
 
 @dataclass(slots=True)
@@ -37,8 +42,24 @@ def tasks() -> list[Task]:
     ]
 
 
+# When the tasks of this process last ran (time.monotonic); None: the thread is not started.
+_ran_at: float | None = None
+
+
 def start() -> None:
+    _note_run()
+    health.register_check("housekeeping_stuck", _is_stuck)
     Thread(target=_run_forever, args=(tasks(),), name="housekeeping", daemon=True).start()
+
+
+def _note_run() -> None:
+    global _ran_at
+    _ran_at = time.monotonic()
+    metrics.HOUSEKEEPING.set(time.time())
+
+
+def _is_stuck() -> bool:
+    return _ran_at is not None and time.monotonic() - _ran_at > _STUCK_AFTER
 
 
 def _run_forever(scheduled: list[Task]) -> None:
@@ -55,5 +76,6 @@ def _run_forever(scheduled: list[Task]) -> None:
                 # Any exception: an uncaught one would end this thread, and with it all tasks.
                 logger.exception("A periodic task failed. It is tried again later.")
             task.due = time.monotonic() + task.every
+        _note_run()
         # Django closes connections at the end of requests, and this thread has none.
         connection.close()

@@ -19,6 +19,7 @@ from apikeys.models import APIKey, Reason
 from apikeys.services import AlreadyIssued, VerdictCode
 from audit.models import Action, Event, Via
 from audit.services import Actor
+from core import metrics
 from core.exceptions import HashingBusy
 from tests.factories import failing_statements, wrong_secret
 
@@ -479,3 +480,51 @@ def test_concurrent_first_validations_of_a_key_all_succeed(issue, transactional_
     for thread in threads:
         thread.join()
     assert codes == [VerdictCode.VALID] * 8
+
+
+# --- What is counted --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(monkeypatch, settings, own_version_table, transactional_db):
+    """Return a function that returns the validations counted since its last call."""
+    settings.MULTI_HOST = False
+    cells = [0] * metrics.LAYOUT.size
+    monkeypatch.setattr(metrics, "cells", cells)
+
+    def read():
+        family = metrics.VALIDATIONS
+        found = {row: cells[family.at(*row)] for row in family.rows if cells[family.at(*row)]}
+        cells[:] = [0] * len(cells)
+        return found
+
+    return read
+
+
+def test_a_validation_is_counted_with_what_has_answered(issue, counted):
+    key, token = issue()
+    services.validate(token.reveal())
+    assert counted() == {("VALID", "argon2"): 1}
+    services.validate(token.reveal())
+    services.validate(token)
+    assert counted() == {("VALID", "row"): 2}
+    # The row is read again, and its hash is the one that was verified.
+    APIKey.objects.filter(pk=key.pk).update(name="renamed")
+    services.validate(token.reveal())
+    assert counted() == {("VALID", "verified"): 1}
+    services.revoke(key, reason=Reason.REVOKED_BY_STAFF)
+    services.validate(token.reveal())
+    assert counted() == {("REVOKED", "verified"): 1}
+
+
+def test_refusals_without_a_row_are_counted(issue, counted):
+    key, _token = issue()
+    services.validate("nonsense")
+    services.validate(wrong_secret(key))
+    assert counted() == {("MALFORMED", "parse"): 1, ("NOT_FOUND", "argon2"): 1}
+
+
+def test_a_look_at_a_key_is_no_validation(issue, counted):
+    _key, token = issue()
+    services.validate(token.reveal(), is_use=False)
+    assert counted() == {}

@@ -567,3 +567,16 @@ def test_a_default_above_the_maximum_is_an_error(tmp_path, default):
     started = start(tmp_path, KEY_LIFETIME_DEFAULT=default, KEY_LIFETIME_MAX="30")
     assert started.returncode == 1
     assert "KEY_LIFETIME_DEFAULT: must be at most KEY_LIFETIME_MAX, which is 30" in started.stderr
+
+
+@pytest.mark.parametrize("secret", ["short", "é" * 40])
+def test_a_weak_metrics_secret_is_reported(tmp_path, secret):
+    found = errors(tmp_path, METRICS="1", METRICS_SECRET=secret)
+    assert "at least 32 characters" in found["METRICS_SECRET"]
+    assert secret not in found["METRICS_SECRET"]
+
+
+def test_a_folder_for_metrics_that_is_missing_is_reported_if_metrics_are_on(tmp_path):
+    missing = str(tmp_path / "missing")
+    assert "METRICS_FOLDER" in errors(tmp_path, METRICS="1", METRICS_FOLDER=missing)
+    assert "METRICS_FOLDER" not in errors(tmp_path, METRICS_FOLDER=missing, PORT="x")

@@ -2,7 +2,13 @@
 
 import pytest
 
-from core.client_ip import apply_forwarded_headers, client_ip, client_network, in_networks
+from core.client_ip import (
+    apply_forwarded_headers,
+    client_ip,
+    client_network,
+    in_networks,
+    is_local,
+)
 
 SECRET = "X-Client-IP-5f2c9a71e04b8d36"
 PROXIES = ["10.0.0.0/24", "fd01::/64"]
@@ -170,3 +176,73 @@ def test_with_a_configured_header_forged_headers_are_ignored():
     assert "HTTP_X_FORWARDED_FOR" not in environ
     assert not [name for name in environ if "5F2C9A71" in name]
     assert forward(SECRET, **forged)[:2] == (PROXY, "http")
+
+
+# --- Requests from this machine ------------------------------------------------------------------
+
+
+def local(*, proxies=(), header=None, **environ):
+    """Return whether a request counts as local after forwarding headers were applied."""
+    seen = []
+    environ = {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "127.0.0.1:8000", **environ}
+    application = apply_forwarded_headers(
+        lambda environ, _start: seen.append(is_local(environ, proxies=proxies)) or [],
+        proxies=proxies,
+        header=header,
+    )
+    application(dict(environ), None)
+    # Without trusted proxies the headers are not applied at all.
+    if not proxies:
+        assert seen == [is_local(environ, proxies=())]
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("127.0.0.1", "127.0.0.1:8000"),
+        ("127.0.0.1", "localhost:8000"),
+        ("127.8.8.8", "localhost"),
+        ("::1", "[::1]:8000"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_a_program_on_this_machine_is_local(peer, host):
+    assert local(REMOTE_ADDR=peer, HTTP_HOST=host)
+    assert local(REMOTE_ADDR=peer, HTTP_HOST=host, proxies=["10.0.0.7"])
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"REMOTE_ADDR": "192.0.2.7"},
+        {"REMOTE_ADDR": ""},
+        {"REMOTE_ADDR": "unix:"},
+        {"HTTP_X_FORWARDED_FOR": "127.0.0.1"},
+        {"HTTP_X_FORWARDED_FOR": ""},
+        {"HTTP_X_FORWARDED_PROTO": "https"},
+        {"HTTP_X_FORWARDED_HOST": "127.0.0.1"},
+        {"HTTP_X_REAL_IP": "127.0.0.1"},
+        {"HTTP_FORWARDED": "for=127.0.0.1"},
+        {"HTTP_VIA": "1.1 proxy"},
+        {"HTTP_HOST": "keys.example.org"},
+        {"HTTP_HOST": "127.0.0.1.example.org"},
+        {"HTTP_HOST": "localhost.example.org"},
+        {"HTTP_HOST": ""},
+    ],
+)
+def test_a_request_that_may_be_of_another_machine_is_not_local(environ):
+    assert not local(**environ)
+    assert not local(**environ, proxies=["10.0.0.7"])
+
+
+@pytest.mark.parametrize("header", [None, SECRET])
+def test_a_request_through_a_trusted_proxy_is_not_local_whatever_it_says(header):
+    name = f"HTTP_{(header or 'X-Forwarded-For').upper().replace('-', '_')}"
+    for proxies in (["127.0.0.1"], ["10.0.0.7"]):
+        for peer in ("127.0.0.1", "10.0.0.7"):
+            assert not local(
+                REMOTE_ADDR=peer, proxies=proxies, header=header, **{name: "127.0.0.1"}
+            )
+    # A proxy that names no client.
+    assert not local(proxies=["127.0.0.1"], header=header)

@@ -339,6 +339,8 @@ def test_a_broken_header_is_refused(running: Platform, header: bytes) -> None:
         "/health/",
         "/ready",
         "/ready/",
+        "/metrics",
+        "/metrics/",
         "/proxy/openai/v1",
         "/releases",
     ],

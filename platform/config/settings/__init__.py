@@ -16,6 +16,7 @@ from config.settings.caches import *
 from config.settings.database import *
 from config.settings.log import *
 from config.settings.mail import *
+from config.settings.metrics import *
 from config.settings.network import *
 from config.settings.providers import *
 from config.settings.remote_tls import *

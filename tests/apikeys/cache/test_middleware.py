@@ -212,6 +212,48 @@ def test_every_cached_response_equals_the_one_of_django(
         assert len(misses) < len(presented) * 3
 
 
+VERDICT_OF = {
+    "valid": "VALID", "narrow": "VALID", "revoked": "REVOKED", "suspended": "SUSPENDED",
+    "expired": "EXPIRED", "disabled": "ACCOUNT_DISABLED", "unknown": "NOT_FOUND",
+    "forged": "NOT_FOUND", "malformed": "MALFORMED",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("known", KNOWN)
+def test_each_cached_response_counts_its_verdict(known, presented, django, own_version_table):
+    codes = [*services.VerdictCode, "RATE_LIMITED"]
+    counts = [0] * len(codes)
+    positions = {str(code): at for at, code in enumerate(codes)}
+    app = make_cache(django, own_version_table, counts=counts, positions=positions)
+    environ = request("POST", "/api/v1/keys/validate", HTTP_X_API_KEY=presented[known])
+    get_response(app, twin(environ))
+    assert sum(counts) == 0
+    for _ in range(3):
+        get_response(app, twin(environ))
+    assert {code: count for code, count in zip(codes, counts, strict=True) if count} == {
+        VERDICT_OF[known]: 3
+    }
+
+
+def test_cached_rate_limited_responses_are_counted_apart(
+    settings, django, own_version_table, presented
+):
+    settings.GUESSES_PER_MINUTE = 30
+    counts, positions = [0, 0, 0], {"MALFORMED": 1, "RATE_LIMITED": 2}
+    app = make_cache(django, own_version_table, counts=counts, positions=positions)
+    environ = request(
+        "POST",
+        "/api/v1/keys/validate",
+        HTTP_X_API_KEY=presented["malformed"],
+        REMOTE_ADDR="198.51.100.30",
+    )
+    statuses = [get_response(app, twin(environ))[0][:3] for _ in range(120)]
+    # Some are answered by Django: the first of each kind, and each 25th, which writes the count.
+    assert 0 < counts[1] < statuses.count("401")
+    assert 0 < counts[2] < statuses.count("429")
+    assert counts[1] + counts[2] > 60
+
+
 def test_each_client_ip_of_a_key_is_a_cache_miss_once(presented, cached_app, misses):
     environ = request("POST", "/customers", HTTP_X_API_KEY=presented["valid"])
     for number in range(40):

@@ -57,7 +57,7 @@ def test_storing_a_known_token_evicts_nothing() -> None:
 
 
 def test_the_number_of_cached_refusals_is_bounded() -> None:
-    refusals = Refusals()
+    refusals = Refusals("MALFORMED")
     for number in range(300):
         refusals.add(("GET", f"/{number}"), 0, Response("401 Unauthorized", [], [b""]))
     known = [number for number in range(300) if refusals.get(("GET", f"/{number}"))]
@@ -65,7 +65,7 @@ def test_the_number_of_cached_refusals_is_bounded() -> None:
 
 
 def test_the_seconds_of_retry_after_count_for_the_bound() -> None:
-    refusals = Refusals()
+    refusals = Refusals("MALFORMED")
     for wait in range(300):
         refusals.add(("GET", "/"), wait, Response("429 Too Many Requests", [], [b""]))
     assert 0 < len(refusals.get(("GET", "/")) or {}) <= MAX_REFUSALS

@@ -20,6 +20,7 @@ from django.core.management.base import BaseCommand
 from django.db import Error
 
 from core import file_permissions, postgres, running
+from core.metrics import slots
 from server import granian_server, migrate, tls
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,11 @@ def main() -> int:
         return _fail(str(error))
     except (Error, psycopg.Error) as error:
         return _fail(f"The database can't be reached: {error}")
+    if settings.METRICS:
+        try:
+            slots.prepare(settings.METRICS_FILES)
+        except (OSError, slots.FolderRefused) as error:
+            return _fail(f"Metrics can't be counted: {error} Set another METRICS_FOLDER.")
     # Workers that fork would share the sockets.
     postgres.close_all()
     # Before the server starts: its workers may already print an e-mail.
