@@ -3,7 +3,7 @@
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from threading import Lock
@@ -63,6 +63,7 @@ def validate(
     presented: str | Token,
     *,
     client_ip: str | None = None,
+    caller_ip: str | None = None,
     hash_wait: float | None = None,
     db_wait: float = 0.0,
     is_use: bool = True,
@@ -72,6 +73,8 @@ def validate(
     presented: a text, or a token that was parsed with this process's tag keys.
     client_ip: from where the key is used. None: unknown, which no key with a list of allowed
         networks may be used from.
+    caller_ip: the IP of a caller that is not trusted to name `client_ip`: a key with a list of
+        allowed networks has to allow it, too. None: the caller is trusted.
     hash_wait: seconds to wait for a free Argon2id slot (default: ARGON2_WAIT).
     db_wait: seconds to retry while the database is not available.
     is_use: whether this is a use of the key: then it counts, as a call or as a refusal, and the
@@ -96,21 +99,29 @@ def validate(
             key = find()
     if key is None:
         return Verdict(VerdictCode.NOT_FOUND)
-    return _verdict_on(key, token, client_ip=client_ip, is_use=is_use)
+    client_ips = [client_ip] if caller_ip is None else [client_ip, caller_ip]
+    return _verdict_on(key, token, client_ips=client_ips, is_use=is_use)
 
 
 def _parse(presented: str) -> Token | ParseError:
     return tokens.parse(presented, tag_keys=key_hasher().tag_keys)
 
 
-def _verdict_on(key: APIKey, token: Token, *, client_ip: str | None, is_use: bool) -> Verdict:
-    """Return the verdict on a key with the secret of `token`, and count the use or refusal."""
+def _verdict_on(
+    key: APIKey, token: Token, *, client_ips: Iterable[str | None], is_use: bool
+) -> Verdict:
+    """Return the verdict on a key with the secret of `token`, and count the use or refusal.
+
+    client_ips: the key has to allow all of them.
+    """
     if key.tag_pepper is None and (pepper := key_hasher().tag_pepper(token)):
         usage.note_tag(key.pk, pepper)
     code = _state(key)
     if not is_use:
         return Verdict(code, key, key.lifetime)
-    if code is VerdictCode.VALID and not allowed_networks.allow(key.allowed_networks, client_ip):
+    if code is VerdictCode.VALID and not all(
+        allowed_networks.allow(key.allowed_networks, client_ip) for client_ip in client_ips
+    ):
         code = VerdictCode.NETWORK_NOT_ALLOWED
     if code is VerdictCode.VALID:
         usage.count(key.pk, is_first=key.last_used_at is None)
