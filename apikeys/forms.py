@@ -28,11 +28,11 @@ class ExpiryForm(forms.Form):
         label=_("Last day"),
         required=False,
         widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
-        help_text=_("The key works until this day ends (UTC)."),
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fields["expires_on"].help_text = expiry.last_day_help()
         if last_day := expiry.last_day():
             self.fields["expires_on"].widget.attrs["max"] = last_day.isoformat()
 

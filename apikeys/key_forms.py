@@ -69,7 +69,6 @@ class KeyForm(forms.Form):
         label=gettext_lazy("Last day"),
         required=False,
         widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
-        help_text=gettext_lazy("The key works until this day ends (UTC)."),
     )
     scopes = forms.MultipleChoiceField(
         label=gettext_lazy("Permissions"),
@@ -106,6 +105,7 @@ class KeyForm(forms.Form):
             "allowed_networks": "\n".join(key.allowed_network_list),
         }
         super().__init__(data, initial={**stored, **(draft or {})})
+        self.fields["expiry_date"].help_text = expiry.last_day_help()
         never = pgettext("of an expiry", "Never")
         current = never if key.expires_at is None else dates.moment(key.expires_at)
         latest = expiry.latest_expires_at(key.created_at)
@@ -179,7 +179,7 @@ def _choice_field(form: forms.Form, name: str) -> forms.ChoiceField:
 def _expires_at(choice: str, day: date | None) -> datetime | None:
     if choice == _NEVER:
         return None
-    return expiry.end_of(day) if day and choice == _ON_DATE else expiry.in_days(int(choice))
+    return expiry.end_of_local(day) if day and choice == _ON_DATE else expiry.in_days(int(choice))
 
 
 def _taken(holder: APIKey) -> str:

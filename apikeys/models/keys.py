@@ -9,7 +9,6 @@ from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
 from django.utils import timezone
-from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from apikeys import allowed_networks, scopes, tokens
@@ -24,6 +23,7 @@ from apikeys.models.validators import (
     validate_name,
     validate_scopes,
 )
+from apikeys.verdict_codes import VerdictCode
 from core import text
 
 
@@ -339,14 +339,19 @@ class APIKey(models.Model):
         """Return the networks that the key may be used from; empty: all."""
         return allowed_networks.parse(self.allowed_networks)
 
-    @property
-    def state_label(self) -> str:
-        """Return `live`, or why a validation refuses the key (without the owner's state)."""
+    def state(self, *, owner_is_active: bool) -> VerdictCode:
+        """Return VALID, or the first reason for which a validation refuses the key.
+
+        All code that shows or checks the state of a key uses this order. The allowed networks are
+        apart: they depend on the client.
+        """
         if self.revoked_at is not None:
-            return str(self.get_revoked_reason_display())
+            return VerdictCode.REVOKED
         if self.suspended_at is not None:
-            return gettext("suspended")
-        return gettext("expired") if self.is_expired else gettext("live")
+            return VerdictCode.SUSPENDED
+        if not owner_is_active:
+            return VerdictCode.ACCOUNT_DISABLED
+        return VerdictCode.EXPIRED if self.is_expired else VerdictCode.VALID
 
     @property
     def is_expired(self) -> bool:

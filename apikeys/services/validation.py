@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from threading import Lock
 
 from django.conf import settings
@@ -21,23 +20,11 @@ from apikeys.hashing import Hasher, UnknownPepper
 from apikeys.key_hasher import key_hasher
 from apikeys.models import APIKey
 from apikeys.tokens import ParseError, Token
+from apikeys.verdict_codes import VerdictCode
 from core.exceptions import HashingBusy
 from core.ratelimit import BurstRateLimiter
 
 logger = logging.getLogger(__name__)
-
-
-class VerdictCode(StrEnum):
-    """The result of a validation. All but the first three need the right secret."""
-
-    VALID = "VALID"
-    MALFORMED = "MALFORMED"
-    NOT_FOUND = "NOT_FOUND"
-    REVOKED = "REVOKED"
-    SUSPENDED = "SUSPENDED"
-    EXPIRED = "EXPIRED"
-    ACCOUNT_DISABLED = "ACCOUNT_DISABLED"
-    NETWORK_NOT_ALLOWED = "NETWORK_NOT_ALLOWED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +103,7 @@ def _verdict_on(
     """
     if key.tag_pepper is None and (pepper := key_hasher().tag_pepper(token)):
         usage.note_tag(key.pk, pepper)
-    code = _state(key)
+    code = key.state(owner_is_active=key.owner.is_active)
     if not is_use:
         return Verdict(code, key, key.lifetime)
     if code is VerdictCode.VALID and not all(
@@ -128,18 +115,6 @@ def _verdict_on(
     else:
         usage.count_refusal(key.pk, code)
     return Verdict(code, key, key.lifetime)
-
-
-def _state(key: APIKey) -> VerdictCode:
-    if key.revoked_at is not None:
-        return VerdictCode.REVOKED
-    if key.suspended_at is not None:
-        return VerdictCode.SUSPENDED
-    if not key.owner.is_active:
-        return VerdictCode.ACCOUNT_DISABLED
-    if key.is_expired:
-        return VerdictCode.EXPIRED
-    return VerdictCode.VALID
 
 
 # A token is verified by one thread at a time; the other threads wait and find the cached result.
