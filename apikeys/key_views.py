@@ -16,9 +16,11 @@ from django.views.decorators.http import require_http_methods
 from accounts import reauthentication
 from accounts.requests import current_user
 from apikeys import services, usage_reports
-from apikeys.key_forms import KeyForm, scope_label
+from apikeys.key_forms import KeyForm
+from apikeys.key_list import Parameters
 from apikeys.models import APIKey
 from apikeys.owner_state import OwnerState, owner_state
+from apikeys.scope_labels import scope_label
 from audit import sentences
 from audit.models import Event, Via
 from audit.services import actor
@@ -60,17 +62,25 @@ def key(request: HttpRequest, key_id: UUID) -> HttpResponse:
     if request.method == "POST" and form.is_valid() and (response := _save(request, key, form)):
         return response
     form.focus_first_error()
-    context = {"key": key, "form": form, "has_draft": bool(draft), **_details(request, key)}
+    context = {
+        "key": key,
+        "form": form,
+        "has_draft": bool(draft),
+        "back": Parameters.of(request),
+        **_details(request, key),
+    }
     return render(request, "apikeys/key.html", context, status=400 if form.errors else 200)
 
 
 def _save(request: HttpRequest, key: APIKey, form: KeyForm) -> HttpResponse | None:
     """Change the key and return a redirect, or None after errors, added to `form`."""
-    url = reverse("key", args=[key.pk])
+    url, back = reverse("key", args=[key.pk]), Parameters.of(request).back_query
     try:
         # As for a new key: an unattended browser must not be enough to let a key live longer.
         if services.extends(key, **form.changes) and (
-            question := reauthentication.ask_before_key(request, then=f"{url}?edit=1", keep=_KEPT)
+            question := reauthentication.ask_before_key(
+                request, then=f"{url}{back}{'&' if back else '?'}edit=1", keep=_KEPT
+            )
         ):
             return question
         changed = services.update(key, by=actor(request, via=Via.PAGE), **form.changes)
@@ -78,7 +88,7 @@ def _save(request: HttpRequest, key: APIKey, form: KeyForm) -> HttpResponse | No
         form.add_refusal(error)
         return None
     messages.success(request, _("Saved.") if changed else _("Nothing was changed."))
-    return redirect(url)
+    return redirect(f"{url}{back}")
 
 
 def _period(request: HttpRequest) -> str:

@@ -173,6 +173,9 @@ def _unused(now: datetime) -> APIKeyQuerySet:
     noticed = KeyNotice.objects.filter(key=OuterRef("pk"), kind=Kind.UNUSED, sent_at__gt=now - YEAR)
     return (
         _mentionable()
+        # Unlike the notices about an expiry, which nobody expects to turn off with those about
+        # changes: without them programs stop working unannounced.
+        .filter(owner__notices=User.Notices.ALL)
         .filter(created_at__lte=now - YEAR)
         .filter(Q(last_used_at=None) | Q(last_used_at__lte=now - YEAR))
         .filter(Q(expires_at=None) | Q(expires_at__gt=now))
@@ -182,12 +185,7 @@ def _unused(now: datetime) -> APIKeyQuerySet:
 
 def _mentionable() -> APIKeyQuerySet:
     """Return the keys whose owners get notices: not suspended, replaced or of disabled accounts."""
-    return APIKey.objects.kept().filter(
-        suspended_at=None,
-        successor=None,
-        owner__is_active=True,
-        owner__notices=User.Notices.ALL,
-    )
+    return APIKey.objects.kept().filter(suspended_at=None, successor=None, owner__is_active=True)
 
 
 def _about(key: APIKey, kind: Kind, now: datetime) -> datetime:

@@ -10,6 +10,7 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
 from apikeys import allowed_networks, scopes, tokens
 from apikeys.cache.ages import Lifetime
@@ -42,7 +43,7 @@ class KeyState(models.TextChoices):
     """Filters of lists of keys, as in the URLs of pages and of the REST API."""
 
     ALL = "all", _("All")
-    NEVER_USED = "never_used", _("Never used")
+    NEVER_USED = "never_used", pgettext_lazy("a filter of keys", "Never used")
     UNUSED = "unused", _("Unused for 90 days")
     EXPIRING = "expiring", _("Expiring soon")
     EXPIRED = "expired", _("Expired")

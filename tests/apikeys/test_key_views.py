@@ -348,3 +348,47 @@ def test_a_form_that_was_open_before_a_restriction_does_not_lift_it(alice, issue
     key.refresh_from_db()
     assert key.description == "new"
     assert key.allowed_network_list == ("192.0.2.0/24",)
+
+
+# --- The way back to the list -------------------------------------------------------------------
+
+BACK = "?back=q%3Dstudio%26sort%3Dname"
+LIST = "/keys/?q=studio&amp;sort=name"
+
+
+def test_the_page_keeps_the_part_of_the_list_that_it_was_opened_from(here, issue):
+    key, _token = issue("studio")
+    assert f'href="{url(key)}{BACK}"' in here.get("/keys/?q=studio&sort=name").text
+    page = here.get(f"{url(key)}{BACK}").text
+    assert f'href="{LIST}"' in page
+    assert f'href="/keys/{key.pk}/roll{BACK}"' in page
+    assert f'href="/keys/{key.pk}/delete{BACK}"' in page
+    # Another period, too.
+    assert f"{BACK}&amp;period=" in page
+    for page in (
+        here.get(f"/keys/{key.pk}/roll{BACK}"),
+        here.get(f"/keys/{key.pk}/delete{BACK}"),
+    ):
+        assert f'href="{LIST}"' in page.text
+
+
+def test_saving_keeps_the_part_of_the_list(here, issue):
+    key, _token = issue("studio")
+    response = here.post(url(key), fields(key, name="other", back="q=studio&sort=name"))
+    assert response.url == f"{url(key)}{BACK}"
+    page = here.post(url(key), fields(key, name="", back="q=studio&sort=name"))
+    assert (page.status_code, LIST in page.text) == (400, True)
+
+
+def test_rotated_keys_link_to_each_other_with_the_part_of_the_list(here, issue, alice):
+    key, _token = issue("studio")
+    successor, _token = services.rotate(key, overlap=DAY, by=Actor(user=alice, via=Via.PAGE))
+    assert f'href="{url(successor)}{BACK}"' in here.get(f"{url(key)}{BACK}").text
+    assert f'href="{url(key)}{BACK}"' in here.get(f"{url(successor)}{BACK}").text
+
+
+def test_permissions_have_one_label_each_everywhere(here, issue):
+    key, _token = issue("studio")
+    for label in ("Sign in to ComfyUI", "Use API nodes through", "List, rotate and delete all"):
+        assert label in here.get("/keys/").text
+        assert label in here.get(url(key)).text
