@@ -35,6 +35,17 @@ def in_alphabetical_order(field: str) -> Func:
     return Func(F(field), template='normalize(%(expressions)s, NFKD) COLLATE "C"')
 
 
+def root_collation() -> str:
+    """Return a COLLATE clause for PostgreSQL that knows the letters of all scripts, or ""."""
+    name = _icu_collations().get("und-x-icu")
+    return f' COLLATE "{name}"' if name else ""
+
+
+def alphabetical_key(text: str) -> tuple[str, str]:
+    """Return a key for `sorted` with the order of SQLite, for rows that are sorted in Python."""
+    return _sort_key(text)
+
+
 @functools.cache
 def _icu_collations() -> dict[str, str]:
     """Return PostgreSQL's ICU collations by their names in lower case; none without ICU."""

@@ -121,10 +121,14 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
         return self.order_by().aggregate(**counts)
 
     def matching(self, words: str) -> "APIKeyQuerySet":
-        """Return keys with `words` in the name, the description or the masked key."""
+        """Return keys with `words` in the name, the description or the masked key.
+
+        In any script, whatever the case and the accents.
+        """
+        searched = text.search_form(words)
         return self.filter(
-            models.Q(folded_name__contains=text.fold(words))
-            | models.Q(description__icontains=words)
+            models.Q(name__search_form__contains=searched)
+            | models.Q(description__search_form__contains=searched)
             # Only the public part of a pasted key goes into the query.
             | models.Q(public_id__startswith=words.lower().removeprefix(tokens.PREFIX)[:12])
         )

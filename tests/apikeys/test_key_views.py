@@ -358,13 +358,14 @@ LIST = "/keys/?q=studio&amp;sort=name"
 
 def test_the_page_keeps_the_part_of_the_list_that_it_was_opened_from(here, issue):
     key, _token = issue("studio")
+    APIKey.objects.filter(pk=key.pk).update(last_used_at=timezone.now())
     assert f'href="{url(key)}{BACK}"' in here.get("/keys/?q=studio&sort=name").text
     page = here.get(f"{url(key)}{BACK}").text
     assert f'href="{LIST}"' in page
     assert f'href="/keys/{key.pk}/roll{BACK}"' in page
     assert f'href="/keys/{key.pk}/delete{BACK}"' in page
     # Another period, too.
-    assert f"{BACK}&amp;period=" in page
+    assert re.search(r'href="\?back=q%3Dstudio%26sort%3Dname&(amp;)?period=\w+"', page)
     for page in (
         here.get(f"/keys/{key.pk}/roll{BACK}"),
         here.get(f"/keys/{key.pk}/delete{BACK}"),
@@ -392,3 +393,25 @@ def test_permissions_have_one_label_each_everywhere(here, issue):
     for label in ("Sign in to ComfyUI", "Use API nodes through", "List, rotate and delete all"):
         assert label in here.get("/keys/").text
         assert label in here.get(url(key)).text
+
+
+@pytest.mark.parametrize(
+    ("path", "picture"),
+    [
+        ("/keys/?q=nothing", "empty-search"),
+        ("/keys/?state=expired", "empty-filter"),
+        ("/account/activity?kind=logins", "empty-activity"),
+        ("/usage/", "empty-usage"),
+        ("/keys/{key}/", "empty-usage"),
+    ],
+)
+def test_an_empty_part_of_a_page_has_a_picture(here, issue, path, picture):
+    key, _token = issue("studio")
+    page = here.get(path.format(key=key.pk)).text
+    assert re.search(rf'<use href="[^"]*icons[^"]*#{picture}">', page)
+
+
+def test_a_key_without_events_has_a_picture_too(here):
+    owner = here.get("/account/").context["user"]
+    key = APIKey.objects.create(owner=owner, name="old", folded_name="old", public_id="0" * 12)
+    assert "#empty-activity" in here.get(url(key)).text
