@@ -154,7 +154,7 @@ def test_twelve_keys_are_seen_at_once_on_a_small_laptop(
 
 
 @pytest.mark.parametrize("language", ["en", "de", "fr", "ru", "tr", "ar", "ja"])
-def test_names_have_room_beside_the_use_in_every_language(
+def test_names_stay_readable_beside_the_use_in_every_language(
     enter: Callable[..., Page], alice: Person, site: Platform, language: str
 ) -> None:
     page = enter(viewport={"width": 1280, "height": 800}, locale=language)
