@@ -41,11 +41,6 @@ def root_collation() -> str:
     return f' COLLATE "{name}"' if name else ""
 
 
-def alphabetical_key(text: str) -> tuple[str, str]:
-    """Return a key for `sorted` with the order of SQLite, for rows that are sorted in Python."""
-    return _sort_key(text)
-
-
 @functools.cache
 def _icu_collations() -> dict[str, str]:
     """Return PostgreSQL's ICU collations by their names in lower case; none without ICU."""
@@ -62,12 +57,15 @@ def _create_sqlite_collation(*, connection: Any, **_: object) -> None:
 
 
 def _compare(left: str, right: str) -> int:
-    one, other = _sort_key(left), _sort_key(right)
+    one, other = alphabetical_key(left), alphabetical_key(right)
     return (one > other) - (one < other)
 
 
 @functools.lru_cache(maxsize=4096)
-def _sort_key(text: str) -> tuple[str, str]:
-    """Return the letters without accents, which decide first, and the whole text."""
+def alphabetical_key(text: str) -> tuple[str, str]:
+    """Return a key for `sorted`: the letters without accents, which decide first, and the text.
+
+    It gives the order of SQLite, and of rows that are sorted in Python.
+    """
     decomposed = unicodedata.normalize("NFKD", text).casefold()
     return "".join(filter(lambda c: not unicodedata.combining(c), decomposed)), text

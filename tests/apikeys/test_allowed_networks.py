@@ -376,10 +376,18 @@ def test_the_form_keeps_a_network_that_it_refuses(here, alice):
     assert not APIKey.objects.exists()
 
 
-def test_the_test_of_a_key_shows_its_networks(client, restricted):
+def test_the_test_of_a_key_names_its_networks_to_the_owner_only(
+    client, restricted, signed_in, alice, mallory
+):
     _key, token = restricted
-    page = client.post("/connect", {"key": token.reveal()}, REMOTE_ADDR=OUTSIDE)
-    assert "203.0.113.0/24, 2001:db8:1::/48" in page.text
+    for browser, is_owner in (
+        (client, False),
+        (signed_in(mallory), False),
+        (signed_in(alice), True),
+    ):
+        page = browser.post("/connect", {"key": token.reveal()}, REMOTE_ADDR=OUTSIDE).text
+        assert ("203.0.113.0/24, 2001:db8:1::/48" in page) is is_owner
+        assert ("from some networks only" in page) is not is_owner
 
 
 def test_a_command_issues_a_key_for_networks(alice):
