@@ -380,11 +380,8 @@ def test_the_test_of_a_key_names_its_networks_to_the_owner_only(
     client, restricted, signed_in, alice, mallory
 ):
     _key, token = restricted
-    for browser, is_owner in (
-        (client, False),
-        (signed_in(mallory), False),
-        (signed_in(alice), True),
-    ):
+    for user, is_owner in ((None, False), (mallory, False), (alice, True)):
+        browser = client if user is None else signed_in(user)
         page = browser.post("/connect", {"key": token.reveal()}, REMOTE_ADDR=OUTSIDE).text
         assert ("203.0.113.0/24, 2001:db8:1::/48" in page) is is_owner
         assert ("from some networks only" in page) is not is_owner
