@@ -400,7 +400,7 @@ def test_permissions_have_one_label_each_everywhere(here, issue):
     [
         ("/keys/?q=nothing", "empty-search"),
         ("/keys/?state=expired", "empty-filter"),
-        ("/account/activity?kind=logins", "empty-activity"),
+        ("/account/activity?kind=account", "empty-activity"),
         ("/usage/", "empty-usage"),
         ("/keys/{key}/", "empty-usage"),
     ],

@@ -6,11 +6,12 @@ Right to left is Arabic: English text would hide a wrong language and a mixed di
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.browser.conftest import Person, wait_for_count
 from tests.browser.test_every_page import AUTHORIZE
@@ -99,6 +100,10 @@ def run(site: Platform, program: str) -> str:
     return site.manage("shell", "--no-imports", "-c", program).splitlines()[-1]
 
 
+def respond(route: Route, *, status: int, body: str) -> None:
+    route.fulfill(status=status, body=body, content_type="text/html; charset=utf-8")
+
+
 def violations(page: Page) -> list[str]:
     """Return axe's violations in both colour schemes, with the elements."""
     found = []
@@ -175,12 +180,7 @@ def test_error_pages_are_accessible(
     found = {}
     for status, body in pages.items():
         url = f"{site.url}/error-{status}"
-        page.route(
-            url,
-            lambda route, body=body, status=status: route.fulfill(
-                status=int(status), body=body, content_type="text/html; charset=utf-8"
-            ),
-        )
+        page.route(url, partial(respond, status=int(status), body=body))
         page.goto(url)
         check = violations_right_to_left if language == "ar" else violations
         found[status] = check(page)
