@@ -66,7 +66,11 @@ coverage: ## run every test and print the branch coverage
 screenshots: ## take the pictures of README.md and docs/ anew (docs/screenshots/)
 	@scripts/install test
 	@CHROMIUM="$$(scripts/chromium)" $(PYTHON) -m pytest -q -n0 tests/browser/test_screenshots.py -k fit_into
-	@for picture in docs/screenshots/*.png; do cp "var/screenshots/docs/$${picture##*/}" "$$picture"; done
+	@for picture in docs/screenshots/*.png; do \
+		text="$${picture%.png}.txt"; \
+		cp "var/screenshots/docs/$${picture##*/}" "$$picture"; \
+		cp "var/screenshots/docs/$${text##*/}" "$$text"; \
+	done
 
 mutants: ## change the code in one place at a time, and count what the tests notice (hours)
 	@scripts/install test

@@ -1,6 +1,6 @@
 """Forms for log-in, sign-up and account pages where they differ from django-allauth's."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from allauth.account import app_settings
 from allauth.account import forms as allauth_forms
@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
 from accounts import services
 from accounts.models import User
@@ -57,7 +58,7 @@ class CodeForm(forms.Form):
     """Takes an email code."""
 
     code = forms.CharField(
-        label=_("Code"),
+        label=pgettext_lazy("sent by email", "Code"),
         max_length=32,
         widget=forms.TextInput(
             attrs={
@@ -177,6 +178,12 @@ class ProfileForm(forms.ModelForm[User]):
         widgets = {
             "name": forms.TextInput(attrs={"autocomplete": "name"}),
             "notices": forms.RadioSelect,
+        }
+        help_texts: ClassVar = {
+            "notices": _(
+                "We always email you about new devices, password or two-factor changes, and keys "
+                "that expire."
+            )
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -17,8 +17,8 @@ from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
-from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext
 
 from accounts.services import may_act_on
 from apikeys.admin_actions import RESTORE, REVOKE, REVOKE_LEAKED, SUSPEND, AdminAction
@@ -74,8 +74,8 @@ def _require_rights(request: HttpRequest, keys: Iterable[APIKey]) -> None:
         raise PermissionDenied
 
 
-def _date(moment: datetime | None) -> str:
-    return date_format(localtime(moment), "SHORT_DATE_FORMAT") if moment else gettext("never")
+def _date(moment: datetime) -> str:
+    return date_format(localtime(moment), "SHORT_DATE_FORMAT")
 
 
 @admin.register(APIKey)
@@ -137,11 +137,11 @@ class APIKeyAdmin(LargeTableAdmin, ReadOnlyAdmin):
 
     @admin.display(description=_("last used"))
     def last_used_on(self, key: APIKey) -> str:
-        return _date(key.last_used_at)
+        return _date(key.last_used_at) if key.last_used_at else pgettext("of a use", "never")
 
     @admin.display(description=_("expires"))
     def expires_on(self, key: APIKey) -> str:
-        return _date(key.expires_at)
+        return _date(key.expires_at) if key.expires_at else pgettext("of an expiry", "never")
 
     @admin.display(description=_("state"))
     def state(self, key: APIKey) -> SafeString:

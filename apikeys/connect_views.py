@@ -2,12 +2,14 @@
 
 from django import forms
 from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.decorators.http import require_http_methods
 
+from accounts.models import User
 from apikeys import messages, services, tokens
 from apikeys.services import VerdictCode
 from core.error_views import RETRY_AFTER
@@ -60,7 +62,7 @@ def connect(request: HttpRequest) -> HttpResponse:
     verdict: tuple[bool, object] | None = None
     if form.is_valid():
         try:
-            verdict = _test_key(form.cleaned_data["key"])
+            verdict = _test_key(form.cleaned_data["key"], user=request.user)
         except HashingBusy:
             status, verdict = 503, (False, _("We can't check this right now. Try again shortly."))
     context = {
@@ -135,7 +137,7 @@ def flags(url: str) -> list[str]:
 
 
 @sensitive_variables()
-def _test_key(presented: str) -> tuple[bool, str]:
+def _test_key(presented: str, *, user: User | AnonymousUser) -> tuple[bool, str]:
     """Return whether the key is valid, and a message for the user."""
     error = tokens.shape_error(presented)
     if error is not None:
@@ -148,6 +150,8 @@ def _test_key(presented: str) -> tuple[bool, str]:
     names = {"name": verdict.key.name, "masked": verdict.key.masked}
     message = messages.VERDICTS_ON_PAGE[verdict.code] % names
     if networks := verdict.key.allowed_network_list:
-        only = messages.NETWORKS_ON_PAGE % {"networks": ", ".join(networks)}
-        message = f"{message} {only}"
+        # They would show another finder of the key from where it can be used.
+        is_owner = user.pk == verdict.key.owner_id
+        only = messages.NETWORKS_ON_PAGE if is_owner else messages.SOME_NETWORKS_ON_PAGE
+        message = f"{message} {only % {'networks': ', '.join(networks)}}"
     return True, message

@@ -10,7 +10,7 @@ from typing import Final
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.utils import formats, timezone
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext as _
 from django.utils.translation import ngettext, pgettext
 
 NEVER: Final = "never"
@@ -19,6 +19,7 @@ MAX_DAYS: Final = 36_500
 MAX_LIFETIME: Final = timedelta(days=MAX_DAYS)
 # The choices of forms, besides the operator's default and maximum.
 _DAYS: Final = (30, 90, 365)
+_LAST_SECOND: Final = time(23, 59, 59)
 
 
 def choices() -> list[tuple[str, str]]:
@@ -47,7 +48,8 @@ def default_choice(*, at_most: int | None = None) -> str:
 def from_choice(choice: str, day: date | None) -> datetime | None:
     """Return when a key with this choice expires; None for never.
 
-    choice: one of choices(). day: for ON_DATE; the key expires at its last second (UTC).
+    choice: one of choices(). day: for ON_DATE; the key expires at its last second in the current
+    time zone.
     Raise ValidationError with a message for users.
     """
     if choice == NEVER:
@@ -56,23 +58,43 @@ def from_choice(choice: str, day: date | None) -> datetime | None:
         return in_days(int(choice))
     if day is None:
         raise ValidationError(_("Choose the last day on which the key works."), code="required")
-    expires_at = end_of(day)
+    expires_at = end_of_local(day)
     validate_expires_at(expires_at)
     return expires_at
 
 
 def last_day() -> date | None:
-    """Return the last day that can be chosen, or None if there is no maximum."""
+    """Return the last day in the current time zone that can be chosen; None: no maximum."""
     latest = latest_expires_at()
     if latest is None:
         return None
-    day = latest.astimezone(UTC).date()
-    return day if end_of(day) <= latest else day - timedelta(days=1)
+    day = timezone.localdate(latest)
+    return day if end_of_local(day) <= latest else day - timedelta(days=1)
 
 
 def end_of(day: date) -> datetime:
     """Return the last second of `day` in UTC."""
-    return datetime.combine(day, time(23, 59, 59), UTC)
+    return datetime.combine(day, _LAST_SECOND, UTC)
+
+
+def end_of_local(day: date) -> datetime:
+    """Return the last second of `day` in the current time zone, as a time in UTC."""
+    # Where clocks are turned back at midnight, the day has two such seconds: fold is the second.
+    local = datetime.combine(day, _LAST_SECOND, timezone.get_current_timezone()).replace(fold=1)
+    try:
+        return local.astimezone(UTC)
+    except OverflowError:
+        # The last day of the calendar, west of Greenwich.
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def last_day_help() -> str:
+    """Return when a key with a last day expires, for forms."""
+    return _("The key works until this day ends (%(zone)s).") % {"zone": _zone()}
+
+
+def _zone() -> str:
+    return timezone.get_current_timezone_name()
 
 
 def read_day(text: object) -> datetime | None:
@@ -141,15 +163,16 @@ def validate_maximum(expires_at: datetime | None, *, created_at: datetime | None
     raise ValidationError(
         ngettext(
             "Keys on this site work for %(days)d day at most. "
-            "Choose an expiry no later than %(moment)s (UTC).",
+            "Choose an expiry no later than %(moment)s (%(zone)s).",
             "Keys on this site work for %(days)d days at most. "
-            "Choose an expiry no later than %(moment)s (UTC).",
+            "Choose an expiry no later than %(moment)s (%(zone)s).",
             days,
         ),
         code="lifetime",
         params={
             "days": days,
-            "moment": formats.date_format(latest.astimezone(UTC), "DATETIME_FORMAT"),
+            "moment": formats.date_format(timezone.localtime(latest), "DATETIME_FORMAT"),
+            "zone": _zone(),
             "latest": latest,
         },
     )
@@ -163,7 +186,9 @@ def validated(moment: datetime) -> datetime:
     now = timezone.now()
     if moment <= now:
         raise ValidationError(
-            _("A key can't expire in the past. Choose a later time (UTC)."), code="past"
+            _("A key can't expire in the past. Choose a later time (%(zone)s)."),
+            code="past",
+            params={"zone": _zone()},
         )
     if moment > now + MAX_LIFETIME:
         raise ValidationError(

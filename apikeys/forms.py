@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from apikeys import expiry, scopes
 from apikeys.allowed_networks import MAX_LENGTH
 from apikeys.models import MAX_DESCRIPTION, MAX_NAME, read_allowed_networks
+from apikeys.scope_labels import scope_choices
 
 
 class ExpiryForm(forms.Form):
@@ -28,11 +29,11 @@ class ExpiryForm(forms.Form):
         label=_("Last day"),
         required=False,
         widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
-        help_text=_("The key works until this day ends (UTC)."),
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fields["expires_on"].help_text = expiry.last_day_help()
         if last_day := expiry.last_day():
             self.fields["expires_on"].widget.attrs["max"] = last_day.isoformat()
 
@@ -84,11 +85,7 @@ class NewKeyForm(NonceForm, ExpiryForm):
     )
     scopes = forms.MultipleChoiceField(
         label=_("Permissions"),
-        choices=[
-            (scopes.SIGN_IN, _("Sign in to ComfyUI")),
-            (scopes.ANY_PROVIDER, _("Use API nodes through this site's gateway")),
-            (scopes.MANAGE, _("List and delete your API keys")),
-        ],
+        choices=scope_choices,
         initial=scopes.ALL,
         required=False,
         widget=forms.CheckboxSelectMultiple,

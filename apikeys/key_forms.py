@@ -8,13 +8,13 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.http import QueryDict
 from django.urls import reverse
-from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext
 
-from apikeys import expiry, scopes, services
+from apikeys import expiry, services
 from apikeys.models import MAX_DESCRIPTION, MAX_NAME, APIKey, read_allowed_networks
+from apikeys.scope_labels import scope_label
 from core import dates
 
 _KEEP: Final = "keep"
@@ -22,11 +22,6 @@ _NEVER: Final = "never"
 _ON_DATE: Final = "date"
 _DAYS: Final = (30, 90, 365)
 
-_SCOPES: Final[dict[str, str | Promise]] = {
-    scopes.SIGN_IN: gettext_lazy("Sign in to ComfyUI"),
-    scopes.ANY_PROVIDER: gettext_lazy("Use API nodes through this site's gateway"),
-    scopes.MANAGE: gettext_lazy("List, rotate and delete your keys"),
-}
 # The field that an error of services.update belongs to, by its code.
 _FIELDS: Final = {
     "wider": "scopes",
@@ -36,15 +31,6 @@ _FIELDS: Final = {
     "far": "expiry",
     "lifetime": "expiry",
 }
-
-
-def scope_label(scope: str) -> str:
-    """Return what a scope permits, in words."""
-    if scope in _SCOPES:
-        return str(_SCOPES[scope])
-    return _("Use %(provider)s through this site's gateway") % {
-        "provider": scope.removeprefix("proxy:")
-    }
 
 
 class KeyForm(forms.Form):
@@ -69,7 +55,6 @@ class KeyForm(forms.Form):
         label=gettext_lazy("Last day"),
         required=False,
         widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
-        help_text=gettext_lazy("The key works until this day ends (UTC)."),
     )
     scopes = forms.MultipleChoiceField(
         label=gettext_lazy("Permissions"),
@@ -106,6 +91,7 @@ class KeyForm(forms.Form):
             "allowed_networks": "\n".join(key.allowed_network_list),
         }
         super().__init__(data, initial={**stored, **(draft or {})})
+        self.fields["expiry_date"].help_text = expiry.last_day_help()
         never = pgettext("of an expiry", "Never")
         current = never if key.expires_at is None else dates.moment(key.expires_at)
         latest = expiry.latest_expires_at(key.created_at)
@@ -179,7 +165,7 @@ def _choice_field(form: forms.Form, name: str) -> forms.ChoiceField:
 def _expires_at(choice: str, day: date | None) -> datetime | None:
     if choice == _NEVER:
         return None
-    return expiry.end_of(day) if day and choice == _ON_DATE else expiry.in_days(int(choice))
+    return expiry.end_of_local(day) if day and choice == _ON_DATE else expiry.in_days(int(choice))
 
 
 def _taken(holder: APIKey) -> str:

@@ -105,6 +105,11 @@ class Parameters:
         query = "&".join(filter(None, [self.query, urlencode(more)]))
         return reverse("keys") + (f"?{query}" if query else "")
 
+    @property
+    def new_url(self) -> str:
+        """Return the URL of this part of the list with the dialog for a new key open."""
+        return self.url(new="1")
+
 
 @dataclass(frozen=True, slots=True)
 class Heading:

@@ -1,7 +1,6 @@
 """The page of a key: what it is, how it is used, and what its owner may change."""
 
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 from uuid import UUID
 
 from django.contrib import messages
@@ -11,15 +10,17 @@ from django.db.models import F
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods
 
 from accounts import reauthentication
 from accounts.requests import current_user
 from apikeys import services, usage_reports
-from apikeys.key_forms import KeyForm, scope_label
-from apikeys.models import EXPIRING_SOON, APIKey
+from apikeys.key_forms import KeyForm
+from apikeys.key_list import Parameters
+from apikeys.models import APIKey
+from apikeys.owner_state import OwnerState, owner_state
+from apikeys.scope_labels import scope_label
 from audit import sentences
 from audit.models import Event, Via
 from audit.services import actor
@@ -31,28 +32,20 @@ EVENTS: Final = 10
 _KEPT: Final = tuple(KeyForm.base_fields)
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The state of a key for its owner. name: of the CSS class; words: beside the dot."""
-
-    name: str
-    words: str
-
-    @classmethod
-    def of(cls, key: APIKey) -> Self:
-        now = timezone.now()
-        if key.revoked_at is not None:
-            return cls("ended", _("Deleted"))
-        if key.is_expired:
-            return cls("ended", _("Expired"))
-        if key.suspended_at is not None:
-            return cls("refused", _("Suspended"))
-        if key.successor_id is not None:
-            return cls("ending", _("Rotated"))
-        if key.expires_at is not None and key.expires_at - now <= EXPIRING_SOON:
-            words = _("Expires on %(moment)s") % {"moment": dates.moment(key.expires_at)}
-            return cls("ending", words)
-        return cls("live", _("Active"))
+def _state_words(key: APIKey, state: OwnerState) -> str:
+    match state:
+        case OwnerState.DELETED:
+            return _("Deleted")
+        case OwnerState.SUSPENDED:
+            return _("Suspended")
+        case OwnerState.EXPIRED:
+            return _("Expired")
+        case OwnerState.ROTATING:
+            return _("Rotated")
+        case OwnerState.EXPIRING if key.expires_at is not None:
+            return _("Expires on %(moment)s") % {"moment": dates.moment(key.expires_at)}
+        case _:
+            return _("Active")
 
 
 @login_required
@@ -69,17 +62,25 @@ def key(request: HttpRequest, key_id: UUID) -> HttpResponse:
     if request.method == "POST" and form.is_valid() and (response := _save(request, key, form)):
         return response
     form.focus_first_error()
-    context = {"key": key, "form": form, "has_draft": bool(draft), **_details(request, key)}
+    context = {
+        "key": key,
+        "form": form,
+        "has_draft": bool(draft),
+        "back": Parameters.of(request),
+        **_details(request, key),
+    }
     return render(request, "apikeys/key.html", context, status=400 if form.errors else 200)
 
 
 def _save(request: HttpRequest, key: APIKey, form: KeyForm) -> HttpResponse | None:
     """Change the key and return a redirect, or None after errors, added to `form`."""
-    url = reverse("key", args=[key.pk])
+    url, back = reverse("key", args=[key.pk]), Parameters.of(request).back_query
     try:
         # As for a new key: an unattended browser must not be enough to let a key live longer.
         if services.extends(key, **form.changes) and (
-            question := reauthentication.ask_before_key(request, then=f"{url}?edit=1", keep=_KEPT)
+            question := reauthentication.ask_before_key(
+                request, then=f"{url}{back}{'&' if back else '?'}edit=1", keep=_KEPT
+            )
         ):
             return question
         changed = services.update(key, by=actor(request, via=Via.PAGE), **form.changes)
@@ -87,7 +88,7 @@ def _save(request: HttpRequest, key: APIKey, form: KeyForm) -> HttpResponse | No
         form.add_refusal(error)
         return None
     messages.success(request, _("Saved.") if changed else _("Nothing was changed."))
-    return redirect(url)
+    return redirect(f"{url}{back}")
 
 
 def _period(request: HttpRequest) -> str:
@@ -99,16 +100,19 @@ def _period(request: HttpRequest) -> str:
 
 def _details(request: HttpRequest, key: APIKey) -> dict[str, Any]:
     """Return what the page shows besides the form."""
-    status = Status.of(key)
+    state = owner_state(key)
+    is_ended = key.revoked_at is not None or key.is_expired
     report = usage_reports.report(owner=current_user(request), key=key, period=_period(request))
     events = list(Event.objects.filter(account=request.user.pk, key_id=key.pk)[:EVENTS])
     last_use = F("last_used_at").desc(nulls_last=True)
     networks = list(key.networks.order_by(last_use, "-first_used_at")[: NETWORKS + 1])
     return {
-        "status": status,
+        "state": state,
+        "state_words": _state_words(key, state),
+        "is_ended": is_ended,
         # services.update and services.rotate refuse others.
-        "is_changeable": status.name != "ended" and key.successor_id is None,
-        "is_rotatable": status.name in {"live", "ending"} and key.successor_id is None,
+        "is_changeable": not is_ended and key.successor_id is None,
+        "is_rotatable": state in {OwnerState.EXPIRING, OwnerState.ACTIVE},
         "predecessor": APIKey.objects.filter(successor=key).only("name").first(),
         "report": report,
         "reasons": usage_reports.refusal_reasons(report.codes),

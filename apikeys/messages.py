@@ -63,8 +63,9 @@ VERDICTS_ON_PAGE: Final = {
     VerdictCode.NETWORK_NOT_ALLOWED: _("This key can't be used from this network."),
 }
 
-# After the verdict on a valid key.
+# After the verdict on a valid key, for its owner and for others.
 NETWORKS_ON_PAGE: Final = _("It can be used from these networks only: %(networks)s.")
+SOME_NETWORKS_ON_PAGE: Final = _("It can be used from some networks only.")
 
 # For staff who look up a key that a user sent them.
 SHAPE_ERRORS_FOR_STAFF: Final = {

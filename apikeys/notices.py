@@ -22,6 +22,7 @@ from accounts import mail
 from accounts.models import User
 from apikeys import expiry
 from apikeys.models import APIKey, APIKeyQuerySet, KeyNotice
+from core.collation import in_alphabetical_order
 
 logger = logging.getLogger(__name__)
 
@@ -117,15 +118,16 @@ def _send_to(owner_id: UUID, kind: Kind, now: datetime) -> bool:
 
 
 def _due_for(owner: User, kind: Kind, now: datetime) -> APIKeyQuerySet:
+    by_name = in_alphabetical_order("folded_name")
     if kind is not Kind.UNUSED:
         # Those as well that expire later on the same day.
-        keys = _expiring(kind, now, by_day=True).order_by("expires_at", "name")
+        keys = _expiring(kind, now, by_day=True).order_by("expires_at", by_name)
     elif KeyNotice.objects.filter(
         key__owner=owner, kind=kind, sent_at__gt=now - _UNUSED_PAUSE
     ).exists():
         keys = APIKey.objects.none()
     else:
-        keys = _unused(now).order_by("name")
+        keys = _unused(now).order_by(by_name)
     return keys.filter(owner=owner)[:_KEYS_PER_MAIL]
 
 
@@ -173,6 +175,9 @@ def _unused(now: datetime) -> APIKeyQuerySet:
     noticed = KeyNotice.objects.filter(key=OuterRef("pk"), kind=Kind.UNUSED, sent_at__gt=now - YEAR)
     return (
         _mentionable()
+        # Unlike the notices about an expiry, which nobody expects to turn off with those about
+        # changes: without them programs stop working unannounced.
+        .filter(owner__notices=User.Notices.ALL)
         .filter(created_at__lte=now - YEAR)
         .filter(Q(last_used_at=None) | Q(last_used_at__lte=now - YEAR))
         .filter(Q(expires_at=None) | Q(expires_at__gt=now))
@@ -182,12 +187,7 @@ def _unused(now: datetime) -> APIKeyQuerySet:
 
 def _mentionable() -> APIKeyQuerySet:
     """Return the keys whose owners get notices: not suspended, replaced or of disabled accounts."""
-    return APIKey.objects.kept().filter(
-        suspended_at=None,
-        successor=None,
-        owner__is_active=True,
-        owner__notices=User.Notices.ALL,
-    )
+    return APIKey.objects.kept().filter(suspended_at=None, successor=None, owner__is_active=True)
 
 
 def _about(key: APIKey, kind: Kind, now: datetime) -> datetime:

@@ -27,7 +27,7 @@ class ServiceScope(StrEnum):
     """`POST /admin/verify-api-key`: the owner of a key and the owner's other keys"""
 
     BATCH = "batch"
-    """`POST /api/v1/keys/validate/batch`"""
+    """`POST /api/v1/keys/validate/batch`, and naming the client at `POST /api/v1/keys/validate`"""
 
     INTROSPECT = "introspect"
     """`POST /oauth/introspect`"""

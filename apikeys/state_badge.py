@@ -2,16 +2,24 @@
 
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 
 from apikeys.models import APIKey, Reason
+from apikeys.verdict_codes import VerdictCode
 
 
 def state_badge(key: APIKey) -> SafeString:
     """Return the state as HTML: a colored dot and words."""
-    if key.revoked_at is not None:
-        kind = "exposed" if key.revoked_reason == Reason.LEAKED else "revoked"
-    elif key.suspended_at is not None:
-        kind = "suspended"
-    else:
-        kind = "expired" if key.is_expired else "live"
-    return format_html('<span class="state {}">{}</span>', kind, key.state_label)
+    match key.state(owner_is_active=key.owner.is_active):
+        case VerdictCode.REVOKED:
+            kind = "exposed" if key.revoked_reason == Reason.LEAKED else "revoked"
+            words = key.get_revoked_reason_display()
+        case VerdictCode.SUSPENDED:
+            kind, words = "suspended", gettext("suspended")
+        case VerdictCode.ACCOUNT_DISABLED:
+            kind, words = "suspended", gettext("account disabled")
+        case VerdictCode.EXPIRED:
+            kind, words = "expired", gettext("expired")
+        case _:
+            kind, words = "live", gettext("live")
+    return format_html('<span class="state {}">{}</span>', kind, words)

@@ -23,6 +23,7 @@ from accounts.models import User
 from apikeys.models import APIKey, DailyTotal, DailyUse, HourlyRefusal, HourlyUse
 from apikeys.services import VerdictCode
 from core.charts import Bar, Chart
+from core.collation import alphabetical_key
 
 HOURLY: Final = "24h"
 _DAYS: Final = {"7d": 7, "30d": 30, "90d": 90}
@@ -157,7 +158,7 @@ def report(
     of_hours = dict(_summed(refusals, "hour"))
     for slot, refused in zip(slots, _by_slot(slots, of_hours), strict=True):
         slot.refusals = refused
-    rows.sort(key=lambda row: (-row.total, row.key.folded_name, row.key.created_at))
+    rows.sort(key=lambda row: (-row.total, alphabetical_key(row.key.name), row.key.created_at))
     return Report(period, zone, slots, rows)
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from psycopg.sql import SQL, Identifier
 from backups.archive import BackupError
 
 _SUFFIX: Final = "_restoring"
+# Seconds. A connection that was closed, also one of this process, is listed until its process on
+# the server has ended.
+_LEAVING: Final = 5.0
 _DEBIAN: Final = Path("/usr/lib/postgresql")
 
 
@@ -69,13 +73,19 @@ class PostgreSQL:
             raise
 
     def in_use(self) -> str | None:
-        """Return a message if other programs are connected to the database, else None."""
+        """Return a message if other programs stay connected to the database, else None."""
+        until = time.monotonic() + _LEAVING
         with self._connect_to_server() as other:
-            found = other.execute(
+            # Each query of a transaction would see the same list.
+            other.autocommit = True
+            while found := other.execute(
                 "SELECT coalesce(host(client_addr), 'this machine'), count(*) FROM pg_stat_activity"
                 " WHERE datname = %s AND backend_type = 'client backend' GROUP BY 1 ORDER BY 1",
                 [self.name],
-            ).fetchall()
+            ).fetchall():
+                if time.monotonic() >= until:
+                    break
+                time.sleep(0.1)
         if not found:
             return None
         clients = ", ".join(f"{count} from {host}" for host, count in found)

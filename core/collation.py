@@ -35,6 +35,12 @@ def in_alphabetical_order(field: str) -> Func:
     return Func(F(field), template='normalize(%(expressions)s, NFKD) COLLATE "C"')
 
 
+def root_collation() -> str:
+    """Return a COLLATE clause for PostgreSQL that knows the letters of all scripts, or ""."""
+    name = _icu_collations().get("und-x-icu")
+    return f' COLLATE "{name}"' if name else ""
+
+
 @functools.cache
 def _icu_collations() -> dict[str, str]:
     """Return PostgreSQL's ICU collations by their names in lower case; none without ICU."""
@@ -51,12 +57,15 @@ def _create_sqlite_collation(*, connection: Any, **_: object) -> None:
 
 
 def _compare(left: str, right: str) -> int:
-    one, other = _sort_key(left), _sort_key(right)
+    one, other = alphabetical_key(left), alphabetical_key(right)
     return (one > other) - (one < other)
 
 
 @functools.lru_cache(maxsize=4096)
-def _sort_key(text: str) -> tuple[str, str]:
-    """Return the letters without accents, which decide first, and the whole text."""
+def alphabetical_key(text: str) -> tuple[str, str]:
+    """Return a key for `sorted`: the letters without accents, which decide first, and the text.
+
+    It gives the order of SQLite, and of rows that are sorted in Python.
+    """
     decomposed = unicodedata.normalize("NFKD", text).casefold()
     return "".join(filter(lambda c: not unicodedata.combining(c), decomposed)), text

@@ -39,6 +39,9 @@ _IGNORABLE: Final = frozenset(
 # Letters and symbols with an empty glyph: Braille pattern blank, the null notehead, the blanks of
 # Egyptian hieroglyphs; and the object replacement character.
 _BLANK: Final = frozenset("\u2800\ufffc\U0001d159\U00013441\U00013442")
+# Canonical combining classes from here on are vowel points, tone marks and accents (Unicode
+# Standard §4.3). Those below change the letter, as the voicing mark does that makes "が" of "か".
+FIRST_ACCENT: Final = 10
 # A whole key, or most of one: 40 of the 64 digits are the public id and 112 bits of the secret.
 _KEY: Final = re.compile(r"comfyui-[0-9a-f]{40}", re.IGNORECASE)
 
@@ -88,3 +91,14 @@ def fold(text: str) -> str:
     LOWER handles ASCII only.
     """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+def search_form(text: str) -> str:
+    """Return `text` without case and accents, in any script: "Éclair" becomes "eclair".
+
+    For searches. Compatibility forms become plain ones ("Ａ" and "ａ" become "a").
+    """
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    letters = "".join(c for c in decomposed if unicodedata.combining(c) < FIRST_ACCENT)
+    # Parts of a syllable, as in Korean, become the syllable again.
+    return unicodedata.normalize("NFKC", letters)

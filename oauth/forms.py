@@ -2,6 +2,7 @@
 
 from django import forms
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
 from apikeys.forms import ExpiryForm
 from apikeys.models import MAX_NAME
@@ -10,7 +11,7 @@ from core.validators import validate_name
 
 class UserCodeForm(forms.Form):
     user_code = forms.CharField(
-        label=_("Code"),
+        label=pgettext_lazy("shown on a device", "Code"),
         # More than eight letters, for spaces and dashes.
         max_length=32,
         error_messages={"required": _("Enter the code shown on your device.")},

@@ -25,7 +25,7 @@ _SECTIONS = (
     "Cache",
     "Mail",
     "Accounts",
-    "Log-in with Google and GitHub",
+    "Login with Google and GitHub",
     "API keys",
     "Validation cache",
     "Browsers",

@@ -3,7 +3,7 @@
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from apikeys import key_networks, services, usage
 from apikeys.cache import invalidation, verified
 from apikeys.cache.versions import VersionTable
 from apikeys.models import APIKey
-from apikeys.tokens import Token
+from apikeys.tokens import Token, redact
 from core import error_views
 from core.cache import AtomicDatabaseCache
 from outbox import delivery
@@ -40,6 +40,20 @@ LONGEST = {
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Mask keys in failures and in the output that is shown with them."""
+    report = yield
+    if report.failed:
+        text = report.longreprtext
+        if (masked := redact(text)) != text:
+            report.longrepr = masked
+        report.sections = [(title, redact(content)) for title, content in report.sections]
+    return report
 
 
 def show_who(client: Client, user: User, *, ago: timedelta = timedelta(), **proof: Any) -> None:

@@ -13,9 +13,9 @@ from rest_framework.authentication import BaseAuthentication, SessionAuthenticat
 from rest_framework.request import Request
 
 from accounts.models import User
-from apikeys import key_networks, limits, messages, services, usage
+from apikeys import key_networks, limits, messages, services, tokens, usage
 from apikeys.api.errors import NotFound, Refused
-from apikeys.api.key_extraction import presented_key
+from apikeys.api.key_extraction import is_blank, presented_key
 from apikeys.cache.responses import CACHE_DIRECTIVE, CacheDirective
 from apikeys.models import APIKey
 from apikeys.service_secrets import Service, ServiceScope, parse_all
@@ -196,9 +196,27 @@ def require_bearer_secret(request: Request, *, scope: ServiceScope) -> Service:
     """Return the service with the secret in `Authorization: Bearer`."""
     authorization = request.headers.get("Authorization", "")
     require_authorization(authorization)
-    scheme, _space, secret = authorization.partition(" ")
-    presented = secret if scheme.lower() == "bearer" else ""
+    presented = _bearer(authorization)
     return require_service_secret(request, presented, header="Authorization", scope=scope)
+
+
+def has_bearer_secret(request: Request) -> bool:
+    """Return whether `Authorization: Bearer` holds another text than a key, and no X-API-Key.
+
+    False if no secrets are set.
+    """
+    presented = _bearer(request.headers.get("Authorization", ""))
+    return (
+        bool(settings.SERVICE_SECRETS)
+        and bool(presented)
+        and tokens.PREFIX not in presented.lower()
+        and is_blank(request.headers.get("X-API-Key", ""))
+    )
+
+
+def _bearer(authorization: str) -> str:
+    scheme, _space, presented = authorization.partition(" ")
+    return presented if scheme.lower() == "bearer" else ""
 
 
 class KeyAuthentication(BaseAuthentication):

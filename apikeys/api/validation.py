@@ -1,5 +1,6 @@
 """Endpoints that validate keys for services, such as a proxy of ComfyUI."""
 
+from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import OpenApiExample, extend_schema
 from rest_framework.exceptions import UnsupportedMediaType
@@ -11,6 +12,7 @@ from apikeys.api import schema, serializers
 from apikeys.api.authentication import (
     Unauthorized,
     accept,
+    has_bearer_secret,
     presented_token,
     record_use_by_network,
     require_bearer_secret,
@@ -20,6 +22,7 @@ from apikeys.api.errors import BadRequest
 from apikeys.api.key_extraction import presented_key
 from apikeys.service_secrets import ServiceScope
 from apikeys.services import VerdictCode
+from core.client_ip import in_networks
 from core.requests import request_ip
 
 
@@ -44,7 +47,10 @@ class ValidateView(BaseView):
             "two keys in one header or a key in the URL is a 400.\n\nA key with allowed "
             "networks is checked against the client's IP: in the header form that of "
             "the request, and the response is a 403 `NETWORK_NOT_ALLOWED` from elsewhere; in "
-            "the JSON form `client_ip`, without which such a key is refused."
+            "the JSON form `client_ip`, without which such a key is refused. A service names "
+            "the IP of its client: it sends its secret with the scope `batch` in "
+            "`Authorization: Bearer`. For all others the IP of the request has to be in an "
+            "allowed network, too, since the holder of a key can name any IP."
         ),
         request=serializers.PresentedKeySerializer,
         responses={
@@ -64,14 +70,19 @@ class ValidateView(BaseView):
                 status_codes=["200"],
             ),
         ],
-        # Security requirement objects (OpenAPI 3 §4.8.30), which the stubs do not allow.
+        # Security requirement objects (OpenAPI 3 §4.8.30), which the stubs do not allow. The secret
+        # of a service is a bearer token as well.
         auth=[{"key": []}, {"bearer": []}, {}],  # type: ignore[list-item]
     )
     def post(self, request: Request) -> Response:
         presented = presented_key(request)
-        verdict = (
-            _validate_body(request) if presented is None else _validate_header(request, presented)
-        )
+        if presented is None:
+            verdict = _validate_body(request, may_name_client=_is_trusted_proxy(request))
+        elif has_bearer_secret(request) and _has_json(request):
+            require_bearer_secret(request, scope=ServiceScope.BATCH)
+            verdict = _validate_body(request, may_name_client=True)
+        else:
+            verdict = _validate_header(request, presented)
         return Response(serializers.VERDICT.to_representation(_as_object(verdict)))
 
 
@@ -125,8 +136,11 @@ def _validate_header(request: Request, presented: str) -> services.Verdict:
     return verdict
 
 
-def _validate_body(request: Request) -> services.Verdict:
-    """Validate the key in the body. Raise Unauthorized without a body."""
+def _validate_body(request: Request, *, may_name_client: bool) -> services.Verdict:
+    """Validate the key in the body. Raise Unauthorized without a body.
+
+    may_name_client: whether the caller is trusted to name the IP of the client that uses the key.
+    """
     # As with a key in a header, a body that is not JSON is ignored.
     is_header_form = {"X-API-Key", "Authorization"} & request.headers.keys()
     if not (_has_json(request) if is_header_form else request.data):
@@ -137,8 +151,19 @@ def _validate_body(request: Request) -> services.Verdict:
     serializer = serializers.PresentedKeySerializer(data=request.data)
     serializer.is_valid(raise_exception=True)
     asked = serializer.validated_data
-    # Not recorded: anyone who has a key may ask, and name any IP.
-    return services.validate(asked["key"], client_ip=asked.get("client_ip"))
+    client_ip = asked.get("client_ip")
+    if may_name_client:
+        verdict = services.validate(asked["key"], client_ip=client_ip)
+        record_use_by_network(client_ip, verdict)
+        return verdict
+    # Anyone who has a key may ask, and name any IP: a named IP can only restrict the key further.
+    # It is not recorded.
+    return services.validate(asked["key"], client_ip=client_ip, caller_ip=request_ip(request) or "")
+
+
+def _is_trusted_proxy(request: Request) -> bool:
+    """Return whether the request is a trusted proxy's own, and not one that it forwards."""
+    return in_networks(request_ip(request) or "", settings.TRUSTED_PROXIES)
 
 
 def _as_object(verdict: services.Verdict) -> dict[str, object]:

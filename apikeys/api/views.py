@@ -8,6 +8,7 @@ from django.conf import settings
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
+from django_stubs_ext import StrPromise
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.authentication import BaseAuthentication
@@ -353,7 +354,14 @@ def _check_may_create_keys(request: Request, *, replacing: UUID | None = None) -
             status.HTTP_403_FORBIDDEN,
         )
     if creator is None:
-        _check_session(django_request(request))
+        _check_session(
+            django_request(request),
+            stale=_("You have been logged in for a while. Create the key on the API keys page."),
+            no_second_factor=_(
+                "This site requires two-factor authentication for API keys. Create the "
+                "key on the API keys page."
+            ),
+        )
 
 
 def _check_may_extend(request: Request) -> None:
@@ -364,24 +372,32 @@ def _check_may_extend(request: Request) -> None:
             _("An API key can't give a key a later expiry or more networks. Use the keys page."),
             status.HTTP_403_FORBIDDEN,
         )
-    _check_session(django_request(request))
+    _check_session(
+        django_request(request),
+        stale=_("You have been logged in for a while. Change the key on its page."),
+        no_second_factor=_(
+            "This site requires two-factor authentication for API keys. Change the key on its page."
+        ),
+    )
 
 
-def _check_session(request: HttpRequest) -> None:
-    """Raise Refused for a session that needs a reauthentication or a second factor."""
+def _check_session(
+    request: HttpRequest, *, stale: StrPromise, no_second_factor: StrPromise
+) -> None:
+    """Raise Refused for a session that needs a reauthentication or a second factor.
+
+    stale, no_second_factor: the messages, which say where the user can do it instead.
+    """
     if not reauthentication.is_fresh(request, within=settings.LONG_SESSION):
         raise Refused(
             "REAUTHENTICATION_REQUIRED",
-            _("You have been logged in for a while. Create the key on the API keys page."),
+            stale,
             status.HTTP_403_FORBIDDEN,
         )
     if reauthentication.lacks_second_factor(request):
         raise Refused(
             "SECOND_FACTOR_REQUIRED",
-            _(
-                "This site requires two-factor authentication for API keys. Create the "
-                "key on the API keys page."
-            ),
+            no_second_factor,
             status.HTTP_403_FORBIDDEN,
         )
 

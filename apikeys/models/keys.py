@@ -9,8 +9,8 @@ from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
 from django.utils import timezone
-from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
 from apikeys import allowed_networks, scopes, tokens
 from apikeys.cache.ages import Lifetime
@@ -24,6 +24,7 @@ from apikeys.models.validators import (
     validate_name,
     validate_scopes,
 )
+from apikeys.verdict_codes import VerdictCode
 from core import text
 
 
@@ -42,7 +43,7 @@ class KeyState(models.TextChoices):
     """Filters of lists of keys, as in the URLs of pages and of the REST API."""
 
     ALL = "all", _("All")
-    NEVER_USED = "never_used", _("Never used")
+    NEVER_USED = "never_used", pgettext_lazy("a filter of keys", "Never used")
     UNUSED = "unused", _("Unused for 90 days")
     EXPIRING = "expiring", _("Expiring soon")
     EXPIRED = "expired", _("Expired")
@@ -120,10 +121,14 @@ class APIKeyQuerySet(models.QuerySet["APIKey"]):
         return self.order_by().aggregate(**counts)
 
     def matching(self, words: str) -> "APIKeyQuerySet":
-        """Return keys with `words` in the name, the description or the masked key."""
+        """Return keys with `words` in the name, the description or the masked key.
+
+        In any script, whatever the case and the accents.
+        """
+        searched = text.search_form(words)
         return self.filter(
-            models.Q(folded_name__contains=text.fold(words))
-            | models.Q(description__icontains=words)
+            models.Q(name__search_form__contains=searched)
+            | models.Q(description__search_form__contains=searched)
             # Only the public part of a pasted key goes into the query.
             | models.Q(public_id__startswith=words.lower().removeprefix(tokens.PREFIX)[:12])
         )
@@ -341,14 +346,19 @@ class APIKey(models.Model):
         """Return the networks that the key may be used from; empty: all."""
         return allowed_networks.parse(self.allowed_networks)
 
-    @property
-    def state_label(self) -> str:
-        """Return `live`, or why a validation refuses the key (without the owner's state)."""
+    def state(self, *, owner_is_active: bool) -> VerdictCode:
+        """Return VALID, or the first reason for which a validation refuses the key.
+
+        All code that shows or checks the state of a key uses this order. The allowed networks are
+        apart: they depend on the client.
+        """
         if self.revoked_at is not None:
-            return str(self.get_revoked_reason_display())
+            return VerdictCode.REVOKED
         if self.suspended_at is not None:
-            return gettext("suspended")
-        return gettext("expired") if self.is_expired else gettext("live")
+            return VerdictCode.SUSPENDED
+        if not owner_is_active:
+            return VerdictCode.ACCOUNT_DISABLED
+        return VerdictCode.EXPIRED if self.is_expired else VerdictCode.VALID
 
     @property
     def is_expired(self) -> bool:

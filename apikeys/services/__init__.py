@@ -8,7 +8,8 @@ a module of that name.
 from apikeys.services.changes import KeyChanges, extends, update
 from apikeys.services.creation import AlreadyIssued, NameTakenError, check, issue, rotate
 from apikeys.services.lifecycle import UnknownKeys, delete_many, restore, revoke, suspend
-from apikeys.services.validation import Verdict, VerdictCode, validate
+from apikeys.services.validation import Verdict, validate
+from apikeys.verdict_codes import VerdictCode
 
 __all__ = [
     "AlreadyIssued",

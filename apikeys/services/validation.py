@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from threading import Lock
 
 from django.conf import settings
@@ -21,24 +20,12 @@ from apikeys.hashing import Hasher, UnknownPepper
 from apikeys.key_hasher import key_hasher
 from apikeys.models import APIKey
 from apikeys.tokens import ParseError, Token
+from apikeys.verdict_codes import VerdictCode
 from core import metrics
 from core.exceptions import HashingBusy
 from core.ratelimit import BurstRateLimiter
 
 logger = logging.getLogger(__name__)
-
-
-class VerdictCode(StrEnum):
-    """The result of a validation. All but the first three need the right secret."""
-
-    VALID = "VALID"
-    MALFORMED = "MALFORMED"
-    NOT_FOUND = "NOT_FOUND"
-    REVOKED = "REVOKED"
-    SUSPENDED = "SUSPENDED"
-    EXPIRED = "EXPIRED"
-    ACCOUNT_DISABLED = "ACCOUNT_DISABLED"
-    NETWORK_NOT_ALLOWED = "NETWORK_NOT_ALLOWED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +51,7 @@ def validate(
     presented: str | Token,
     *,
     client_ip: str | None = None,
+    caller_ip: str | None = None,
     hash_wait: float | None = None,
     db_wait: float = 0.0,
     is_use: bool = True,
@@ -73,14 +61,17 @@ def validate(
     presented: a text, or a token that was parsed with this process's tag keys.
     client_ip: from where the key is used. None: unknown, which no key with a list of allowed
         networks may be used from.
+    caller_ip: the IP of a caller that is not trusted to name `client_ip`: a key with a list of
+        allowed networks has to allow it, too. None: the caller is trusted.
     hash_wait: seconds to wait for a free Argon2id slot (default: ARGON2_WAIT).
     db_wait: seconds to retry while the database is not available.
     is_use: whether this is a use of the key: then it counts, as a call or as a refusal, and the
         allowed networks are checked.
     Raise HashingBusy, and django.db.Error if the database is not available.
     """
+    client_ips = [client_ip] if caller_ip is None else [client_ip, caller_ip]
     verdict, level = _validate(
-        presented, client_ip=client_ip, hash_wait=hash_wait, db_wait=db_wait, is_use=is_use
+        presented, client_ips=client_ips, hash_wait=hash_wait, db_wait=db_wait, is_use=is_use
     )
     if is_use:
         metrics.count(metrics.VALIDATIONS, verdict.code, level)
@@ -90,7 +81,7 @@ def validate(
 def _validate(
     presented: str | Token,
     *,
-    client_ip: str | None,
+    client_ips: list[str | None],
     hash_wait: float | None,
     db_wait: float,
     is_use: bool,
@@ -117,39 +108,34 @@ def _validate(
             key = find()
     if key is None:
         return Verdict(VerdictCode.NOT_FOUND), level
-    return _verdict_on(key, token, client_ip=client_ip, is_use=is_use), level
+    return _verdict_on(key, token, client_ips=client_ips, is_use=is_use), level
 
 
 def _parse(presented: str) -> Token | ParseError:
     return tokens.parse(presented, tag_keys=key_hasher().tag_keys)
 
 
-def _verdict_on(key: APIKey, token: Token, *, client_ip: str | None, is_use: bool) -> Verdict:
-    """Return the verdict on a key with the secret of `token`, and count the use or refusal."""
+def _verdict_on(
+    key: APIKey, token: Token, *, client_ips: list[str | None], is_use: bool
+) -> Verdict:
+    """Return the verdict on a key with the secret of `token`, and count the use or refusal.
+
+    client_ips: the key has to allow all of them.
+    """
     if key.tag_pepper is None and (pepper := key_hasher().tag_pepper(token)):
         usage.note_tag(key.pk, pepper)
-    code = _state(key)
+    code = key.state(owner_is_active=key.owner.is_active)
     if not is_use:
         return Verdict(code, key, key.lifetime)
-    if code is VerdictCode.VALID and not allowed_networks.allow(key.allowed_networks, client_ip):
+    if code is VerdictCode.VALID and not all(
+        allowed_networks.allow(key.allowed_networks, client_ip) for client_ip in client_ips
+    ):
         code = VerdictCode.NETWORK_NOT_ALLOWED
     if code is VerdictCode.VALID:
         usage.count(key.pk, is_first=key.last_used_at is None)
     else:
         usage.count_refusal(key.pk, code)
     return Verdict(code, key, key.lifetime)
-
-
-def _state(key: APIKey) -> VerdictCode:
-    if key.revoked_at is not None:
-        return VerdictCode.REVOKED
-    if key.suspended_at is not None:
-        return VerdictCode.SUSPENDED
-    if not key.owner.is_active:
-        return VerdictCode.ACCOUNT_DISABLED
-    if key.is_expired:
-        return VerdictCode.EXPIRED
-    return VerdictCode.VALID
 
 
 # A token is verified by one thread at a time; the other threads wait and find the cached result.

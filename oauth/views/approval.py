@@ -11,6 +11,7 @@ from accounts.requests import current_user
 from accounts.services import may_hold_keys
 from apikeys import expiry, scopes
 from apikeys import services as keys
+from apikeys.scope_labels import scope_label
 from oauth.forms import ConsentForm
 
 
@@ -27,17 +28,9 @@ def require_eligible(request: HttpRequest, *, back: str) -> HttpResponse | None:
 
 def describe_scopes(granted: list[str]) -> list[str]:
     """Return a description for the user of each scope in `granted`."""
-    descriptions = {
-        scopes.SIGN_IN: _("Sign in to ComfyUI as you: it sees your name and email"),
-        scopes.ANY_PROVIDER: _("Use API nodes through this site's gateway"),
-        scopes.MANAGE: _("List, rotate and delete all your API keys"),
-    }
-    return [
-        descriptions.get(scope)
-        or _("Use API nodes of %(provider)s through this site's gateway")
-        % {"provider": scope.partition(":")[2]}
-        for scope in granted
-    ]
+    # Here it is another program that signs in, and the owner decides what it sees.
+    sign_in = _("Sign in to ComfyUI as you: it sees your name and email")
+    return [sign_in if scope == scopes.SIGN_IN else scope_label(scope) for scope in granted]
 
 
 def warn_if_impossible(request: HttpRequest, form: ConsentForm, granted: str) -> None:

@@ -456,12 +456,7 @@ NEVER_SENT = {
 OF_THE_PAGE = {signs_up, signs_up_with_a_mail_server, requests_login_code_without_an_account}
 
 # Users can turn these off.
-OPTIONAL = {
-    creates_key,
-    has_a_key_that_expires_soon,
-    has_a_key_that_expired,
-    has_an_unused_key,
-}
+OPTIONAL = {creates_key, has_an_unused_key}
 COMPOSE = mail.compose
 
 each_mail = pytest.mark.parametrize(
@@ -668,7 +663,7 @@ def turn_notices_off(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("happens", OPTIONAL)
-def test_mails_about_new_expiring_and_unused_keys_can_be_turned_off(scene, happens):
+def test_mails_about_new_and_unused_keys_can_be_turned_off(scene, happens):
     """That the others cannot is part of the test of every mail, in Japanese."""
     turn_notices_off(scene)
     happens(scene)

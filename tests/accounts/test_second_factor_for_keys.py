@@ -107,7 +107,18 @@ def test_the_api_with_a_page_session_requires_a_second_factor(alice, issue, path
         path.format(key=key.pk), json.dumps({"name": "x"}), content_type="application/json"
     )
     assert (response.status_code, response.json()["error"]) == (403, "SECOND_FACTOR_REQUIRED")
+    assert "Create the key on the API keys page" in response.json()["message"]
     assert APIKey.objects.count() == 1
+
+
+def test_an_extension_with_a_page_session_requires_a_second_factor(alice, issue):
+    key, _token = issue("studio", allowed_networks=["203.0.113.0/24"])
+    log_in(client := Client())
+    body = json.dumps({"allowed_networks": []})
+    path = f"/customers/api-keys/{key.pk}"
+    response = client.patch(path, body, content_type="application/json")
+    assert (response.status_code, response.json()["error"]) == (403, "SECOND_FACTOR_REQUIRED")
+    assert "Change the key on its page" in response.json()["message"]
 
 
 def test_the_device_and_oauth_grants_require_a_second_factor(alice, begin: Begin):

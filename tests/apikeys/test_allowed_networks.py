@@ -208,16 +208,94 @@ def ask(client, path, body, **headers):
     return client.post(path, body, content_type="application/json", headers=headers)
 
 
-def test_a_service_names_the_client_ip(client, restricted):
+VALIDATE = "/api/v1/keys/validate"
+BEARER = {"Authorization": f"Bearer {SECRET}"}
+
+
+def named(token, client_ip, *, peer, **headers):
+    """Validate by the JSON form, from `peer`, for a client with `client_ip`."""
+    more = {} if client_ip is None else {"client_ip": client_ip}
+    response = Client(REMOTE_ADDR=peer).post(
+        VALIDATE,
+        {"key": token.reveal(), **more},
+        content_type="application/json",
+        headers=headers,
+    )
+    assert response.status_code == 200, response.content
+    return response.json()["code"]
+
+
+def test_a_service_names_the_client_ip(client, restricted, settings):
+    settings.SERVICE_SECRETS = [SECRET]
     _key, token = restricted
-    path = "/api/v1/keys/validate"
-    assert ask(client, path, {"key": token.reveal(), "client_ip": INSIDE}).json()["valid"]
-    for more in ({}, {"client_ip": OUTSIDE}):
-        body = ask(client, path, {"key": token.reveal(), **more}).json()
-        assert (body["valid"], body["code"]) == (False, CODE)
+    assert named(token, INSIDE, peer=OUTSIDE, **BEARER) == "VALID"
+    for client_ip in (None, OUTSIDE):
+        assert named(token, client_ip, peer=INSIDE, **BEARER) == CODE
     for wrong in ("", "everywhere", None, 7, "203.0.113.0/24"):
-        response = ask(client, path, {"key": token.reveal(), "client_ip": wrong})
+        response = ask(client, VALIDATE, {"key": token.reveal(), "client_ip": wrong}, **BEARER)
         assert response.status_code == 400, wrong
+
+
+@pytest.mark.parametrize(
+    ("peer", "client_ip", "code"),
+    [
+        (OUTSIDE, INSIDE, CODE),
+        (OUTSIDE, None, CODE),
+        (INSIDE, OUTSIDE, CODE),
+        # Without a named client a gateway does not lend its own network to all its clients.
+        (INSIDE, None, CODE),
+        (INSIDE, INSIDE, "VALID"),
+        ("", INSIDE, CODE),
+    ],
+)
+def test_a_holder_can_name_no_other_client_ip(restricted, settings, peer, client_ip, code):
+    settings.SERVICE_SECRETS = [SECRET]
+    key, token = restricted
+    assert named(token, client_ip, peer=peer) == code
+    usage.flush()
+    assert not key.networks.exists(), "the holder can invent networks"
+
+
+def test_anyone_may_name_the_client_ip_of_a_key_without_a_list(issue):
+    _key, token = issue("studio")
+    assert named(token, INSIDE, peer=OUTSIDE) == "VALID"
+
+
+def test_a_trusted_proxy_names_the_client_ip(restricted, settings):
+    settings.TRUSTED_PROXIES = ["192.0.2.1"]
+    key, token = restricted
+    assert named(token, INSIDE, peer="192.0.2.1") == "VALID"
+    assert named(token, OUTSIDE, peer="192.0.2.1") == CODE
+    assert named(token, INSIDE, peer="192.0.2.2") == CODE
+    usage.flush()
+    assert key.networks.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("secrets", "authorization", "status", "error"),
+    [
+        ([f"gateway:introspect:{SECRET}"], BEARER["Authorization"], 403, "INSUFFICIENT_SCOPE"),
+        ([SECRET], "Bearer another", 401, "UNAUTHORIZED"),
+        ([], BEARER["Authorization"], 400, "AMBIGUOUS_KEY"),
+    ],
+)
+def test_a_caller_that_is_no_service_is_refused(
+    client, restricted, settings, secrets, authorization, status, error
+):
+    settings.SERVICE_SECRETS = secrets
+    body = {"key": restricted[1].reveal(), "client_ip": INSIDE}
+    response = ask(client, VALIDATE, body, Authorization=authorization)
+    assert (response.status_code, code_of(response)) == (status, error)
+
+
+def test_a_refusal_does_not_name_the_allowed_networks(restricted):
+    _key, token = restricted
+    body = {"key": token.reveal(), "client_ip": INSIDE}
+    response = Client(REMOTE_ADDR=OUTSIDE).post(VALIDATE, body, content_type="application/json")
+    assert "203.0.113" not in response.content.decode()
+    header = {"X-API-Key": token.reveal()}
+    response = Client(REMOTE_ADDR=OUTSIDE).post(VALIDATE, headers=header)
+    assert "203.0.113" not in response.content.decode()
 
 
 def test_a_service_names_the_client_ip_of_each_key(client, restricted, issue, settings):
@@ -298,10 +376,15 @@ def test_the_form_keeps_a_network_that_it_refuses(here, alice):
     assert not APIKey.objects.exists()
 
 
-def test_the_test_of_a_key_shows_its_networks(client, restricted):
+def test_the_test_of_a_key_names_its_networks_to_the_owner_only(
+    client, restricted, signed_in, alice, mallory
+):
     _key, token = restricted
-    page = client.post("/connect", {"key": token.reveal()}, REMOTE_ADDR=OUTSIDE)
-    assert "203.0.113.0/24, 2001:db8:1::/48" in page.text
+    for user, is_owner in ((None, False), (mallory, False), (alice, True)):
+        browser = client if user is None else signed_in(user)
+        page = browser.post("/connect", {"key": token.reveal()}, REMOTE_ADDR=OUTSIDE).text
+        assert ("203.0.113.0/24, 2001:db8:1::/48" in page) is is_owner
+        assert ("from some networks only" in page) is not is_owner
 
 
 def test_a_command_issues_a_key_for_networks(alice):

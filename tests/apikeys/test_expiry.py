@@ -91,6 +91,51 @@ def test_a_date_without_a_choice_is_not_ignored(alice, signed_in):
     assert APIKey.objects.get().expires_at == datetime(2099, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
+@pytest.mark.parametrize(
+    ("zone", "day", "expires_at"),
+    [
+        ("Asia/Tokyo", "2099-12-31", datetime(2099, 12, 31, 14, 59, 59, tzinfo=UTC)),
+        ("America/Los_Angeles", "2099-12-31", datetime(2100, 1, 1, 7, 59, 59, tzinfo=UTC)),
+        # Clocks are turned back at midnight: the day ends at the second 23:59:59.
+        ("America/Santiago", "2035-04-07", datetime(2035, 4, 8, 3, 59, 59, tzinfo=UTC)),
+        ("", "2099-12-31", datetime(2099, 12, 31, 23, 59, 59, tzinfo=UTC)),
+    ],
+)
+def test_the_last_day_ends_in_the_time_zone_of_the_user(alice, signed_in, zone, day, expires_at):
+    here = signed_in(alice)
+    here.cookies["timezone"] = zone
+    generate_key(here, expires="date", expires_on=day, scopes=["proxy:*"])
+    key = APIKey.objects.get()
+    assert key.expires_at == expires_at
+    page = here.get("/keys/").text
+    assert f"until this day ends ({zone or 'UTC'})" in page
+    assert f'<time datetime="{day}T23:59:59' in page
+    # The form of the page of a key has the same day.
+    here.post(f"/keys/{key.pk}/", {**unchanged(key), "expiry": "date", "expiry_date": "2098-05-05"})
+    page = here.get(f"/keys/{key.pk}/").text
+    assert '<time datetime="2098-05-05T23:59:59' in page
+    assert f"until this day ends ({zone or 'UTC'})" in page
+
+
+def unchanged(key: APIKey) -> dict[str, object]:
+    return {"name": key.name, "scopes": list(key.granted)}
+
+
+def test_the_last_possible_day_is_that_of_the_user(month):
+    latest = expiry.latest_expires_at()
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago", "UTC"):
+        with timezone.override(zone):
+            day = expiry.last_day()
+            assert expiry.end_of_local(day) <= latest < expiry.end_of_local(day + DAY)
+
+
+def test_the_last_day_of_the_calendar_is_too_late_everywhere(alice, signed_in):
+    here = signed_in(alice)
+    here.cookies["timezone"] = "Pacific/Pago_Pago"
+    response = generate_key(here, expires="date", expires_on="9999-12-31", scopes=["proxy:*"])
+    assert set(response.context["form"].errors) == {"expires_on"}
+
+
 # --- REST ------------------------------------------------------------------------------------
 
 

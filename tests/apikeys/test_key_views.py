@@ -348,3 +348,70 @@ def test_a_form_that_was_open_before_a_restriction_does_not_lift_it(alice, issue
     key.refresh_from_db()
     assert key.description == "new"
     assert key.allowed_network_list == ("192.0.2.0/24",)
+
+
+# --- The way back to the list -------------------------------------------------------------------
+
+BACK = "?back=q%3Dstudio%26sort%3Dname"
+LIST = "/keys/?q=studio&amp;sort=name"
+
+
+def test_the_page_keeps_the_part_of_the_list_that_it_was_opened_from(here, issue):
+    key, _token = issue("studio")
+    APIKey.objects.filter(pk=key.pk).update(last_used_at=timezone.now())
+    assert f'href="{url(key)}{BACK}"' in here.get("/keys/?q=studio&sort=name").text
+    page = here.get(f"{url(key)}{BACK}").text
+    assert f'href="{LIST}"' in page
+    assert f'href="/keys/{key.pk}/roll{BACK}"' in page
+    assert f'href="/keys/{key.pk}/delete{BACK}"' in page
+    # Another period, too.
+    assert re.search(r'href="\?back=q%3Dstudio%26sort%3Dname&(amp;)?period=\w+"', page)
+    for page in (
+        here.get(f"/keys/{key.pk}/roll{BACK}"),
+        here.get(f"/keys/{key.pk}/delete{BACK}"),
+    ):
+        assert f'href="{LIST}"' in page.text
+
+
+def test_saving_keeps_the_part_of_the_list(here, issue):
+    key, _token = issue("studio")
+    response = here.post(url(key), fields(key, name="other", back="q=studio&sort=name"))
+    assert response.url == f"{url(key)}{BACK}"
+    page = here.post(url(key), fields(key, name="", back="q=studio&sort=name"))
+    assert (page.status_code, LIST in page.text) == (400, True)
+
+
+def test_rotated_keys_link_to_each_other_with_the_part_of_the_list(here, issue, alice):
+    key, _token = issue("studio")
+    successor, _token = services.rotate(key, overlap=DAY, by=Actor(user=alice, via=Via.PAGE))
+    assert f'href="{url(successor)}{BACK}"' in here.get(f"{url(key)}{BACK}").text
+    assert f'href="{url(key)}{BACK}"' in here.get(f"{url(successor)}{BACK}").text
+
+
+def test_permissions_have_one_label_each_everywhere(here, issue):
+    key, _token = issue("studio")
+    for label in ("Sign in to ComfyUI", "Use API nodes through", "List, rotate and delete all"):
+        assert label in here.get("/keys/").text
+        assert label in here.get(url(key)).text
+
+
+@pytest.mark.parametrize(
+    ("path", "picture"),
+    [
+        ("/keys/?q=nothing", "empty-search"),
+        ("/keys/?state=expired", "empty-filter"),
+        ("/account/activity?kind=account", "empty-activity"),
+        ("/usage/", "empty-usage"),
+        ("/keys/{key}/", "empty-usage"),
+    ],
+)
+def test_an_empty_part_of_a_page_has_a_picture(here, issue, path, picture):
+    key, _token = issue("studio")
+    page = here.get(path.format(key=key.pk)).text
+    assert re.search(rf'<use href="[^"]*icons[^"]*#{picture}">', page)
+
+
+def test_a_key_without_events_has_a_picture_too(here):
+    owner = here.get("/account/").context["user"]
+    key = APIKey.objects.create(owner=owner, name="old", folded_name="old", public_id="0" * 12)
+    assert "#empty-activity" in here.get(url(key)).text

@@ -160,19 +160,8 @@ def is_of_a_disabled_account(key: APIKey) -> None:
     User.objects.filter(pk=key.owner_id).update(is_active=False)
 
 
-def is_of_an_owner_without_notices(key: APIKey) -> None:
-    User.objects.filter(pk=key.owner_id).update(notices=User.Notices.SECURITY)
-
-
 @pytest.mark.parametrize(
-    "happens",
-    [
-        is_deleted,
-        is_suspended,
-        is_replaced,
-        is_of_a_disabled_account,
-        is_of_an_owner_without_notices,
-    ],
+    "happens", [is_deleted, is_suspended, is_replaced, is_of_a_disabled_account]
 )
 def test_no_notice_of_a_key_whose_end_changes_nothing(make, clock, mailoutbox, happens):
     happens(make(left=3 * DAY))
@@ -182,6 +171,27 @@ def test_no_notice_of_a_key_whose_end_changes_nothing(make, clock, mailoutbox, h
         notices.send()
         clock.now += DAY
     assert subjects(mailoutbox) == []
+
+
+def test_an_owner_with_security_notices_only_gets_those_of_an_expiry(
+    make, alice, clock, mailoutbox
+):
+    User.objects.filter(pk=alice.pk).update(notices=User.Notices.SECURITY)
+    make(left=DAY / 2)
+    make("old", left=None, created_at=clock.now - 500 * DAY)
+    mailoutbox.clear()
+    notices.send()
+    (message,) = mailoutbox
+    assert "studio" in message.subject
+    assert "turn off" not in message.body
+    clock.now += DAY
+    notices.send()
+    assert len(mailoutbox) == 2
+    assert "turn off" not in mailoutbox[1].body
+
+
+def test_the_account_page_says_which_emails_are_always_sent(alice, signed_in):
+    assert "and keys that expire" in signed_in(alice).get("/account/").text
 
 
 def test_the_owner_is_notified_in_their_language(make, alice, mallory, mailoutbox):

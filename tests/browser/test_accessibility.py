@@ -1,15 +1,21 @@
-"""axe-core reports no violation on any page: dark and light, on a phone, and right to left."""
+"""axe-core reports no violation on any page: dark and light, on a phone, and right to left.
 
+Right to left is Arabic: English text would hide a wrong language and a mixed direction.
+"""
+
+import json
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
-from tests.browser.conftest import wait_for_count
+from tests.browser.conftest import Person, wait_for_count
 from tests.browser.test_every_page import AUTHORIZE
+from tests.platforms import Platform
 
 AXE = Axe()
 # The lowest grade, "minor", contains advice that differs between versions.
@@ -49,6 +55,55 @@ FOR_ALICE = [
 ]
 
 
+# The error pages as the views make them. The site shows the last two only when it is broken.
+ERRORS = """
+import json
+from django.db import Error
+from django.test import RequestFactory
+from django.utils import translation
+from core import error_views
+
+def broken(request, error):
+    try:
+        raise error
+    except type(error):
+        return error_views.server_error(request)
+
+request = RequestFactory().get("/page")
+pages = {{}}
+with translation.override({language!r}):
+    for response in (
+        error_views.bad_request(request, Exception()),
+        error_views.csrf_failure(request),
+        error_views.not_found(request, Exception()),
+        error_views.too_many_requests(request),
+        broken(request, ValueError()),
+        broken(request, Error()),
+    ):
+        pages[response.status_code] = response.text
+print(json.dumps(pages))
+"""
+RESET_URL = """
+from allauth.account.forms import default_token_generator
+from allauth.account.utils import user_pk_to_url_str
+from django.urls import reverse
+from accounts.models import User
+
+user = User.objects.get(email={email!r})
+names = {{"uidb36": user_pk_to_url_str(user), "key": default_token_generator.make_token(user)}}
+print(reverse("account_reset_password_from_key", kwargs=names))
+"""
+
+
+def run(site: Platform, program: str) -> str:
+    """Run `program` beside the platform, and return the last line that it prints."""
+    return site.manage("shell", "--no-imports", "-c", program).splitlines()[-1]
+
+
+def respond(route: Route, *, status: int, body: str) -> None:
+    route.fulfill(status=status, body=body, content_type="text/html; charset=utf-8")
+
+
 def violations(page: Page) -> list[str]:
     """Return axe's violations in both colour schemes, with the elements."""
     found = []
@@ -65,8 +120,9 @@ def violations(page: Page) -> list[str]:
 
 
 def violations_right_to_left(page: Page) -> list[str]:
-    """Return the violations and the overflow of the page if it is read from the right."""
-    page.evaluate("document.documentElement.dir = 'rtl'")
+    """Return the violations and the overflow of an Arabic page."""
+    expect(page.locator("html")).to_have_attribute("lang", "ar")
+    expect(page.locator("html")).to_have_attribute("dir", "rtl")
     over = page.evaluate(
         "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     )
@@ -99,7 +155,7 @@ def test_account_pages_are_accessible(enter: Callable[..., Page]) -> None:
 def test_pages_on_a_phone_are_accessible_right_to_left(
     enter: Callable[..., Page], new_context: Callable[..., BrowserContext]
 ) -> None:
-    options = {"bypass_csp": True, "viewport": PHONE}
+    options = {"bypass_csp": True, "viewport": PHONE, "locale": "ar"}
     found = {}
     visits = ((enter(**options), FOR_ALICE), (new_context(**options).new_page(), FOR_ANYBODY))
     for page, paths in visits:
@@ -107,6 +163,50 @@ def test_pages_on_a_phone_are_accessible_right_to_left(
             page.goto(path)
             found[path] = violations_right_to_left(page)
     assert {path: said for path, said in found.items() if said} == {}
+
+
+@pytest.mark.parametrize(
+    ("language", "options"), [("en", {}), ("en", {"viewport": PHONE}), ("ar", {"viewport": PHONE})]
+)
+def test_error_pages_are_accessible(
+    new_context: Callable[..., BrowserContext],
+    site: Platform,
+    language: str,
+    options: dict[str, Any],
+) -> None:
+    page = new_context(bypass_csp=True, locale=language, **options).new_page()
+    pages = json.loads(run(site, ERRORS.format(language=language)))
+    assert set(pages) == {"400", "403", "404", "429", "500", "503"}
+    found = {}
+    for status, body in pages.items():
+        url = f"{site.url}/error-{status}"
+        page.route(url, partial(respond, status=int(status), body=body))
+        page.goto(url)
+        check = violations_right_to_left if language == "ar" else violations
+        found[status] = check(page)
+    assert {status: said for status, said in found.items() if said} == {}
+
+
+@pytest.mark.parametrize("options", [{}, {"viewport": PHONE}, {"viewport": PHONE, "locale": "ar"}])
+def test_the_pages_of_a_password_reset_are_accessible(
+    new_context: Callable[..., BrowserContext],
+    site: Platform,
+    alice: Person,
+    options: dict[str, Any],
+) -> None:
+    page = new_context(bypass_csp=True, **options).new_page()
+    url = run(site, RESET_URL.format(email=alice.email))
+    check = violations_right_to_left if options.get("locale") == "ar" else violations
+    found = {}
+    for place in ("/account/password/reset", "/account/password/reset/sent", f"{url}-wrong", url):
+        page.goto(place)
+        found[place] = check(page)
+    for field in page.locator("input[type=password]").all():
+        field.fill("a password of five words")
+    page.locator("main form button[type=submit], .card form button[type=submit]").first.click()
+    page.wait_for_url("**/done")
+    found["done"] = check(page)
+    assert {place: said for place, said in found.items() if said} == {}
 
 
 def test_menus_and_error_pages_are_accessible(enter: Callable[..., Page]) -> None:

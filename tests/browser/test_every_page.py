@@ -1,4 +1,7 @@
-"""A visit to every page: no console message, no CSP violation, no request to another origin."""
+"""A visit to every page: no console message, no CSP violation, no request to another origin.
+
+And nothing moves while a page loads.
+"""
 
 import re
 from collections.abc import Callable
@@ -55,13 +58,35 @@ FOR_SAM = [
 ]
 
 
+# Layout shifts of a page, without those that a press of a key or button has caused.
+OBSERVE = """
+window.shifts = [];
+new PerformanceObserver(list => list.getEntries().forEach(entry => {
+    if (entry.hadRecentInput) return;
+    const moved = entry.sources.map(source => source.node?.parentElement?.outerHTML.slice(0, 200));
+    window.shifts.push([entry.value, moved]);
+})).observe({ type: "layout-shift", buffered: true });
+"""
+# The first frames after the load, in which scripts have done their work.
+SHIFTS = (
+    "new Promise(done => setTimeout(() => requestAnimationFrame(() => done(window.shifts)), 100))"
+)
+# Cumulative layout shift; 0.1 is "good" (https://web.dev/articles/cls).
+MOST_SHIFT = 0.02
+
+
 class Walk:
-    """The console messages, failed responses and requests to other origins during visits."""
+    """The console messages, failed responses and requests to other origins during visits.
+
+    shifts: the parts that moved, by the path of a page on which they moved too much.
+    """
 
     def __init__(self, page: Page, origin: str) -> None:
         self.page = page
         self.complaints: list[str] = []
         self.foreign_urls: list[str] = []
+        self.shifts: dict[str, list[Any]] = {}
+        page.add_init_script(OBSERVE)
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.complaints.append(f"{page.url}: {error}"))
         page.on("response", self._response)
@@ -72,6 +97,11 @@ class Walk:
         if path.startswith("/api/docs"):
             # The page renders a document that it fetches.
             expect(self.page.get_by_text("/customers/api-keys").first).to_be_visible()
+            # Swagger UI builds it in several steps, below the parts that are ours.
+            return
+        shifts = self.page.evaluate(SHIFTS)
+        if sum(value for value, _moved in shifts) >= MOST_SHIFT:
+            self.shifts[path] = shifts
 
     def _console(self, message: Any) -> None:
         if message.type in {"error", "warning"}:
@@ -93,6 +123,7 @@ def test_public_pages_are_clean(new_context: Callable[..., BrowserContext], base
         walk.visit(path)
     assert walk.complaints == []
     assert walk.foreign_urls == []
+    assert walk.shifts == {}
 
 
 def test_account_pages_are_clean(
@@ -113,6 +144,7 @@ def test_account_pages_are_clean(
         walk.visit(path)
     assert walk.complaints == []
     assert walk.foreign_urls == []
+    assert walk.shifts == {}
 
 
 def test_staff_pages_are_clean(
@@ -129,6 +161,7 @@ def test_staff_pages_are_clean(
     expect(page.locator("#content h1, #content h2").first).to_be_visible()
     assert walk.complaints == []
     assert walk.foreign_urls == []
+    assert walk.shifts == {}
 
 
 def test_the_api_docs_load_from_our_origin_only(page: Page, base_url: str) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from urllib.request import Request, urlopen
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Person
@@ -138,11 +139,39 @@ def test_twelve_keys_are_seen_at_once_on_a_small_laptop(
         "-c",
         "from apikeys import services; from accounts.models import User; "
         f"owner = User.objects.get(email={alice.email!r}); "
-        "[services.issue(owner=owner, name=f'key {number}') for number in range(25)]",
+        "keys = [services.issue(owner=owner, name=f'key {n}')[0] for n in range(25)]; "
+        "from django.utils import timezone; from apikeys.models import APIKey, DailyUse; "
+        "now = timezone.now(); APIKey.objects.filter(owner=owner).update(last_used_at=now); "
+        "DailyUse.objects.bulk_create(DailyUse(key=key, day=now.date(), calls=9) for key in keys)",
     )
     page.goto("/keys/")
     rows = page.locator("table.keys tbody tr")
     expect(rows).to_have_count(20)
     assert rows.nth(11).evaluate("row => row.getBoundingClientRect().bottom <= innerHeight")
+    expect(rows.nth(11).locator(".key-usage .sparkline")).to_be_visible()
     page.get_by_role("link", name="Page 2").click()
     expect(rows).to_have_count(5)
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr", "ru", "tr", "ar", "ja"])
+def test_names_stay_readable_beside_the_use_in_every_language(
+    enter: Callable[..., Page], alice: Person, site: Platform, language: str
+) -> None:
+    page = enter(viewport={"width": 1280, "height": 800}, locale=language)
+    site.manage(
+        "shell",
+        "-c",
+        "from apikeys import services; from accounts.models import User; "
+        f"owner = User.objects.get(email={alice.email!r}); "
+        "from django.utils import timezone; from datetime import timedelta; "
+        "soon = timezone.now() + timedelta(days=5); "
+        "[services.issue(owner=owner, name='studio-workstation', expires_at=soon),"
+        " services.issue(owner=owner, name='render-node-2')]; "
+        "owner.api_keys.update(last_used_at=timezone.now() - timedelta(minutes=42))",
+    )
+    page.goto("/keys/")
+    name = page.locator("tbody .key-name").first
+    assert name.evaluate("cell => cell.getBoundingClientRect().width") > 100
+    expect(page.locator(".key-usage .sparkline").first).to_be_visible()
+    over = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(over) == 0

@@ -1,9 +1,14 @@
-"""The pictures of README.md and docs/: taken here, and copied by `make screenshots`."""
+"""The pictures of README.md and docs/: taken here, and copied by `make screenshots`.
+
+Fonts differ between machines, so pictures are not compared. Beside each one is a file with the text
+that was on the page and the picture's digest: a page whose text has changed needs a new picture.
+"""
 
 import re
 import struct
 import zlib
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,7 @@ from tests.browser.conftest import SCREENSHOTS, Person
 from tests.platforms import ROOT, Platform
 
 FOLDER = SCREENSHOTS / "docs"
+COMMITTED = ROOT / "docs" / "screenshots"
 SIZE = {"width": 1280, "height": 800}
 PATHS = {
     "keys": "/keys/",
@@ -85,6 +91,7 @@ def test_the_pictures_show_pages_that_fit_into_every_window(page: Page) -> None:
             picture = FOLDER / f"{name}-{scheme}.png"
             page.screenshot(path=picture, animations="disabled")
             assert_is_picture(picture)
+            picture.with_suffix(".txt").write_text(f"{digest(picture)}\n{text_on(page)}")
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": SIZE["height"]})
             over = page.evaluate(
@@ -106,9 +113,39 @@ def test_the_documents_show_no_other_pictures() -> None:
             shown.add(Path(path).name)
     assert shown
     assert shown <= NAMES
-    committed = list((ROOT / "docs" / "screenshots").iterdir())
+    committed = list(COMMITTED.glob("*.png"))
     assert {path.name for path in committed} <= NAMES, "run make screenshots"
+    assert {path.name for path in committed} == shown
     assert [path.name for path in committed if path.stat().st_size > LARGEST] == []
+    for path in committed:
+        assert_is_picture(path)
+        recorded = path.with_suffix(".txt").read_text().partition("\n")[0]
+        assert recorded == digest(path), f"{path.name} has the text of another picture"
+
+
+def test_the_documents_show_the_pages_as_they_are(page: Page) -> None:
+    outdated = []
+    for path in sorted(COMMITTED.glob("*.txt")):
+        name, _dash, scheme = path.stem.rpartition("-")
+        page.goto(PATHS[name])
+        page.emulate_media(color_scheme=scheme)
+        if text_on(page) != path.read_text().partition("\n")[2]:
+            outdated.append(path.stem)
+    assert outdated == [], "run make screenshots"
+
+
+def text_on(page: Page) -> str:
+    """Return the visible text, with the same numbers and relative times at each visit."""
+    text = page.locator("body").inner_text()
+    text = re.sub(r"comfyui-[0-9a-f]+", "comfyui-", text)
+    text = re.sub(r"\b(?:an?|\d+)\s(second|minute|hour|day|week|month)s?\b", r"0 \1s", text)
+    return (
+        "\n".join(" ".join(line.split()) for line in re.sub(r"\d+", "0", text).splitlines()) + "\n"
+    )
+
+
+def digest(picture: Path) -> str:
+    return sha256(picture.read_bytes()).hexdigest()
 
 
 def assert_is_picture(path: Path) -> None:

@@ -50,6 +50,13 @@ def test_the_accent_color_is_a_style_sheet_that_browsers_keep(client, db, settin
     assert url not in client.get("/login").text
 
 
+@pytest.mark.parametrize("path", ["/login", "/api/docs/", "/admin/"])
+def test_every_kind_of_page_has_the_accent_color(staff, settings, path):
+    assert "theme.css" not in staff.get(path, follow=True).text
+    settings.ACCENT_COLOR = "#0a58ca"
+    assert re.search(r'href="/theme.css\?v=\w+"', staff.get(path, follow=True).text)
+
+
 @pytest.mark.parametrize("chosen", ["light", "dark"])
 def test_a_chosen_theme_is_in_every_page_from_the_start(client, db, settings, chosen):
     answer = client.post("/theme", {"theme": chosen, "next": "/signup"})

@@ -1,9 +1,12 @@
 """`manage.py copy_to`: from SQLite to PostgreSQL and back, while keys are in use."""
 
+import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -55,6 +58,12 @@ def copy_to(platform: Platform, url: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
     )
+
+
+def describe(platform: Platform) -> Any:
+    """Return the rows of a platform that may have ended."""
+    program = f"{DESCRIBE}\nimport json\nprint(json.dumps(answer))"
+    return json.loads(platform.manage("shell", "--no-imports", "-c", program))
 
 
 def kill_during_copy(platform: Platform, url: str) -> None:
@@ -114,8 +123,9 @@ def test_a_platform_moves_to_another_database_with_its_keys(
         path = f"/customers/api-keys/{deleted.id}"
         assert ask(running, "DELETE", path, key=manager.token).status == 204
         shell(running, DELETE_ACCOUNT, email=leaving.email)
-        before = shell(running, DESCRIBE)
 
+    # The platform writes what it has counted, and events about it, until it has ended.
+    before = describe(running)
     second = copy_to(running, target)
     assert second.returncode == 0, second.stderr
     assert "Complete." in second.stdout
@@ -128,6 +138,37 @@ def test_a_platform_moves_to_another_database_with_its_keys(
         assert status(moved, leaving) == 401
         assert shell(moved, NEW_ACCOUNT) > 0
         assert kept.id in before["keys"]
+
+
+LEAVING = """
+from threading import Timer
+import psycopg
+from backups.postgresql import PostgreSQL
+
+other = psycopg.connect({url!r})
+# It does not leave.
+print(PostgreSQL().in_use())
+Timer(0.5, other.close).start()
+print(PostgreSQL().in_use())
+"""
+
+
+def test_a_database_that_others_are_leaving_is_not_in_use(
+    postgresql: str, fresh_folder: Folder
+) -> None:
+    url = migrated_database(postgresql)
+    done = subprocess.run(
+        [sys.executable, "manage.py", "shell", "--no-imports", "-c", LEAVING.format(url=url)],
+        cwd=ROOT,
+        env={**os.environ, "VAR_DIR": str(fresh_folder()), "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    stays, leaves = done.stdout.splitlines()
+    assert "is open in other programs (connections: 1 from" in stays
+    assert leaves == "None"
 
 
 def test_a_target_with_tables_is_refused_and_stays_as_it_is(postgresql: str, pool: Pool) -> None:

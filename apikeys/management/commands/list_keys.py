@@ -6,6 +6,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts.models import User
 from apikeys.models import APIKey
+from apikeys.verdict_codes import VerdictCode
 
 
 class Command(BaseCommand):
@@ -19,7 +20,8 @@ class Command(BaseCommand):
         if owner is None:
             raise CommandError(f"No account has the email {email}.")
         for key in APIKey.objects.filter(owner=owner):
-            state = "revoked" if key.revoked_at else "expired" if key.is_expired else "live"
+            code = key.state(owner_is_active=owner.is_active)
+            state = "live" if code is VerdictCode.VALID else code.lower()
             used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
             self.stdout.write(
                 f"{key.public_id}  {state:7}  created {key.created_at:%Y-%m-%d %H:%M}  "

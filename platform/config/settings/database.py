@@ -95,7 +95,7 @@ DB_RETRY_SECONDS: float = env.seconds(
     default=8.0,
     least=0,
     most=600,
-    help="How long `POST /customers`, the log-in of ComfyUI, retries when the database does not "
+    help="How long `POST /customers`, the login of ComfyUI, retries when the database does not "
     "answer. ComfyUI deletes its key after any failure of this request.",
 )
 

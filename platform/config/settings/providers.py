@@ -5,7 +5,7 @@ from typing import Any
 from config.parsers import provider_url_problem
 from config.settings.base import LOOPBACK, env
 
-env.section("Log-in with Google and GitHub")
+env.section("Login with Google and GitHub")
 
 SOCIALACCOUNT_ADAPTER = "accounts.social.SocialAccountAdapter"
 SOCIALACCOUNT_FORMS = {"disconnect": "accounts.social.DisconnectForm"}

@@ -1,9 +1,15 @@
 """The headers in which a proxy forwards a key."""
 
+import re
+from typing import Any
+
 import pytest
+import yaml
 
 from apikeys import services
 from apikeys.models import Reason
+from core.client_ip import apply_forwarded_headers
+from tests.platforms import ROOT
 
 AUTH = "/api/v1/auth"
 NONSENSE = "comfyui-nonsense"
@@ -110,6 +116,48 @@ def test_a_path_below_is_answered_with_200_whatever_the_method(client, alice, on
     refused = getattr(client, method)(f"{AUTH}{path}", headers={"X-API-Key": NONSENSE})
     assert refused.status_code == 401
     assert refused.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def envoys_filters() -> list[dict[str, Any]]:
+    """Return the configurations of the filters in docs/gateways.md, in order."""
+    text = (ROOT / "docs" / "gateways.md").read_text()
+    [example] = re.findall(r"```yaml\n(http_filters:.*?)```", text, re.DOTALL)
+    return [one["typed_config"] for one in yaml.safe_load(example)["http_filters"]]
+
+
+def test_the_documented_envoy_passes_the_clients_ip_and_no_other(client, issue):
+    sets, asks, removes = envoys_filters()
+    [mutation] = sets["mutations"]["request_mutations"]
+    header = mutation["append"]["header"]
+    assert mutation["append"]["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
+    assert {"exact": header["key"]} in asks["allowed_headers"]["patterns"]
+    assert removes["mutations"]["request_mutations"] == [{"remove": header["key"]}]
+
+    _key, token = issue("studio", allowed_networks=["203.0.113.0/24", "2001:db8::/32"])
+    envoy = "192.0.2.1"
+    for client_ip, status in (
+        ("203.0.113.7", 200),
+        ("2001:db8::7", 200),
+        ("198.51.100.7", 403),
+        (envoy, 403),
+    ):
+        value = header["value"].replace("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", client_ip)
+        variable = f"HTTP_{header['key'].upper().replace('-', '_')}"
+        # Envoy adds its own address to X-Forwarded-For, which does not count then.
+        environ = {"REMOTE_ADDR": envoy, variable: value, "HTTP_X_FORWARDED_FOR": envoy}
+        seen: dict[str, Any] = {}
+
+        def application(environ: dict[str, Any], _start: Any, seen: Any = seen) -> list[bytes]:
+            seen |= environ
+            return []
+
+        apply_forwarded_headers(application, proxies=[envoy], header=header["key"])(environ, None)
+        assert variable not in seen
+        response = client.get(
+            f"{AUTH}/prompt", headers={"X-API-Key": token.reveal()}, REMOTE_ADDR=seen["REMOTE_ADDR"]
+        )
+        assert response.status_code == status, client_ip
+        assert seen["wsgi.url_scheme"] == "https"
 
 
 def test_a_preflight_does_not_pass_a_proxy_that_keeps_the_method(client):

@@ -167,6 +167,8 @@ def test_an_extension_in_an_old_session_needs_a_new_authentication(session, alic
     show_who(session, alice, ago=timedelta(days=2))
     response = call(session, "PATCH", url(key), {"allowed_networks": []})
     refused(response, 403, "REAUTHENTICATION_REQUIRED")
+    # Not about a key that would be created.
+    assert "Change the key on its page" in response.json()["message"]
     assert call(session, "PATCH", url(key), {"name": "atelier"}).status_code == 200
 
 

@@ -94,7 +94,9 @@ def test_a_key_is_judged_by_its_clients_network(running, alice, connect):
     far = issue(running, alice.email, name="far", networks=["203.0.113.0/24"])
     near = issue(running, alice.email, name="near", networks=["127.0.0.0/8", "203.0.113.0/24"])
     with relay(running) as seen:
-        client = connect(seen.url, cache_for=60)
+        client = connect(seen.url, cache_for=60, service_secret=SERVICE_SECRET)
+        assert client.validate(far, client_ip="203.0.113.7")
+        assert len(seen.requests) == 1, "a request without the client would be refused and counted"
         refused = client.validate(far)
         assert (refused.valid, refused.code) == (False, "NETWORK_NOT_ALLOWED")
         assert "network" in refused.message
@@ -109,6 +111,12 @@ def test_a_key_is_judged_by_its_clients_network(running, alice, connect):
         assert client.validate(alice.keys[0].token, client_ip="198.51.100.7")
         assert client.validate(alice.keys[0].token, client_ip="198.51.100.8")
         assert len(seen.requests) == good + 1, "the client counts for keys with networks only"
+        unknown = connect(seen.url, cache_for=60)
+        assert unknown.validate(far, client_ip="203.0.113.7").code == "NETWORK_NOT_ALLOWED"
+        assert unknown.validate(near, client_ip="203.0.113.7")
+        wrong = connect(seen.url, service_secret="w" * 40)
+        with pytest.raises(NotAllowed):
+            wrong.validate(far, client_ip="203.0.113.7")
 
 
 def test_a_typo_costs_no_request(connect):

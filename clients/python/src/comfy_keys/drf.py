@@ -27,7 +27,7 @@ from comfy_keys.client import Client
 from comfy_keys.errors import NoVerdict
 from comfy_keys.verdicts import NETWORK_NOT_ALLOWED, Verdict
 
-_SETTINGS = ("URL", "CACHE_FOR", "CACHE_SIZE", "TIMEOUT", "ALLOW_HTTP")
+_SETTINGS = ("URL", "SERVICE_SECRET", "CACHE_FOR", "CACHE_SIZE", "TIMEOUT", "ALLOW_HTTP")
 
 
 @dataclass(frozen=True)

@@ -77,15 +77,16 @@ def validate_request(key: str) -> Request:
     )
 
 
-def client_ip_request(key: str, client_ip: str) -> Request:
-    """Return the request that validates a well-formed key for a client. client_ip: "": unknown."""
+def client_ip_request(key: str, client_ip: str, *, service_secret: str | None) -> Request:
+    """Return the request that validates a well-formed key for a client. client_ip: "": unknown.
+
+    service_secret: None: the platform checks this machine's network, too.
+    """
     asked = {"key": key, "client_ip": client_ip} if client_ip else {"key": key}
-    return Request(
-        "/api/v1/keys/validate",
-        {**common_headers(), "Content-Type": "application/json"},
-        content=json.dumps(asked).encode(),
-        keys=[key],
-    )
+    headers = {**common_headers(), "Content-Type": "application/json"}
+    if service_secret is not None:
+        headers |= _authorization(service_secret)
+    return Request("/api/v1/keys/validate", headers, content=json.dumps(asked).encode(), keys=[key])
 
 
 def batch_request(keys: Sequence[str], *, service_secret: str) -> Request:
@@ -94,7 +95,7 @@ def batch_request(keys: Sequence[str], *, service_secret: str) -> Request:
         "/api/v1/keys/validate/batch",
         {
             **common_headers(),
-            "Authorization": f"Bearer {service_secret}",
+            **_authorization(service_secret),
             "Content-Type": "application/json",
         },
         content=json.dumps({"keys": list(keys)}).encode(),
@@ -104,9 +105,27 @@ def batch_request(keys: Sequence[str], *, service_secret: str) -> Request:
     )
 
 
+def _authorization(service_secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {service_secret}"}
+
+
+# By status and code.
+_SECRET_REFUSALS = {
+    (401, "UNAUTHORIZED"): "The service secret is not valid on this site.",
+    (403, "INSUFFICIENT_SCOPE"): "The service secret lacks the scope batch, which is needed to "
+    "name the client of a key.",
+    (400, "AMBIGUOUS_KEY"): "The site takes no service secret here: it has no SERVICE_SECRETS, or "
+    "is older than this client.",
+}
+
+
 def parse_verdict(request: Request, response: Response) -> Verdict:
-    """Return the verdict in `response`. Raise Unavailable."""
+    """Return the verdict in `response`. Raise Unavailable, NotAllowed."""
     data = parse_json(response)
+    if "Authorization" in request.headers and isinstance(data, dict):
+        refusal = _SECRET_REFUSALS.get((response.status, str(data.get("error"))))
+        if refusal:
+            raise NotAllowed(refusal)
     try:
         match response.status:
             case 200:

@@ -18,12 +18,11 @@ from comfy_keys.client.base import (
     Outcome,
     checked_key,
     normalized_ip,
-    request_for,
 )
 from comfy_keys.errors import NoVerdict, Unavailable
 from comfy_keys.key_format import looks_right
 from comfy_keys.protocol import BodyReader, Request, Response
-from comfy_keys.verdicts import MISTYPED, Verdict, depends_on_client_ip
+from comfy_keys.verdicts import MISTYPED, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +94,19 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
     async def validate(self, key: str, *, client_ip: str | None = None) -> Verdict:
         """Return the verdict on `key`. Raise Unavailable if there is none.
 
-        client_ip: from where the key is used; "" if that is unknown. Without it, this machine's
-            network counts for a key that may be used from some networks only.
+        client_ip: from where the key is used; "" if that is unknown. It counts for a key that may
+            be used from some networks only; without a service_secret such a key has to allow
+            this machine's network, too. None: this machine's network counts.
+        Raise NotAllowed if the platform does not accept the service_secret.
         """
         key = checked_key(key)
         if not looks_right(key):
             return MISTYPED
-        verdict = await self._validate(key, None)
-        if client_ip is not None and depends_on_client_ip(verdict):
-            return await self._validate(key, normalized_ip(client_ip))
-        return verdict
+        return await self._validate(key, None if client_ip is None else normalized_ip(client_ip))
 
     async def _validate(self, key: str, client_ip: str | None) -> Verdict:
         digest = self._cache.digest(key, client_ip)
-        cached = self._cache.get(digest)
+        cached = self._cached(key, client_ip)
         if cached is not None:
             return cached
         state = await self._loop_state()
@@ -116,8 +114,8 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
         if flight is None or not self._cache.is_fresh(flight.sent_at):
             sent_at = self._cache.now()
             # A separate task: the first caller may be cancelled while others wait for it.
-            request = request_for(key, client_ip)
-            task = asyncio.create_task(self._request_verdict(state, request, digest, sent_at))
+            request = self._request_for(key, client_ip)
+            task = asyncio.create_task(self._request_verdict(state, request, client_ip, sent_at))
             flight = state.flights[digest] = _AsyncInFlight(sent_at, task)
             task.add_done_callback(partial(_remove_in_flight, state, digest, flight))
         outcome = await asyncio.shield(flight.task)
@@ -162,11 +160,11 @@ class AsyncClient(BaseClient[httpx.AsyncClient]):
         await self.aclose()
 
     async def _request_verdict(
-        self, state: _LoopState, request: Request, digest: bytes, sent_at: float
+        self, state: _LoopState, request: Request, client_ip: str | None, sent_at: float
     ) -> Outcome:
         try:
             response = await self._send(state, request)
-            return self._parse_and_cache(request, response, digest=digest, sent_at=sent_at)
+            return self._parse_and_cache(request, response, client_ip=client_ip, sent_at=sent_at)
         except NoVerdict as error:
             return error.copy()
 

@@ -18,7 +18,7 @@ from comfy_keys.errors import NotAllowed, NoVerdict
 from comfy_keys.key_format import looks_right
 from comfy_keys.protocol import Request, Response
 from comfy_keys.verdict_cache import Clock, VerdictCache
-from comfy_keys.verdicts import MISTYPED, Verdict
+from comfy_keys.verdicts import MISTYPED, Verdict, depends_on_client_ip
 
 Outcome = Verdict | NoVerdict
 
@@ -62,7 +62,8 @@ class BaseClient(Generic[Http]):
     ) -> None:
         """
         url: the platform's PUBLIC_URL.
-        service_secret: one of the platform's SERVICE_SECRETS, for `validate_many`.
+        service_secret: one of the platform's SERVICE_SECRETS with the scope `batch`, for
+            `validate_many` and to name the clients of keys that are limited to networks.
         cache_for: seconds for which a good verdict is cached. A deleted key may be accepted for
             that long, in addition to the platform's own bound; 0 turns the cache off.
         cache_size: how many verdicts are cached.
@@ -128,10 +129,26 @@ class BaseClient(Generic[Http]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
 
+    def _request_for(self, key: str, client_ip: str | None) -> Request:
+        """Return the request that validates a key, for a client if its IP is given."""
+        if client_ip is None:
+            return protocol.validate_request(key)
+        return protocol.client_ip_request(key, client_ip, service_secret=self._service_secret)
+
+    def _cached(self, key: str, client_ip: str | None) -> Verdict | None:
+        if client_ip is not None:
+            # Most keys are limited to no networks: one verdict serves all clients.
+            verdict = self._cache.get(self._cache.digest(key))
+            if verdict is not None and not depends_on_client_ip(verdict):
+                return verdict
+        return self._cache.get(self._cache.digest(key, client_ip))
+
     def _parse_and_cache(
-        self, request: Request, response: Response, *, digest: bytes, sent_at: float
+        self, request: Request, response: Response, *, client_ip: str | None, sent_at: float
     ) -> Verdict:
         verdict = protocol.parse_verdict(request, response)
+        (key,) = request.keys
+        digest = self._cache.digest(key, client_ip if depends_on_client_ip(verdict) else None)
         self._cache.store(digest, verdict, sent_at=sent_at)
         return verdict
 
@@ -195,13 +212,6 @@ def normalized_ip(client_ip: object) -> str:
         return ""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)
-
-
-def request_for(key: str, client_ip: str | None) -> Request:
-    """Return the request that validates a key, for a client if its IP counts."""
-    if client_ip is None:
-        return protocol.validate_request(key)
-    return protocol.client_ip_request(key, client_ip)
 
 
 def _is_number(value: object) -> bool:

@@ -17,13 +17,12 @@ from comfy_keys.client.base import (
     Outcome,
     checked_key,
     normalized_ip,
-    request_for,
 )
 from comfy_keys.errors import NoVerdict, Unavailable
 from comfy_keys.key_format import looks_right
 from comfy_keys.protocol import BodyReader, Request, Response
 from comfy_keys.transport import DeadlineTransport, deadline
-from comfy_keys.verdicts import MISTYPED, Verdict, depends_on_client_ip
+from comfy_keys.verdicts import MISTYPED, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +59,20 @@ class Client(BaseClient[httpx.Client]):
     def validate(self, key: str, *, client_ip: str | None = None) -> Verdict:
         """Return the verdict on `key`. Raise Unavailable if there is none.
 
-        client_ip: from where the key is used; "" if that is unknown. Without it, this machine's
-            network counts for a key that may be used from some networks only.
+        client_ip: from where the key is used; "" if that is unknown. It counts for a key that may
+            be used from some networks only; without a service_secret such a key has to allow
+            this machine's network, too. None: this machine's network counts.
+        Raise NotAllowed if the platform does not accept the service_secret.
         """
         key = checked_key(key)
         if not looks_right(key):
             return MISTYPED
-        verdict = self._validate(key, None)
-        if client_ip is not None and depends_on_client_ip(verdict):
-            return self._validate(key, normalized_ip(client_ip))
-        return verdict
+        return self._validate(key, None if client_ip is None else normalized_ip(client_ip))
 
     def _validate(self, key: str, client_ip: str | None) -> Verdict:
         digest = self._cache.digest(key, client_ip)
         with self._lock:
-            cached = self._cache.get(digest)
+            cached = self._cached(key, client_ip)
             if cached is not None:
                 return cached
             flight = self._flights.get(digest)
@@ -82,7 +80,7 @@ class Client(BaseClient[httpx.Client]):
             if flight is None or is_first:
                 flight = self._flights[digest] = _InFlight(self._cache.now())
         outcome = (
-            self._request_verdict(request_for(key, client_ip), digest, flight)
+            self._request_verdict(key, client_ip, digest, flight)
             if is_first
             else self._wait_for_verdict(flight)
         )
@@ -115,13 +113,16 @@ class Client(BaseClient[httpx.Client]):
     ) -> None:
         self.close()
 
-    def _request_verdict(self, request: Request, digest: bytes, flight: _InFlight) -> Outcome:
+    def _request_verdict(
+        self, key: str, client_ip: str | None, digest: bytes, flight: _InFlight
+    ) -> Outcome:
         # Waiting threads get an outcome whatever happens here, also after Ctrl-C.
         outcome: Outcome = Unavailable("The request was cancelled.")
         try:
+            request = self._request_for(key, client_ip)
             response = self._send(request)
             outcome = self._parse_and_cache(
-                request, response, digest=digest, sent_at=flight.sent_at
+                request, response, client_ip=client_ip, sent_at=flight.sent_at
             )
         except NoVerdict as error:
             outcome = error.copy()
