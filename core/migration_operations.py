@@ -10,27 +10,27 @@ from django.db.migrations.state import ProjectState
 class AddIndexConcurrently(operations.AddIndexConcurrently):
     """Create an index without a lock that blocks writes: CREATE INDEX CONCURRENTLY of PostgreSQL.
 
-    The migration needs `atomic = False`. An index that an interrupted attempt has left, which
-    PostgreSQL marks as invalid, is dropped first. On SQLite the operation is AddIndex.
+    The migration needs `atomic = False`, and should do nothing else: without a transaction, a
+    change of a table that is killed half-way is not undone. The index is dropped first, since an
+    interrupted attempt may have left it, on PostgreSQL as an invalid one. On SQLite the operation
+    is AddIndex.
     """
 
     def database_forwards(
         self, app_label: str, schema_editor: Any, from_state: ProjectState, to_state: ProjectState
     ) -> None:
-        if schema_editor.connection.vendor != "postgresql":
-            AddIndex.database_forwards(self, app_label, schema_editor, from_state, to_state)
-            return
         self._drop(schema_editor)
-        super().database_forwards(app_label, schema_editor, from_state, to_state)
+        if schema_editor.connection.vendor == "postgresql":
+            super().database_forwards(app_label, schema_editor, from_state, to_state)
+        else:
+            AddIndex.database_forwards(self, app_label, schema_editor, from_state, to_state)
 
     def database_backwards(
         self, app_label: str, schema_editor: Any, from_state: ProjectState, to_state: ProjectState
     ) -> None:
-        if schema_editor.connection.vendor != "postgresql":
-            AddIndex.database_backwards(self, app_label, schema_editor, from_state, to_state)
-            return
         self._drop(schema_editor)
 
     def _drop(self, schema_editor: Any) -> None:
-        name = schema_editor.quote_name(self.index.name)
-        schema_editor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+        is_postgresql = schema_editor.connection.vendor == "postgresql"
+        how = "CONCURRENTLY IF EXISTS" if is_postgresql else "IF EXISTS"
+        schema_editor.execute(f"DROP INDEX {how} {schema_editor.quote_name(self.index.name)}")

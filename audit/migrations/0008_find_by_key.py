@@ -13,9 +13,4 @@ class Migration(migrations.Migration):
             model_name="event",
             index=models.Index(fields=["key_id", "-at", "-id"], name="audit_event_key"),
         ),
-        migrations.AlterField(
-            model_name="event",
-            name="key_id",
-            field=models.UUIDField(null=True, verbose_name="key"),
-        ),
     ]
