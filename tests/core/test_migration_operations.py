@@ -41,7 +41,7 @@ def test_an_index_is_added_again_after_an_interrupted_attempt_and_removed():
                 "UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s::regclass", [NAME]
             )
     run()
-    # Once more: the process was killed before the migration was recorded.
+    # Again: the process was killed before the migration was recorded.
     run()
     assert NAME in indexes()
     if connection.vendor == "postgresql":
