@@ -221,10 +221,11 @@ def measure(rounds: int, patterns: str) -> list[Found]:
         reset_queries()
         with CaptureQueriesContext(connection) as queries:
             page.request()
+        number = len(queries)
         taken = [page.request() for _round in range(rounds)]
         clock = statistics.median(one.clock for one in taken)
         processor = statistics.median(one.processor for one in taken)
-        found.append(Found(clock, processor, len(queries), page.name))
+        found.append(Found(clock, processor, number, page.name))
         print(f"{clock:8.0f} {processor:8.0f}  {page.name}", file=sys.stderr, flush=True)
     return sorted(found, reverse=True)
 
