@@ -10,7 +10,7 @@ export
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
-.PHONY: help run dev staff backup restore test test-fast coverage screenshots mutants coherence behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts install lint-deploy clean
+.PHONY: help run dev staff backup restore test test-fast coverage screenshots mutants coherence behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts bench-pages install lint-deploy clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -139,6 +139,10 @@ bench-warm: ## measure the first requests after a restart
 bench-propagation: ## measure how soon a change reaches the other hosts
 	@scripts/install bench
 	@$(PYTHON) -m bench.propagation
+
+bench-pages: ## fill tables with millions of rows, and measure each page, list and search (FILL_KEYS=…)
+	@scripts/install bench
+	@$(PYTHON) -m bench.pages
 
 bench-verdicts: ## measure the memory of the cached responses
 	@scripts/install bench

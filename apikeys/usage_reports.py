@@ -35,6 +35,7 @@ PERIODS: Final[dict[str, Promise]] = {
 }
 DEFAULT_PERIOD: Final = "7d"
 _HOUR: Final = timedelta(hours=1)
+_NOON: Final = 12
 # Bars between two labels of the axis, by the number of bars.
 _TICKS: Final = {24: 4, 7: 1, 30: 5, 90: 15}
 
@@ -135,7 +136,7 @@ def report(
     """Return the use of the keys of `owner`, or of one of them, in the last `period` of PERIODS.
 
     tz: whose hours and days these are; by default the active time zone.
-    Runs six queries, whose results grow with the keys and the slots, not with the use.
+    Runs seven queries at most, whose results grow with the keys and the slots, not with the use.
     """
     zone = tz or timezone.get_current_timezone()
     slots = [Slot(start) for start in _starts(period, zone)]
@@ -154,7 +155,13 @@ def report(
     else:
         keys = [key]
     rows = [Row(key, calls_by_key[key.pk], codes_by_key.get(key.pk, {})) for key in keys]
-    _add_calls(slots, own, start)
+    if period == HOURLY:
+        hours = HourlyUse.objects.filter(**own, hour__gte=start)
+        numbers = _by_slot(slots, dict(_summed(hours, "hour")))
+    else:
+        numbers = _by_local_day([slot.start.astimezone(UTC) for slot in slots], own)
+    for slot, number in zip(slots, numbers, strict=True):
+        slot.calls = number
     of_hours = dict(_summed(refusals, "hour"))
     for slot, refused in zip(slots, _by_slot(slots, of_hours), strict=True):
         slot.refusals = refused
@@ -221,16 +228,37 @@ def _calls_by_key(own: Mapping[str, Any], start: datetime) -> Counter[UUID]:
     return Counter(dict(_summed(hours, "key_id"))) + Counter(dict(_summed(days, "key_id")))
 
 
-def _add_calls(slots: Sequence[Slot], own: Mapping[str, Any], start: datetime) -> None:
-    """Add the calls to the slots: those of days, if all slots are days of UTC, or of hours."""
-    if all(slot.start.astimezone(UTC).time() == time() for slot in slots):
-        days = DailyUse.objects.filter(**own, day__gte=start.date())
-        calls = {_midnight(day, UTC): calls for day, calls in _summed(days, "day")}
-    else:
-        hours = HourlyUse.objects.filter(**own, hour__gte=start)
-        calls = dict(_summed(hours, "hour"))
-    for slot, number in zip(slots, _by_slot(slots, calls), strict=True):
-        slot.calls = number
+def _by_local_day(starts: Sequence[datetime], own: Mapping[str, Any]) -> list[int]:
+    """Return the calls of the days that begin at `starts` (UTC), the last of which is not over.
+
+    A local day is the sum of the days of UTC in which it begins or which it contains, without the
+    calls before its beginning, and with those before its end. So few hours are read: of each day,
+    the part before or after the beginning of a local day, whichever is shorter.
+    """
+    days = DailyUse.objects.filter(**own, day__gte=starts[0].date())
+    by_day: Counter[date] = Counter(dict(_summed(days, "day")))
+    hours = [hour for start in starts for hour in _shorter_part(start)]
+    by_hour: Counter[datetime] = Counter()
+    if hours:
+        by_hour.update(dict(_summed(HourlyUse.objects.filter(**own, hour__in=hours), "hour")))
+    before = []
+    for start in starts:
+        part = sum(by_hour[hour] for hour in _shorter_part(start))
+        is_before = start.hour < _NOON
+        before.append(part if is_before else by_day[start.date()] - part)
+    ends = [*(start.date() for start in starts[1:]), date.max]
+    return [
+        sum(calls for day, calls in by_day.items() if start.date() <= day < end) - early + late
+        for start, end, early, late in zip(starts, ends, before, [*before[1:], 0], strict=True)
+    ]
+
+
+def _shorter_part(start: datetime) -> list[datetime]:
+    """Return the hours of a day of UTC that begin before `start`, or from it on, if it is late."""
+    midnight = _midnight(start.date(), UTC)
+    hours = [midnight + number * _HOUR for number in range(24)]
+    is_before = start.hour < _NOON
+    return [hour for hour in hours if (hour < start) is is_before]
 
 
 def _by_slot(slots: Sequence[Slot], calls: Mapping[datetime, int]) -> list[int]:

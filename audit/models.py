@@ -97,7 +97,7 @@ class Event(models.Model):
         verbose_name=_("by"),
         help_text=_("Who did it. Empty for server commands and anonymous clients."),
     )
-    key_id = models.UUIDField(_("key"), null=True, db_index=True)
+    key_id = models.UUIDField(_("key"), null=True)
     public_id = models.CharField(_("public id"), max_length=12, blank=True, db_index=True)
     via = models.CharField(_("through"), max_length=16, choices=Via)
     # The client IP.
@@ -116,6 +116,7 @@ class Event(models.Model):
             models.Index(fields=["via", "-at", "-id"], name="audit_event_via"),
             models.Index(fields=["account", "-at", "-id"], name="audit_event_account"),
             models.Index(fields=["address", "-at", "-id"], name="audit_event_address"),
+            models.Index(fields=["key_id", "-at", "-id"], name="audit_event_key"),
         ]
 
     def __str__(self) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -13,6 +12,7 @@ from django.views.decorators.http import require_safe
 
 from audit import sentences
 from audit.models import Event
+from core.admin_mixins import AtLeast, BoundedPaginator
 
 PER_PAGE = 50
 
@@ -28,12 +28,14 @@ def activity(request: HttpRequest) -> HttpResponse:
     events = Event.objects.filter(account=request.user.pk)
     if key_id is not None:
         events = events.filter(key_id=key_id)
-    page = Paginator(_of_kind(events, kind), PER_PAGE).get_page(request.GET.get("page"))
+    page = BoundedPaginator(_of_kind(events, kind), PER_PAGE).get_page(request.GET.get("page"))
     if key_id is not None and not page.object_list:
         raise Http404
     entries = sentences.describe(list(page), reader_id=request.user.pk)
     context = {
         "page": page,
+        # Whether there are older events than those that the list leads to.
+        "has_older": isinstance(page.paginator.count, AtLeast) and not page.has_next(),
         "days": sentences.by_day(entries),
         "kinds": list(_kinds(kind)),
         "key": sentences.key_link(key_id) if key_id else None,

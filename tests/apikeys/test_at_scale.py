@@ -238,6 +238,9 @@ def _assert_indexed_on_postgresql(statement: Statement) -> None:
     ((explained,),) = statement.explained(f"EXPLAIN ({how})")
     plan = explained if isinstance(explained, list) else json.loads(explained)
     for node, is_cut_short in _nodes(plan[0]["Plan"]):
+        if node["Node Type"] in {"Sort", "Incremental Sort"}:
+            rows = sum(below.get("Actual Rows", 0) for below in node["Plans"])
+            assert rows <= FEW_ROWS, f"sorts {rows} rows: {statement.sql}"
         if node.get("Relation Name") not in TABLES:
             continue
         read = sum(
@@ -409,6 +412,22 @@ def test_a_search_within_a_filter_is_found_by_an_index(crowd, staff, bound, stat
     assert_indexed(statements)
 
 
+def test_no_other_list_for_staff_has_a_large_table():
+    large = {
+        reverse(f"admin:{m._meta.app_label}_{m._meta.model_name}_changelist")
+        for m in LARGE
+        if m in admin.site._registry
+    }
+    assert large == {KEYS, EVENTS, ACCOUNTS, ADDRESSES}
+    large_lists = [
+        model
+        for model, made in admin.site._registry.items()
+        if isinstance(made, admin_mixins.LargeTableAdmin)
+    ]
+    # Sites are few.
+    assert set(large_lists) == {APIKey, Event, User, EmailAddress, Site}
+
+
 def test_single_rows_for_staff_are_read_by_an_index(crowd, staff):
     key = APIKey.objects.filter(revoked_at=None).first()
     event = Event.objects.first()
@@ -450,12 +469,32 @@ def test_all_of_an_account_is_read_by_an_index_however_many_keys_it_has(crowd, a
         "/keys/?q=render 7",
         "/usage/?period=24h",
         "/usage/?period=90d",
+        "/usage/?period=90d&key={key}",
         "/usage.csv?period=30d",
         "/customers/usage",
+        "/customers/usage?period=90d&time_zone=Asia/Kolkata",
+        "/customers/api-keys?limit=100",
+        "/customers/api-keys?limit=100&q=render 7&state=unused",
+        "/customers/api-keys/{key}",
+        "/keys/{key}/",
+        "/keys/{key}/first-use",
+        "/account/",
+        "/account/activity",
+        "/account/activity?page=3",
+        "/account/activity?kind=keys",
+        "/account/activity?key={key}",
+        "/account/sessions",
+        "/account/delete",
     ],
 )
-def test_a_persons_page_is_read_by_an_index(crowd, alice, signed_in, url):
+def test_a_persons_page_is_read_by_an_index(crowd, bound, alice, signed_in, url):
     add_keys(alice, range(500))
+    key = APIKey.objects.filter(owner=alice).first()
+    assert key is not None
+    url = url.format(key=key.pk)
+    made = {"action": Action.KEY_CHANGED, "account": alice, "actor": alice, "via": Via.PAGE}
+    # More than a page may read.
+    Event.objects.bulk_create(Event(**made, key_id=key.pk) for _number in range(2 * FEW_ROWS))
     client = signed_in(alice)
     client.cookies["timezone"] = "Asia/Kolkata"
     with caught() as statements:

@@ -1,9 +1,12 @@
 """Reports on the use of keys, in the days of a time zone."""
 
-from datetime import UTC, datetime, timedelta
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 
 from apikeys import services, usage_reports
@@ -11,6 +14,9 @@ from apikeys.models import DailyTotal, DailyUse, HourlyRefusal, HourlyUse, Reaso
 
 BERLIN = ZoneInfo("Europe/Berlin")
 KOLKATA = ZoneInfo("Asia/Kolkata")
+NEW_YORK = ZoneInfo("America/New_York")
+AUCKLAND = ZoneInfo("Pacific/Auckland")
+KIRITIMATI = ZoneInfo("Pacific/Kiritimati")
 
 
 def at(text: str) -> datetime:
@@ -61,7 +67,7 @@ def test_a_day_begins_at_midnight_of_the_time_zone(alice, issue):
         assert [(row.calls, row.refusals) for row in report.rows] == [(3, 4)]
 
 
-@pytest.mark.parametrize("zone", [UTC, BERLIN, KOLKATA, ZoneInfo("Pacific/Kiritimati")])
+@pytest.mark.parametrize("zone", [UTC, BERLIN, KOLKATA, KIRITIMATI])
 @pytest.mark.parametrize("period", usage_reports.PERIODS)
 def test_bars_rows_and_codes_have_the_same_total(alice, issue, now, zone, period):
     hour = now.replace(minute=0)
@@ -165,11 +171,45 @@ def test_other_keys_are_not_in_the_report_of_a_key_nor_in_that_of_another_user(
 
 
 @pytest.mark.parametrize("number", [1, 30])
-def test_a_report_runs_six_queries(alice, issue, number, django_assert_num_queries):
+def test_a_report_runs_seven_queries(alice, issue, number, django_assert_num_queries):
     for each in range(number):
         add_calls(issue(f"key {each}")[0], "2026-11-30 10:00", 1)
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         usage_reports.report(owner=alice, period="90d", tz=BERLIN)
+
+
+@pytest.mark.parametrize("zone", [UTC, BERLIN, KOLKATA, NEW_YORK, AUCKLAND, KIRITIMATI])
+@pytest.mark.parametrize("period", ["7d", "90d"])
+def test_each_day_has_the_hours_that_begin_in_it(alice, issue, now, zone, period):
+    key, _token = issue()
+    last, by_day, expected = now.replace(minute=0), Counter[date](), Counter[date]()
+    uses = [
+        HourlyUse(key=key, hour=last - timedelta(hours=back), calls=back % 41)
+        for back in range(100 * 24)
+    ]
+    for use in uses:
+        by_day[use.hour.date()] += use.calls
+        expected[use.hour.astimezone(zone).date()] += use.calls
+    HourlyUse.objects.bulk_create(uses)
+    DailyUse.objects.bulk_create(
+        DailyUse(key=key, day=day, calls=calls) for day, calls in by_day.items()
+    )
+    # Summer time ends within these days.
+    report = usage_reports.report(owner=alice, period=period, tz=zone)
+    assert [slot.calls for slot in report.slots] == [
+        expected[slot.start.date()] for slot in report.slots
+    ]
+
+
+@pytest.mark.parametrize(("zone", "hours"), [(UTC, 0), (BERLIN, 1), (KOLKATA, 5), (AUCKLAND, 11)])
+def test_few_hours_are_read_for_days_of_a_time_zone(alice, issue, zone, hours):
+    with CaptureQueriesContext(connection) as queries:
+        usage_reports.report(owner=alice, period="7d", tz=zone)
+    asked = [query["sql"] for query in queries if " IN (" in query["sql"]]
+    hourly = [sql for sql in asked if 'FROM "apikeys_hourlyuse"' in sql]
+    assert sum(sql.partition(" IN (")[2].partition(")")[0].count(",") + 1 for sql in hourly) == (
+        hours * 7
+    )
 
 
 def test_the_active_time_zone_is_the_default(alice):

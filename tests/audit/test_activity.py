@@ -19,6 +19,7 @@ from audit import sentences
 from audit.models import Action, Event, Via
 from audit.services import Actor, record
 from audit.views import PER_PAGE
+from core import admin_mixins
 
 ACTIVITY = "/account/activity"
 
@@ -57,6 +58,23 @@ def test_users_see_their_events_in_sentences(signed_in, alice, issue):
         "Created studio. An administrator, on the server",
     ]:
         assert words in page
+
+
+def test_the_list_ends_at_a_bound_and_its_last_page_says_so(signed_in, alice, monkeypatch):
+    monkeypatch.setattr(admin_mixins, "MAX_ROWS", 2 * PER_PAGE)
+    client, by = signed_in(alice), Actor(alice, Via.PAGE)
+    older = "Older events are not listed here."
+    for _number in range(2 * PER_PAGE):
+        record(Action.SIGNED_OUT, account_id=alice.pk, by=by)
+    assert older not in client.get(ACTIVITY, {"page": 2}).text
+    for _number in range(PER_PAGE):
+        record(Action.SIGNED_OUT, account_id=alice.pk, by=by)
+    assert older not in client.get(ACTIVITY).text
+    for number in (2, 3, 9):
+        page = client.get(ACTIVITY, {"page": number})
+        assert older in page.text
+        assert page.context["page"].number == 2
+        assert len(page.context["page"]) == PER_PAGE
 
 
 def test_a_rotation_says_until_when_the_old_key_works(alice, issue):
