@@ -123,7 +123,7 @@ def _sessions(user: User) -> list[dict[str, Any]]:
 
 
 def _keys(request: HttpRequest, user: User) -> dict[str, Any]:
-    keys = APIKey.objects.filter(owner=user)
+    keys = APIKey.objects.filter(owner=user).select_related("owner")
     # Two queries, since each has an index: a sort by the state would read all keys.
     revoked = keys.filter(revoked_at__isnull=False)
     shown = [*keys.kept()[:KEYS], *revoked[:KEYS]][:KEYS]
