@@ -12,6 +12,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 
+from core.causes import Cause, cause_of
 from core.error_views import safe_methods_only, unavailable
 
 # Applied migrations stay applied, so the check runs until it succeeds once.
@@ -36,11 +37,13 @@ def ready(request: HttpRequest) -> HttpResponse:
         if not _migrated:
             executor = MigrationExecutor(connection)
             _migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes())
-    except Error:
+    except Error as error:
         connection.close()
-        return unavailable(request, "The database does not answer.")
+        return unavailable(request, "The database does not answer.", cause_of(error), error)
     if not _migrated:
-        return unavailable(request, "Migrations are missing: run `manage.py migrate`.")
+        return unavailable(
+            request, "Migrations are missing: run `manage.py migrate`.", Cause.MIGRATIONS_MISSING
+        )
     return JsonResponse({"status": "ok"})
 
 

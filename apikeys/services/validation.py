@@ -21,6 +21,7 @@ from apikeys.hashing import Hasher, UnknownPepper
 from apikeys.key_hasher import key_hasher
 from apikeys.models import APIKey
 from apikeys.tokens import ParseError, Token
+from core import request_log
 from core.exceptions import HashingBusy
 from core.ratelimit import BurstRateLimiter
 
@@ -59,6 +60,23 @@ _PARSE_ERRORS = {
 }
 
 
+def _noted[**Parameters](
+    validate: Callable[Parameters, Verdict],
+) -> Callable[Parameters, Verdict]:
+    """Decorate `validate`: note the verdicts on uses for the log line of the request."""
+
+    @functools.wraps(validate)
+    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Verdict:
+        verdict = validate(*args, **kwargs)
+        if kwargs.get("is_use", True):
+            owner = None if verdict.key is None else str(verdict.key.owner_id)
+            request_log.note(verdict=verdict.code.value, account_id=owner)
+        return verdict
+
+    return wrapper
+
+
+@_noted
 def validate(
     presented: str | Token,
     *,
