@@ -74,9 +74,11 @@ def with_request_ids(application: Application, *, only_given: bool = False) -> A
         given = environ.get(_VARIABLE)
         if (given is None and only_given) or _request_id.get():
             return application(environ, start_response)
-        is_accepted = given is not None and _ACCEPTED.fullmatch(given)
-        # Not from the operating system: that would release the interpreter's lock.
-        current = given if is_accepted else f"{random.getrandbits(96):024x}"
+        if given is not None and _ACCEPTED.fullmatch(given):
+            current = given
+        else:
+            # Not from the operating system: that would release the interpreter's lock.
+            current = f"{random.getrandbits(96):024x}"
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Any:
             # A new list: the given one may belong to a cached response.

@@ -30,6 +30,7 @@ _SECTIONS = (
     "Validation cache",
     "Browsers",
     "Logging",
+    "Traces",
 )
 _HEAD = """\
 # Settings

@@ -214,3 +214,17 @@ def provider_url_problem(url: str, *, loopback: Collection[str]) -> str | None:
     if parts.scheme == "http" and parts.hostname not in loopback:
         return "must begin with https://, unless it is on this machine."
     return None
+
+
+def collector_url_problem(url: str) -> str | None:
+    """Return what is wrong with the URL of an OpenTelemetry collector, or None."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 (raises ValueError for an invalid port)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
+        return "must be an address such as https://collector.example.org:4318."
+    if parts.query or parts.fragment or any(character.isspace() for character in url):
+        return "must be an address without query, fragment and blanks."
+    return None

@@ -5,13 +5,20 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
+if settings.TRACES_URL is not None:
+    from server import tracing
+
+    # Before Django loads its middleware, and in each worker: a thread sends the spans.
+    tracing.start(settings.TRACES_URL)
+
 _django = get_wsgi_application()
 
-from django.conf import settings  # noqa: E402 (after get_wsgi_application, which sets Django up)
+# After get_wsgi_application, which sets Django up.
 from django.db import connections  # noqa: E402
 
 from apikeys.cache.middleware import Application  # noqa: E402
