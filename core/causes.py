@@ -25,7 +25,6 @@ class Cause(StrEnum):
     """The cause of a 503. Values are part of the interface: alerts match them."""
 
     DATABASE_UNAVAILABLE = "database_unavailable"
-    DATABASE_CONNECTIONS = "database_connections"
     DATABASE_TIMEOUT = "database_timeout"
     DATABASE_LOCKED = "database_locked"
     DATABASE_READ_ONLY = "database_read_only"
@@ -45,7 +44,6 @@ _SQLSTATES: Final = {
     "25006": Cause.DATABASE_READ_ONLY,
     "40": Cause.DATABASE_LOCKED,
     "53100": Cause.DATABASE_FULL,
-    "53300": Cause.DATABASE_CONNECTIONS,
     "53": Cause.DATABASE_UNAVAILABLE,
     "55P03": Cause.DATABASE_LOCKED,
     "57014": Cause.DATABASE_TIMEOUT,

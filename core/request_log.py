@@ -5,12 +5,12 @@ A WSGI layer, so that it sees the requests that Django does not. Code below adds
 """
 
 import logging
-import random
 import re
 import time
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, Final
+from uuid import uuid4
 
 type Environ = dict[str, Any]
 type Application = Callable[[Environ, Any], Iterable[bytes]]
@@ -77,8 +77,7 @@ def with_request_ids(application: Application, *, only_given: bool = False) -> A
         if given is not None and _ACCEPTED.fullmatch(given):
             current = given
         else:
-            # Not from the operating system: that would release the interpreter's lock.
-            current = f"{random.getrandbits(96):024x}"
+            current = uuid4().hex
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Any:
             # A new list: the given one may belong to a cached response.

@@ -57,7 +57,7 @@ def sqlite_error(code: str) -> sqlite3.OperationalError:
         (psycopg.errors.AdminShutdown(), Cause.DATABASE_UNAVAILABLE),
         (psycopg.errors.CannotConnectNow(), Cause.DATABASE_UNAVAILABLE),
         (psycopg.errors.ConnectionFailure(), Cause.DATABASE_UNAVAILABLE),
-        (psycopg.errors.TooManyConnections(), Cause.DATABASE_CONNECTIONS),
+        (psycopg.errors.TooManyConnections(), Cause.DATABASE_UNAVAILABLE),
         (psycopg.errors.QueryCanceled(), Cause.DATABASE_TIMEOUT),
         (psycopg.errors.LockNotAvailable(), Cause.DATABASE_LOCKED),
         (psycopg.errors.DeadlockDetected(), Cause.DATABASE_LOCKED),

@@ -156,7 +156,7 @@ def test_an_id_of_the_client_is_returned_and_logged(given, lines):
 def test_an_id_of_another_form_is_replaced(given):
     _status, headers = call(with_request_ids(fixed), environ(HTTP_X_REQUEST_ID=given))
     (made,) = ids(headers)
-    assert re.fullmatch("[0-9a-f]{24}", made)
+    assert re.fullmatch("[0-9a-f]{32}", made)
 
 
 def test_every_request_has_its_own_id():

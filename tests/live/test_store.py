@@ -227,6 +227,7 @@ def test_a_validation_that_waits_for_a_lock_is_503(running: Platform) -> None:
             other.rollback()
         assert answered, "It waits for as long as the lock is held."
         assert waiting.result().status == 503
+        assert waiting.result().json()["cause"] in {"database_locked", "database_timeout"}
         assert "retry-after" in waiting.result().headers
 
 
