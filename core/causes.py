@@ -13,7 +13,7 @@ from typing import Any, Final
 from django.db import InterfaceError, OperationalError
 
 from core import request_log
-from core.exceptions import BodiesBusy, Busy, HashingBusy
+from core.exceptions import Busy, HashingBusy
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def cause_of(error: BaseException) -> Cause:
     match error:
         case HashingBusy():
             return Cause.HASHING_BUSY
-        case BodiesBusy() | Busy():
+        case Busy():
             return Cause.BODIES_BUSY
     # Django's exceptions have the driver's as their cause.
     driver = error.__cause__ or error

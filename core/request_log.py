@@ -74,10 +74,7 @@ def with_request_ids(application: Application, *, only_given: bool = False) -> A
         given = environ.get(_VARIABLE)
         if (given is None and only_given) or _request_id.get():
             return application(environ, start_response)
-        if given is not None and _ACCEPTED.fullmatch(given):
-            current = given
-        else:
-            current = uuid4().hex
+        current = given if given is not None and _ACCEPTED.fullmatch(given) else uuid4().hex
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Any:
             # A new list: the given one may belong to a cached response.
