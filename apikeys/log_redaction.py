@@ -7,8 +7,10 @@ shows no secret.
 import json
 import logging
 import re
+import sys
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import structlog
 from django.utils.safestring import SafeString
@@ -54,6 +56,28 @@ class Formatter(ProcessorFormatter):
     def format(self, record: logging.LogRecord) -> str:
         # The whole line again, whatever the processors have made of it.
         return tokens.redact(super().format(record))
+
+
+class Handler(logging.StreamHandler[TextIO]):
+    """Writes to standard error. A line that can't be formatted is reported without its arguments.
+
+    Python would print them as they are.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        kind = sys.exc_info()[0]
+        failure = logging.LogRecord(
+            record.name,
+            logging.ERROR,
+            record.pathname,
+            record.lineno,
+            "A log line could not be written (%s): %s, line %d.",
+            (kind and kind.__name__, record.pathname, record.lineno),
+            None,
+        )
+        # The stream may be what fails.
+        with suppress(Exception):
+            self.stream.write(self.format(failure) + self.terminator)
 
 
 def _describe(_logger: object, _method: str, event: EventDict) -> EventDict:

@@ -11,7 +11,7 @@ import pytest
 from django.test import Client
 
 from apikeys.key_networks import customer_network
-from apikeys.log_redaction import Formatter
+from apikeys.log_redaction import Formatter, Handler
 from core import request_log
 from core.request_log import with_request_ids, with_request_log
 
@@ -81,6 +81,19 @@ def test_only_named_fields_of_a_record_are_written(json_or_text):
 def test_a_text_line_has_the_fields_after_the_message():
     line = Formatter().format(record(status=200, route=None, cause="x\ny"))
     assert line.endswith("WARNING who: what route=- status=200 cause=x\\ny")
+
+
+@pytest.mark.parametrize("json_or_text", [True, False])
+def test_a_line_that_can_not_be_formatted_shows_no_arguments(json_or_text, capsys):
+    stream = io.StringIO()
+    handler = Handler(stream)
+    handler.setFormatter(Formatter(as_json=json_or_text))
+    handler.handle(logging.LogRecord("who", logging.INFO, "f.py", 7, "%d", (KEY,), None))
+    assert "A log line could not be written (TypeError): f.py, line 7." in stream.getvalue()
+    assert KEY[20:56] not in stream.getvalue() + capsys.readouterr().err
+    stream.close()
+    handler.handle(logging.LogRecord("who", logging.INFO, "f.py", 7, KEY, (), None))
+    assert capsys.readouterr() == ("", "")
 
 
 # --- Request ids -----------------------------------------------------------------------------

@@ -37,7 +37,7 @@ LOGGING = {
     },
     "filters": {"without_unavailable": {"()": "core.causes.WithoutUnavailable"}},
     "handlers": {
-        "terminal": {"class": "logging.StreamHandler", "formatter": "redacting"},
+        "terminal": {"class": "apikeys.log_redaction.Handler", "formatter": "redacting"},
         # A logger without handlers falls back to Python's own, which does not redact.
         "nowhere": {"class": "logging.NullHandler"},
     },
