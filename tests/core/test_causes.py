@@ -3,7 +3,6 @@
 import logging
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,6 @@ from core.exceptions import BodiesBusy, HashingBusy
 from core.request_log import with_request_ids
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _nothing_logged() -> Iterator[None]:
-    causes.reset()
-    yield
-    causes.reset()
 
 
 def raised(error: type[Error], driver: Exception) -> Error:
