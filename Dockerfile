@@ -18,7 +18,8 @@ ENV PATH=/opt/comfyui-keys/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOST=0.0.0.0 \
     PORT=8000 \
-    VAR_DIR=/data
+    VAR_DIR=/data \
+    LOG_FORMAT=json
 USER 10001
 VOLUME /data
 EXPOSE 8000

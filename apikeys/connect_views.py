@@ -12,6 +12,7 @@ from django.views.decorators.http import require_http_methods
 from accounts.models import User
 from apikeys import messages, services, tokens
 from apikeys.services import VerdictCode
+from core.causes import cause_of, log_unavailable
 from core.error_views import RETRY_AFTER
 from core.exceptions import HashingBusy
 
@@ -63,7 +64,8 @@ def connect(request: HttpRequest) -> HttpResponse:
     if form.is_valid():
         try:
             verdict = _test_key(form.cleaned_data["key"], user=request.user)
-        except HashingBusy:
+        except HashingBusy as busy:
+            log_unavailable(cause_of(busy))
             status, verdict = 503, (False, _("We can't check this right now. Try again shortly."))
     context = {
         "layout": "app.html" if request.user.is_authenticated else "entrance.html",

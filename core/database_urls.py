@@ -190,6 +190,12 @@ def is_mail_safe(options: dict[str, Any]) -> bool:
     return bool(options["use_tls"] or options["use_ssl"] or _is_local(options["host"]))
 
 
+def is_collector_safe(url: str) -> bool:
+    """Return whether traces travel over verified TLS, or stay on this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or _is_local(parts.hostname or "")
+
+
 def _is_local(host: str) -> bool:
     """Return whether a host is local: a socket (libpq's default) or loopback."""
     if not host or host.startswith(("/", "@")) or host.lower() == "localhost":

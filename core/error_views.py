@@ -14,7 +14,8 @@ from django.shortcuts import render
 from django.template.context_processors import csp, csrf
 from django.utils.translation import gettext as _
 
-from core import content_encoding
+from core import content_encoding, request_log
+from core.causes import Cause, cause_of, log_unavailable
 from core.context_processors import site
 from core.exceptions import Busy, RateLimited
 from core.ratelimit import BatchedRateLimiter, RateLimiter
@@ -209,15 +210,18 @@ def plain_http(request: HttpRequest) -> HttpResponse:
 
 def server_error(request: HttpRequest) -> HttpResponse:
     match sys.exc_info()[1]:
-        case DatabaseError():
+        case DatabaseError() as error:
             return unavailable(
                 request,
                 _("The database is unavailable. Nothing was changed. Try again in a moment."),
+                cause_of(error),
+                error,
             )
-        case Busy():
+        case Busy() as error:
             return unavailable(
                 request,
                 _("The site is busy. Nothing was changed. Try again shortly."),
+                cause_of(error),
             )
     return _respond(
         request,
@@ -227,9 +231,12 @@ def server_error(request: HttpRequest) -> HttpResponse:
     )
 
 
-def unavailable(request: HttpRequest, message: str) -> HttpResponse:
-    """503 with a Retry-After header."""
-    response = _respond(request, 503, "SERVICE_UNAVAILABLE", message)
+def unavailable(
+    request: HttpRequest, message: str, cause: Cause, error: BaseException | None = None
+) -> HttpResponse:
+    """503 with a Retry-After header. The cause is logged, and in JSON responses."""
+    log_unavailable(cause, error)
+    response = _respond(request, 503, "SERVICE_UNAVAILABLE", message, cause=cause.value)
     response["Retry-After"] = str(RETRY_AFTER)
     return response
 
@@ -261,13 +268,19 @@ def _log_refusal(reason: str, request: HttpRequest) -> None:
     )
 
 
-def _respond(request: HttpRequest, status: int, code: str, message: str) -> HttpResponse:
+def _respond(
+    request: HttpRequest, status: int, code: str, message: str, **members: str
+) -> HttpResponse:
+    """Return the error page, or the JSON of the API with `members` as further members."""
     if is_for_clients(request):
         # The API's responses have it too: an error may be gone a moment later.
         headers = {"Cache-Control": "no-store"}
-        return JsonResponse({"error": code, "message": message}, status=status, headers=headers)
+        body = {"error": code, "message": message, **members}
+        return JsonResponse(body, status=status, headers=headers)
     context: dict[str, Any] = {
         "layout": "entrance.html", "section": "none", "status": status, "message": message,
+        # To find the log lines of an error that the administrator has to look into.
+        "request_id": request_log.request_id() if status >= 500 else "",
         **site(request),
     }  # fmt: skip
     if user := getattr(request, "logged_in_user", None):

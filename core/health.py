@@ -6,7 +6,6 @@ Why not django-health-check: docs/adr/0026-libraries-considered.md.
 import logging
 from collections.abc import Callable
 from datetime import timedelta
-from enum import StrEnum
 from typing import NamedTuple
 
 from django.conf import settings
@@ -16,6 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 
+from core.causes import Cause, cause_of, log_unavailable
 from core.error_views import RETRY_AFTER, no_metrics_secret, safe_methods_only, unavailable
 from core.monitor_access import has_secret
 
@@ -43,23 +43,21 @@ def ready(request: HttpRequest) -> HttpResponse:
         if not has_secret(request):
             return no_metrics_secret(request)
         return _details()
-    match _obstacle():
-        case Obstacle.DATABASE:
-            return unavailable(request, "The database does not answer.")
-        case Obstacle.MIGRATIONS:
-            return unavailable(request, "Migrations are missing: run `manage.py migrate`.")
-        case None:
-            return JsonResponse({"status": "ok"})
+    obstacle = _obstacle()
+    if obstacle is None:
+        return JsonResponse({"status": "ok"})
+    return unavailable(request, obstacle.message, obstacle.cause, obstacle.error)
 
 
-class Obstacle(StrEnum):
+class _Obstacle(NamedTuple):
     """Why the platform is not ready."""
 
-    DATABASE = "database_unavailable"
-    MIGRATIONS = "migrations_missing"
+    cause: Cause
+    message: str
+    error: Error | None = None
 
 
-def _obstacle() -> Obstacle | None:
+def _obstacle() -> _Obstacle | None:
     global _migrated
     try:
         with connection.cursor() as cursor:
@@ -67,10 +65,13 @@ def _obstacle() -> Obstacle | None:
         if not _migrated:
             executor = MigrationExecutor(connection)
             _migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes())
-    except Error:
+    except Error as error:
         connection.close()
-        return Obstacle.DATABASE
-    return None if _migrated else Obstacle.MIGRATIONS
+        return _Obstacle(cause_of(error), "The database does not answer.", error)
+    if not _migrated:
+        message = "Migrations are missing: run `manage.py migrate`."
+        return _Obstacle(Cause.MIGRATIONS_MISSING, message)
+    return None
 
 
 class _Check(NamedTuple):
@@ -93,7 +94,7 @@ def register_check(
 
 def _details() -> JsonResponse:
     obstacle = _obstacle()
-    degraded = [] if obstacle is None else [obstacle.value]
+    degraded = [] if obstacle is None else [obstacle.cause.value]
     for code, check in _checks.items():
         if check.needs_database and obstacle:
             continue
@@ -107,6 +108,7 @@ def _details() -> JsonResponse:
             degraded.append(code)
     response = JsonResponse({"ready": obstacle is None, "degraded": sorted(degraded)})
     if obstacle:
+        log_unavailable(obstacle.cause, obstacle.error)
         response.status_code = 503
         response["Retry-After"] = str(RETRY_AFTER)
     return response

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils import translation
 from django.utils.cache import patch_cache_control, patch_vary_headers
 
-from core import content_encoding, error_views, health, monitoring
+from core import content_encoding, error_views, health, monitoring, request_log
 
 type GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -34,6 +34,24 @@ _PROBES: dict[str, GetResponse] = {
     "/ready": health.ready,
     "/metrics": monitoring.metrics,
 }
+
+
+def note_route(get_response: GetResponse) -> GetResponse:
+    """Note the pattern of the URL and the logged-in account for the log line of the request."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        if match := request.resolver_match:
+            request_log.note(route=f"/{match.route.removeprefix('^')}")
+        elif request.path_info in _PROBES:
+            request_log.note(route=request.path_info)
+        elif request.path_info.startswith(settings.STATIC_URL):
+            request_log.note(route=settings.STATIC_URL)
+        if user := getattr(request, "logged_in_user", None):
+            request_log.note(account_id=str(user.pk))
+        return response
+
+    return middleware
 
 
 def answer_probes(get_response: GetResponse) -> GetResponse:

@@ -12,6 +12,7 @@ from django.views.decorators.cache import never_cache
 from core import error_views, health
 from core import metrics as core_metrics
 from core.cache import circuit_breaker
+from core.causes import Cause
 from core.error_views import safe_methods_only
 from core.metrics import Reading, slots
 from core.monitor_access import may_read
@@ -31,7 +32,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
     try:
         body, media_type = exposition.expose(request.headers.get("Accept", ""))
     except exposition.NotMeasuring:
-        return error_views.unavailable(request, "This process does not count: see the log.")
+        message = "This process does not count: see the log."
+        return error_views.unavailable(request, message, Cause.METRICS_UNAVAILABLE)
     return HttpResponse(body, content_type=media_type)
 
 

@@ -31,6 +31,7 @@ _SECTIONS = (
     "Browsers",
     "Logging",
     "Monitoring",
+    "Traces",
 )
 _HEAD = """\
 # Settings

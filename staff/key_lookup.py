@@ -27,6 +27,7 @@ from apikeys.state_badge import state_badge
 from apikeys.tokens import ParseError
 from audit.models import Action, Via
 from audit.services import actor, record
+from core.causes import cause_of, log_unavailable
 from core.error_views import RETRY_AFTER
 from core.exceptions import HashingBusy
 from staff.pages import render_page, require
@@ -110,7 +111,8 @@ def lookup(request: HttpRequest) -> HttpResponse:
         return _render(request, form, status=400)
     try:
         found = _identify(form.cleaned_data["token"])
-    except HashingBusy:
+    except HashingBusy as busy:
+        log_unavailable(cause_of(busy))
         form.add_error(None, _("The key can't be checked at the moment. Try again in a minute."))
         response = _render(request, form, status=503)
         response["Retry-After"] = str(RETRY_AFTER)

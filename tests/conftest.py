@@ -19,7 +19,7 @@ from apikeys.cache import invalidation, verified
 from apikeys.cache.versions import VersionTable
 from apikeys.models import APIKey
 from apikeys.tokens import Token, redact
-from core import error_views
+from core import causes, error_views
 from core.cache import AtomicDatabaseCache
 from outbox import delivery
 from tests import flushing, postgres
@@ -165,6 +165,7 @@ def _nothing_left_over(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     verified.clear()
     key_networks.reset()
     error_views._LOG_LIMITER.clear()
+    causes.reset()
     usage.reset()
     if "client" in request.fixturenames and "transactional_db" not in request.fixturenames:
         request.getfixturevalue("db")

@@ -21,6 +21,7 @@ from apikeys.models import APIKey
 from apikeys.service_secrets import Service, ServiceScope, parse_all
 from apikeys.services import Verdict, VerdictCode
 from apikeys.tokens import Token
+from core import request_log
 from core.client_ip import client_network
 from core.exceptions import RateLimited
 from core.requests import request_ip
@@ -262,4 +263,9 @@ class PageSessionAuthentication(SessionAuthentication):
 
     def authenticate(self, request: Request) -> tuple[Any, None] | None:
         # A key takes precedence over a session cookie.
-        return None if presented_key(request) is not None else super().authenticate(request)
+        if presented_key(request) is not None:
+            return None
+        authenticated: tuple[Any, None] | None = super().authenticate(request)
+        if authenticated is not None:
+            request_log.note(account_id=str(authenticated[0].pk))
+        return authenticated

@@ -19,6 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from apikeys.services import NameTakenError
+from core.causes import Cause, cause_of, log_unavailable
 from core.error_views import RETRY_AFTER
 from core.exceptions import BodiesBusy, HashingBusy, RateLimited
 from core.requests import BodyTooSlow
@@ -83,10 +84,17 @@ class TooManyRequests(Refused):
 
 
 class Unavailable(Refused):
-    """503: the verdict is not known."""
+    """503: the verdict is not known. error: what was raised, if anything."""
 
-    def __init__(self, message: Any) -> None:
-        super().__init__("SERVICE_UNAVAILABLE", message, status.HTTP_503_SERVICE_UNAVAILABLE)
+    def __init__(self, message: Any, cause: Cause, error: Exception | None = None) -> None:
+        super().__init__(
+            "SERVICE_UNAVAILABLE",
+            message,
+            status.HTTP_503_SERVICE_UNAVAILABLE,
+            cause=cause.value,
+        )
+        self.cause = cause
+        self.error = error
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
@@ -99,6 +107,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if challenge := getattr(problem, "auth_header", None):
         headers["WWW-Authenticate"] = challenge
     if isinstance(problem, Unavailable):
+        log_unavailable(problem.cause, problem.error)
         headers["Retry-After"] = str(RETRY_AFTER)
     elif wait := getattr(problem, "wait", None):
         headers["Retry-After"] = str(math.ceil(wait))
@@ -127,11 +136,17 @@ def _as_problem(error: Exception) -> exceptions.APIException | None:
         case RateLimited():
             return TooManyRequests(error.retry_after)
         case HashingBusy():
-            return Unavailable(_("Too many keys are being checked right now. Try again shortly."))
+            return Unavailable(
+                _("Too many keys are being checked right now. Try again shortly."), cause_of(error)
+            )
         case BodiesBusy():
-            return Unavailable(_("Too many requests right now. Try again shortly."))
+            return Unavailable(
+                _("Too many requests right now. Try again shortly."), cause_of(error)
+            )
         case DatabaseError():
-            return Unavailable(_("The database is unavailable. Try again shortly."))
+            return Unavailable(
+                _("The database is unavailable. Try again shortly."), cause_of(error), error
+            )
         case Http404():
             return NotFound()
         case DjangoPermissionDenied():

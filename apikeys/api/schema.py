@@ -16,6 +16,7 @@ from apikeys.api.serializers import (
     IssuedAPIKeySerializer,
     NameTakenSerializer,
     OneAPIKeySerializer,
+    UnavailableSerializer,
     UnknownKeysSerializer,
 )
 from core.private_names.rest_framework import map_serializer
@@ -98,7 +99,7 @@ UNKNOWN_KEYS = OpenApiResponse(UnknownKeysSerializer, "Some of these are not you
 NOT_SOLD = OpenApiResponse(ErrorSerializer, "This site sells no credits.")
 NOT_KEPT = OpenApiResponse(ErrorSerializer, "This site has no credits.")
 UNAVAILABLE = OpenApiResponse(
-    ErrorSerializer, "Temporarily unavailable. Try again after `Retry-After` seconds."
+    UnavailableSerializer, "Temporarily unavailable. Try again after `Retry-After` seconds."
 )
 NOT_JSON = OpenApiResponse(
     ErrorSerializer, "The content type is not `application/json`, or the body is compressed."

@@ -458,6 +458,10 @@ class ErrorSerializer(serializers.Serializer[dict[str, str]]):
     )
 
 
+class UnavailableSerializer(ErrorSerializer):
+    cause = serializers.CharField(help_text="Why, for the operator: docs/monitoring.md.")
+
+
 class NameTakenSerializer(ErrorSerializer):
     key_id = serializers.UUIDField(help_text="The key that has this name.")
 

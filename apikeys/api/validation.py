@@ -22,6 +22,7 @@ from apikeys.api.errors import BadRequest
 from apikeys.api.key_extraction import presented_key
 from apikeys.service_secrets import ServiceScope
 from apikeys.services import VerdictCode
+from core import request_log
 from core.client_ip import in_networks
 from core.requests import request_ip
 
@@ -120,6 +121,8 @@ class BatchView(BaseView):
             verdict = services.validate(key, client_ip=client_ip)
             record_use_by_network(client_ip, verdict)
             verdicts.append(verdict)
+        # Those of many keys, of which the last was noted.
+        request_log.note(verdict=None, account_id=None)
         represent = serializers.VERDICT.to_representation
         return Response({"verdicts": [represent(_as_object(verdict)) for verdict in verdicts]})
 

@@ -23,6 +23,7 @@ from apikeys.cache.responses import (
 )
 from apikeys.cache.versions import VersionTable, bucket_of, is_stable
 from apikeys.tokens import LENGTH, Token, parse
+from core import request_log
 
 type Environ = dict[str, Any]
 type StartResponse = Callable[..., Any]
@@ -168,6 +169,8 @@ class ValidationCache:
             return self._application(environ, start_response)
         if self._counts is not None:
             self._counts[cached.position] += 1
+        if cached.facts is not None:
+            request_log.note(route=path, cache="hit", **cached.facts)
         start_response(response.status, response.headers)
         return response.body
 
@@ -238,6 +241,7 @@ class ValidationCache:
                 directive.key_id,
                 directive.refusal,
                 directive.is_guess,
+                request_log.verdict_facts(),
                 position=self._positions.get(directive.verdict, 0),
             )
             self._responses.add_variant(cached, variant, response, environ.get("REMOTE_ADDR", ""))
@@ -279,11 +283,14 @@ class ValidationCache:
             if known is not None:
                 if self._counts is not None:
                     self._counts[self._positions["RATE_LIMITED" if wait else refusals.verdict]] += 1
+                if refusals.facts is not None:
+                    request_log.note(route=variant[1], cache="hit", **refusals.facts)
                 start_response(known.status, known.headers)
                 return known.body
         directive = CacheDirective()
         response = self._capture(environ, start_response, directive)
         if directive.is_allowed and directive.key_id is None:
+            refusals.facts = request_log.verdict_facts()
             refusals.add(variant, directive.wait, response)
         return response.body
 
@@ -294,9 +301,10 @@ class ValidationCache:
         started: list[tuple[str, Headers]] = []
 
         def capture(status: str, headers: Headers, exc_info: Any = None) -> Any:
-            started.append((status, headers))
+            started.append((status, request_log.without_id(headers)))
             return start_response(status, headers, *([exc_info] if exc_info else []))
 
+        request_log.note(cache="miss")
         environ[CACHE_DIRECTIVE] = directive
         chunks = self._application(environ, capture)
         try:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from apikeys.cache.ages import Lifetime
 from apikeys.tokens import ParseError, Token
+from core.request_log import Facts
 
 type Headers = list[tuple[str, str]]
 # What a response depends on besides the key: method, path, query, Host, scheme, whether an Origin,
@@ -110,6 +111,8 @@ class CachedResponse:
     key_id: object
     refusal: tuple[Any, str] | None
     is_guess: bool
+    # For the log line of each cached response; None without LOG_REQUESTS.
+    facts: Facts | None = None
     # Client IPs already reported to Django for this key. A new IP is a cache miss, so that usage by
     # network is recorded.
     client_ips: tuple[str, ...] = ()
@@ -123,6 +126,8 @@ class Refusals:
 
     def __init__(self, verdict: str) -> None:
         self.verdict = verdict
+        # As of CachedResponse.
+        self.facts: Facts | None = None
         # By variant, then by seconds of Retry-After.
         self._responses: dict[Variant, dict[int, Response]] = {}
 

@@ -23,6 +23,7 @@ from apikeys.leaks import github
 from apikeys.leaks import services as leaks
 from apikeys.leaks.services import Find, Label, Reporter
 from apikeys.service_secrets import ServiceScope
+from core.causes import Cause
 from core.requests import request_ip
 from core.validators import reject_api_key
 
@@ -293,7 +294,8 @@ def _require_github_signature(request: Request, body: bytes) -> None:
         )
     except github.Unreachable:
         raise Unavailable(
-            _("GitHub's public keys are unavailable right now. Try again shortly.")
+            _("GitHub's public keys are unavailable right now. Try again shortly."),
+            Cause.GITHUB_KEYS_UNAVAILABLE,
         ) from None
     if not is_valid:
         raise Refused(

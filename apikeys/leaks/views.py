@@ -14,6 +14,7 @@ from apikeys import tokens
 from apikeys.leaks import sanitize_url
 from apikeys.leaks import services as leaks
 from apikeys.leaks.services import Find, Label, Reporter
+from core.causes import cause_of, log_unavailable
 from core.error_views import RETRY_AFTER
 from core.exceptions import HashingBusy
 
@@ -91,7 +92,8 @@ def report(request: HttpRequest) -> HttpResponse:
     find = Find(form.cleaned_data["key"], url=url, note="" if sanitize_url.sanitize(url) else url)
     try:
         (label,) = leaks.report([find], reporter=Reporter.PERSON, client_ip=None)
-    except HashingBusy:
+    except HashingBusy as busy:
+        log_unavailable(cause_of(busy))
         form.add_error(None, _("We can't check this right now. Try again shortly."))
         return _page(request, form, status=503, retry_after=RETRY_AFTER)
     # Not a redirect: the message would have to be stored in a session.

@@ -21,7 +21,7 @@ from apikeys.key_hasher import key_hasher
 from apikeys.models import APIKey
 from apikeys.tokens import ParseError, Token
 from apikeys.verdict_codes import VerdictCode
-from core import metrics
+from core import metrics, request_log
 from core.exceptions import HashingBusy
 from core.ratelimit import BurstRateLimiter
 
@@ -47,6 +47,23 @@ _PARSE_ERRORS = {
 }
 
 
+def _noted[**Parameters](
+    validate: Callable[Parameters, Verdict],
+) -> Callable[Parameters, Verdict]:
+    """Decorate `validate`: note the verdicts on uses for the log line of the request."""
+
+    @functools.wraps(validate)
+    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Verdict:
+        verdict = validate(*args, **kwargs)
+        if kwargs.get("is_use", True):
+            owner = None if verdict.key is None else str(verdict.key.owner_id)
+            request_log.note(verdict=verdict.code.value, account_id=owner)
+        return verdict
+
+    return wrapper
+
+
+@_noted
 def validate(
     presented: str | Token,
     *,

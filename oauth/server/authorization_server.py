@@ -8,10 +8,11 @@ from authlib.oauth2 import OAuth2Error
 from django.conf import settings
 from django.http import HttpResponse, HttpResponseRedirect, JsonResponse
 
+from core.causes import log_unavailable
 from core.error_views import RETRY_AFTER
 from oauth import clients
 from oauth.clients import Client
-from oauth.server.errors import error_body
+from oauth.server.errors import TemporarilyUnavailableError, error_body
 from oauth.server.grants import CodeGrant, DeviceAuthorization, DeviceGrant, RequiredS256
 from oauth.server.request import AuthlibRequest
 
@@ -56,7 +57,8 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         body = error_body(error.error, error.description)
         response = JsonResponse(body, status=error.status_code)
         response["Cache-Control"] = "no-store"
-        if error.status_code == 503:
+        if isinstance(error, TemporarilyUnavailableError):
+            log_unavailable(error.cause)
             response["Retry-After"] = str(RETRY_AFTER)
         return response
 

@@ -4,6 +4,8 @@ from typing import Final
 
 from authlib.oauth2 import OAuth2Error
 
+from core.causes import Cause
+
 # Descriptions for errors with names that explain little. English, like the whole API, and ASCII
 # (RFC 6749 §5.2).
 DESCRIPTIONS: Final = {
@@ -54,6 +56,10 @@ class TemporarilyUnavailableError(OAuth2Error):  # type: ignore[misc]
 
     error = "temporarily_unavailable"
     status_code = 503
+
+    def __init__(self, cause: Cause, description: str | None = None) -> None:
+        super().__init__(description)
+        self.cause = cause
 
 
 def error_body(error: str, description: str = "") -> dict[str, str]:

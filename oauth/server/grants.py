@@ -28,6 +28,7 @@ from accounts.models import User
 from apikeys.models import APIKey
 from apikeys.tokens import Token
 from core import text
+from core.causes import Cause
 from core.requests import request_ip
 from oauth import codes, services
 from oauth.clients import Client
@@ -155,7 +156,7 @@ class DeviceAuthorization(DeviceAuthorizationEndpoint):  # type: ignore[misc]
                 client_ip=request_ip(request.http),
             )
         except services.TooManyPendingGrants:
-            raise TemporarilyUnavailableError from None
+            raise TemporarilyUnavailableError(Cause.PENDING_GRANTS_FULL) from None
 
 
 def _token(grant: DeviceRequest | AuthorizationCode) -> dict[str, object]:
@@ -185,4 +186,6 @@ def _redeem(grant: DeviceRequest | AuthorizationCode) -> tuple[APIKey, Token]:
         raise AccessDeniedError from None
     except ValidationError as error:
         # The user can correct this, such as too many keys; the device's page shows it as well.
-        raise TemporarilyUnavailableError(to_ascii(" ".join(error.messages))) from None
+        raise TemporarilyUnavailableError(
+            Cause.KEY_NOT_CREATED, to_ascii(" ".join(error.messages))
+        ) from None

@@ -202,15 +202,27 @@ def provider_url_problem(url: str, *, loopback: Collection[str]) -> str | None:
 
     Client secrets and ID tokens are exchanged there: it must be https, except on this machine.
     """
+    if problem := _url_problem(url, example="https://login.example.org/token"):
+        return problem
+    parts = urlsplit(url)
+    if parts.scheme == "http" and parts.hostname not in loopback:
+        return "must begin with https://, unless it is on this machine."
+    return None
+
+
+def collector_url_problem(url: str) -> str | None:
+    """Return what is wrong with the URL of an OpenTelemetry collector, or None."""
+    return _url_problem(url, example="https://collector.example.org:4318")
+
+
+def _url_problem(url: str, *, example: str) -> str | None:
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 (raises ValueError for an invalid port)
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
-        return "must be an address such as https://login.example.org/token."
+        return f"must be an address such as {example}."
     if parts.query or parts.fragment or any(character.isspace() for character in url):
         return "must be an address without query, fragment and blanks."
-    if parts.scheme == "http" and parts.hostname not in loopback:
-        return "must begin with https://, unless it is on this machine."
     return None

@@ -5,18 +5,26 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
+if settings.TRACES_URL is not None:
+    from server import tracing
+
+    # Before Django loads its middleware, and in each worker: a thread sends the spans.
+    tracing.start(settings.TRACES_URL)
+
 _django: Callable[..., Iterable[bytes]] = get_wsgi_application()
 
-from django.conf import settings  # noqa: E402 (after get_wsgi_application, which sets Django up)
+# After get_wsgi_application, which sets Django up.
 from django.db import connections  # noqa: E402
 
 from apikeys.cache.middleware import Application  # noqa: E402
 from apikeys.cache.setup import install  # noqa: E402
-from core import client_ip, file_permissions, metrics, running  # noqa: E402
+from apikeys.key_networks import customer_network  # noqa: E402
+from core import client_ip, file_permissions, metrics, request_log, running  # noqa: E402
 from core.error_views import is_path_for_clients  # noqa: E402
 from core.metrics import requests as request_metrics  # noqa: E402
 from server import leader_follower, postgres_pool, request_body  # noqa: E402
@@ -48,12 +56,20 @@ def _django_with_merged_slashes(environ: dict[str, Any], start_response: Any) ->
     return _django(environ, start_response)
 
 
-_cached: Application = leader_follower.step_down_before(_django_with_merged_slashes)
+_cached: Application = request_log.with_request_ids(
+    leader_follower.step_down_before(_django_with_merged_slashes)
+)
 if settings.VALIDATION_CACHE:
     _cached = install(_cached)
 
 # Outside the cache: it repeats responses, and what is added here belongs to one request.
 application: Application = request_body.with_bodies(_cached)
+
+if settings.LOG_REQUESTS:
+    application = request_log.with_request_log(application, network_of=customer_network)
+# A cached response has an id only if the client sent one, or for its log line: to make and add one
+# takes as long as the look-up.
+application = request_log.with_request_ids(application, only_given=not settings.LOG_REQUESTS)
 
 if settings.TRUSTED_PROXIES:
     application = client_ip.apply_forwarded_headers(

@@ -61,6 +61,7 @@ def build(certificate: tls.Certificate | None) -> Granian:
         workers_kill_timeout=_KILL_AFTER,
         # Below errors, its log is about threads and process ids.
         log_level=LogLevels.error,
+        log_dictconfig=_logging(),
         ssl_cert=certificate.chain if certificate else None,
         ssl_key=certificate.key if certificate else None,
         ssl_protocol_min=SSLProtocols.tls12,
@@ -69,6 +70,16 @@ def build(certificate: tls.Certificate | None) -> Granian:
     # parked (server.leader_follower). As an option this is refused above ten minutes.
     server.on_startup(partial(setattr, server, "blocking_threads_idle_timeout", _YEAR))
     return server
+
+
+def _logging() -> dict[str, Any]:
+    """Return a configuration in which granian's lines have the form of all others."""
+    terminal = {"handlers": ["terminal"], "propagate": False}
+    return {
+        "formatters": settings.LOGGING["formatters"],
+        "handlers": settings.LOGGING["handlers"],
+        "loggers": {"_granian": terminal},
+    }
 
 
 def _number_of_threads() -> int:

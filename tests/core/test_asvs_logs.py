@@ -6,7 +6,6 @@ import re
 from contextlib import contextmanager
 
 import pytest
-from django.conf import settings as django_settings
 from django.test import Client
 
 from apikeys import log_redaction
@@ -16,11 +15,7 @@ from core import error_views
 def format_line(message: str, *, error: Exception | None = None) -> str:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        log_redaction.Formatter(
-            django_settings.LOGGING["formatters"]["redacting"]["format"], style="{"
-        )
-    )
+    handler.setFormatter(log_redaction.Formatter())
     exc_info = (type(error), error, error.__traceback__) if error else None
     handler.handle(
         logging.LogRecord("tests", logging.WARNING, __file__, 1, "%s", (message,), exc_info)
@@ -60,10 +55,7 @@ def test_a_log_line_has_utc_time_level_and_logger(monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     record = logging.LogRecord("who", logging.ERROR, "", 0, "what", None, None)
     record.created, record.msecs = 1_700_000_000.25, 250.0
-    formatter = log_redaction.Formatter(
-        django_settings.LOGGING["formatters"]["redacting"]["format"], style="{"
-    )
-    assert formatter.format(record) == "2023-11-14T22:13:20.250Z ERROR who: what"
+    assert log_redaction.Formatter().format(record) == "2023-11-14T22:13:20.250Z ERROR who: what"
 
 
 # --- Refusals --------------------------------------------------------------------------------

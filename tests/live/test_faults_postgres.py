@@ -152,6 +152,8 @@ def test_keys_are_valid_on_a_read_only_database(running: Platform, store: Store)
         refused = visit.api("DELETE", deletion)
         assert refused.status == 503
         assert refused.json()["error"] == "SERVICE_UNAVAILABLE"
+        assert refused.json()["cause"] == "database_read_only"
+        assert "cause=database_read_only" in running.printed()
         assert int(refused.headers["retry-after"]) > 0
         # The key of the deletion was valid, which counts as a use. The other key was not deleted.
         assert visit.api("POST", "/api/v1/keys/validate", visit.doomed).status == 200
@@ -222,6 +224,7 @@ def test_without_a_free_connection_the_answer_is_503(running: Platform, store: S
         answers = visit.everything()
         assert_come_back(answers)
         assert answers["validate"].json()["error"] == "SERVICE_UNAVAILABLE"
+        assert answers["validate"].json()["cause"] == "database_unavailable"
         assert "Nothing was changed" in answers["generate page"].body
         assert ask(running, "GET", "/health").status == 200
     assert until(lambda: validate(running, visit.used.token).status == 200, seconds=60)

@@ -157,8 +157,9 @@ def test_api_clients_get_the_error_as_json(outage: Outage) -> None:
     for answers in outage.turned_away:
         for name in answers.keys() - PAGES:
             assert answers[name].headers["content-type"] == "application/json", name
-            assert set(answers[name].json()) == {"error", "message"}, name
+            assert set(answers[name].json()) == {"error", "message", "cause"}, name
             assert answers[name].json()["error"] == "SERVICE_UNAVAILABLE", name
+            assert answers[name].json()["cause"] == "database_unavailable", name
 
 
 def test_people_get_the_error_as_a_page(outage: Outage) -> None:
@@ -227,6 +228,7 @@ def test_a_validation_that_waits_for_a_lock_is_503(running: Platform) -> None:
             other.rollback()
         assert answered, "It waits for as long as the lock is held."
         assert waiting.result().status == 503
+        assert waiting.result().json()["cause"] in {"database_locked", "database_timeout"}
         assert "retry-after" in waiting.result().headers
 
 

@@ -414,7 +414,7 @@ def test_an_account_at_the_key_limit_sees_it_before_it_confirms(
 
 
 def test_a_machine_waits_while_the_account_is_at_the_key_limit(
-    begin, signed_in, alice, issue, settings
+    begin, signed_in, alice, issue, settings, caplog
 ):
     machine = begin()
     url = confirm(signed_in(alice), machine.user_code)["Location"]
@@ -423,6 +423,7 @@ def test_a_machine_waits_while_the_account_is_at_the_key_limit(
     answer = machine.poll()
     assert (answer.status_code, error(answer)) == (503, "temporarily_unavailable")
     assert answer["Retry-After"] == "5"
+    assert [record.cause for record in caplog.records] == ["key_not_created"]
     assert "the limit for an account" in answer.json()["message"]
     assert "the limit for an account" in signed_in(alice).get(url).text
     services.revoke(key, reason=Reason.DELETED_BY_OWNER)
@@ -564,11 +565,12 @@ def test_device_requests_are_rate_limited_per_ip(begin, db):
     assert post(elsewhere, "/oauth/device/code", {"client_id": "comfy-key"}).status_code == 200
 
 
-def test_the_number_of_pending_device_requests_is_bounded(begin, monkeypatch):
+def test_the_number_of_pending_device_requests_is_bounded(begin, monkeypatch, caplog):
     monkeypatch.setattr(oauth, "MAX_PENDING", 2)
     machines = [begin(), begin()]
     answer = post(Client(), "/oauth/device/code", {"client_id": "comfy-key"})
     assert (answer.status_code, error(answer)) == (503, "temporarily_unavailable")
+    assert [record.cause for record in caplog.records] == ["pending_grants_full"]
     DeviceRequest.objects.filter(pk=machines[0].row.pk).update(expires_at=timezone.now())
     assert begin()
 

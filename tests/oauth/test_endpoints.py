@@ -137,7 +137,7 @@ def test_introspection_is_off_without_service_secrets(issue, settings):
 
 
 @pytest.mark.usefixtures("_service_secrets")
-def test_a_database_failure_answers_503(issue, monkeypatch):
+def test_a_database_failure_answers_503(issue, monkeypatch, caplog):
     _key, token = issue()
 
     def fail(*args: object) -> None:
@@ -148,6 +148,7 @@ def test_a_database_failure_answers_503(issue, monkeypatch):
         answer = post(Client(), path, {"token": token.reveal()}, authorization=f"Bearer {SECRET}")
         assert (answer.status_code, error(answer)) == (503, "temporarily_unavailable")
         assert answer["Retry-After"] == "5"
+    assert "database_unavailable" in [getattr(record, "cause", "") for record in caplog.records]
 
 
 @pytest.mark.usefixtures("_service_secrets")

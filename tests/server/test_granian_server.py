@@ -1,6 +1,9 @@
 """granian is started with threads that stay, and with fewer where they can't take turns."""
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -9,6 +12,8 @@ from granian.server import mp
 
 from server import granian_server
 from server.leader_follower import MAX_BUSY, LeaderFollowerPool
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_idle_threads_stay() -> None:
@@ -23,6 +28,35 @@ def test_idle_threads_stay() -> None:
 
 def test_there_are_threads_for_requests_that_wait() -> None:
     assert granian_server.build(None).blocking_threads == granian_server.THREADS
+
+
+def test_granians_own_lines_have_the_form_of_all_others(tmp_path: Path) -> None:
+    program = """
+import logging
+from django import setup
+from server import granian_server
+setup()
+server = granian_server.build(None)
+logging.getLogger("_granian").error("one\\ntwo")
+"""
+    for form, begin in (("json", '{"timestamp": '), ("text", "2")):
+        variables = {
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "VAR_DIR": str(tmp_path),
+            "LOG_FORMAT": form,
+        }
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            check=True,
+            cwd=ROOT,
+            env=variables,
+            capture_output=True,
+            text=True,
+        )
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith(begin)
+        assert "_granian" in line
+        assert "one\\ntwo" in line
 
 
 def test_granian_answers_requests_in_a_leader_follower_pool(

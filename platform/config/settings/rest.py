@@ -54,6 +54,7 @@ CORS_ALLOW_HEADERS = [
     "x-comfy-client",
     "x-comfy-workspace-id",
     "x-csrf-token",
+    "x-request-id",
 ]
-CORS_EXPOSE_HEADERS = ["Idempotency-Replayed", "Location", "Retry-After"]
+CORS_EXPOSE_HEADERS = ["Idempotency-Replayed", "Location", "Retry-After", "X-Request-Id"]
 CORS_PREFLIGHT_MAX_AGE = 7200

@@ -25,6 +25,7 @@ from apikeys.cache.versions import VersionTable
 from apikeys.key_hasher import key_hasher
 from apikeys.models import APIKey, Reason
 from audit.services import Actor
+from core import request_log
 from core.languages import accepted_language
 
 Result = tuple[str, list[tuple[str, str]], bytes]
@@ -809,3 +810,60 @@ def test_a_verdict_is_refreshed_along_with_its_row(issue, cached_app, misses, cl
         clock.now = now
         code_of(cached_app, token)
         assert len(misses) == expected
+
+
+# --- Log lines and ids of requests -----------------------------------------------------------
+
+
+@pytest.fixture
+def request_facts(monkeypatch) -> list[dict[str, Any]]:
+    """The fields of the log lines of requests, in their order."""
+    written: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        request_log.logger, "info", lambda _message, *, extra: written.append(extra)
+    )
+    return written
+
+
+def test_misses_and_hits_have_the_same_facts_of_the_key(
+    presented, alice, cached_app, request_facts
+):
+    application = request_log.with_request_log(cached_app, network_of=str)
+    route = "/customers"
+    for verdict in KNOWN:
+        for _ in range(2):
+            get_response(application, request("POST", route, HTTP_X_API_KEY=presented[verdict]))
+        miss, hit = request_facts[-2:]
+        assert [miss.pop("cache"), hit.pop("cache")] == ["miss", "hit"], verdict
+        assert miss.pop("ms") > 0
+        assert hit.pop("ms") > 0
+        assert miss == hit, verdict
+        assert hit["route"] == route
+    accounts = {facts["verdict"]: facts["account_id"] for facts in request_facts}
+    assert accounts["VALID"] == str(alice.pk)
+    assert accounts["REVOKED"] == str(alice.pk)
+    assert accounts["MALFORMED"] is accounts["NOT_FOUND"] is None
+
+
+def test_without_a_request_log_no_facts_are_kept(presented, cached_app):
+    for token in presented.values():
+        get_response(cached_app, request("POST", "/customers", HTTP_X_API_KEY=token))
+    assert cached_app._responses.young
+    assert {cached.facts for cached in cached_app._responses.young.values()} == {None}
+
+
+def test_a_cached_response_has_the_id_of_its_own_request(presented, counted, own_version_table):
+    inner = request_log.with_request_ids(counted)
+    cache = request_log.with_request_ids(make_cache(inner, own_version_table), only_given=True)
+
+    def ids(token: str, **headers: str) -> list[str]:
+        answer = get_response(cache, request("POST", "/customers", HTTP_X_API_KEY=token, **headers))
+        return [value for name, value in answer[1] if name == "X-Request-Id"]
+
+    for token in map(presented.__getitem__, KNOWN):
+        before = len(counted.paths)
+        (_made,) = ids(token)
+        assert ids(token) == []
+        assert ids(token, HTTP_X_REQUEST_ID="mine") == ["mine"]
+        assert ids(token, HTTP_X_REQUEST_ID="and.mine") == ["and.mine"]
+        assert len(counted.paths) == before + 1

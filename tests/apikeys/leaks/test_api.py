@@ -273,6 +273,7 @@ def test_while_github_is_unreachable_reports_get_503(client, github, monkeypatch
     github.answer = response
     refused = report(client, b"[]", github.signed(b"[]"))
     assert (refused.status_code, refused.json()["error"]) == (503, "SERVICE_UNAVAILABLE")
+    assert refused.json()["cause"] == "github_keys_unavailable"
     assert refused["Retry-After"] == "5"
     # Nor is it asked again at once.
     assert report(client, b"[]", github.signed(b"[]")).status_code == 503
