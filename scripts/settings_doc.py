@@ -28,6 +28,7 @@ _SECTIONS = (
     "Log-in with Google and GitHub",
     "API keys",
     "Validation cache",
+    "Retention",
     "Browsers",
     "Logging",
 )

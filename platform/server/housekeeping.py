@@ -1,4 +1,4 @@
-"""Periodic tasks of each worker, in one thread.
+"""Periodic tasks of each worker.
 
 Each task may run in many processes at once, and is cheap when there is nothing to do.
 """
@@ -15,6 +15,7 @@ from django.db import connection
 from accounts import expired_sessions
 from apikeys import notices
 from apikeys.cache import invalidation
+from server import cleanup
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,16 @@ def tasks() -> list[Task]:
     ]
 
 
+def cleanup_task() -> Task:
+    # Often enough that a run which failed is repeated soon.
+    return Task(cleanup.delete_if_due, every=cleanup.INTERVAL / 96)
+
+
 def start() -> None:
     Thread(target=_run_forever, args=(tasks(),), name="housekeeping", daemon=True).start()
+    if settings.CLEANUP_IN_SERVER:
+        # In a thread of its own: it may take minutes, and the other tasks may not wait.
+        Thread(target=_run_forever, args=([cleanup_task()],), name="cleanup", daemon=True).start()
 
 
 def _run_forever(scheduled: list[Task]) -> None:

@@ -1,0 +1,83 @@
+"""Progress of long commands: a bar on a terminal, a line every few seconds elsewhere."""
+
+import sys
+from threading import RLock
+from time import monotonic
+from typing import Any, Final, Literal, Self, TextIO
+
+from tqdm import tqdm
+
+# Seconds between two lines.
+INTERVAL: Final = 5.0
+
+
+class _Bar(tqdm[Any]):
+    # Without the thread that redraws bars which advance irregularly.
+    monitor_interval = 0
+
+
+# One process has one bar at a time; the default is a semaphore for several processes.
+_Bar.set_lock(RLock())
+
+
+class Progress:
+    """The progress of one task, on standard error. Use it in a `with` statement.
+
+    title: what is done, such as "Deleting old rows". total: number of units, None if unknown.
+    unit: "rows", or "B" for bytes. verbosity: that of the command; 0 prints nothing.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int | None = None,
+        *,
+        unit: Literal["rows", "B"] = "rows",
+        verbosity: int = 1,
+        stream: TextIO | None = None,
+    ) -> None:
+        self.title = title
+        self.total = total
+        self.done = 0
+        self._unit = unit
+        self._stream = sys.stderr if stream is None else stream
+        self._is_silent = verbosity < 1
+        self._bar: _Bar | None = None
+        self._next_line = monotonic() + INTERVAL
+
+    def __enter__(self) -> Self:
+        if not self._is_silent and self._stream.isatty():
+            self._bar = _Bar(
+                desc=self.title,
+                total=self.total,
+                unit="B" if self._unit == "B" else f" {self._unit}",
+                unit_scale=self._unit == "B",
+                unit_divisor=1024 if self._unit == "B" else 1000,
+                dynamic_ncols=True,
+                leave=False,
+                file=self._stream,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def advance(self, units: int = 1) -> None:
+        self.done += units
+        if self._bar is not None:
+            self._bar.update(units)
+        elif not self._is_silent and monotonic() >= self._next_line:
+            self._next_line = monotonic() + INTERVAL
+            self._stream.write(f"{self}\n")
+            self._stream.flush()
+
+    def __str__(self) -> str:
+        of = "" if self.total is None else f" of {self._count(self.total)}"
+        return f"{self.title}: {self._count(self.done)}{of}"
+
+    def _count(self, units: int) -> str:
+        if self._unit == "B":
+            return f"{units / (1 << 20):,.1f} MiB"
+        return f"{units:,} {self._unit}"
