@@ -38,10 +38,10 @@ _KEYS: Final = 100
 def steps() -> Iterator[Step]:
     """Return the steps that the settings ask for."""
     retained: list[tuple[str, Callable[[timedelta, bool], Batches], timedelta | None]] = [
-        ("hourly uses", delete_hourly_uses, settings.RETAIN_HOURLY_USE),
-        ("hourly refusals", merge_hourly_refusals, settings.RETAIN_HOURLY_USE),
         ("daily uses", delete_daily_uses, settings.RETAIN_DAILY_USE),
         ("daily refusals", delete_daily_refusals, settings.RETAIN_DAILY_USE),
+        ("hourly uses", delete_hourly_uses, settings.RETAIN_HOURLY_USE),
+        ("hourly refusals", merge_hourly_refusals, settings.RETAIN_HOURLY_USE),
         ("networks of keys", delete_networks, settings.RETAIN_NETWORKS),
         ("replaced keys", delete_replaced_keys, settings.RETAIN_REVOKED_KEYS),
         ("deleted keys", delete_revoked_keys, settings.RETAIN_REVOKED_KEYS),

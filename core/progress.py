@@ -1,17 +1,23 @@
 """Progress of long commands: a bar on a terminal, a line every few seconds elsewhere."""
 
 import sys
-from threading import RLock
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from threading import Event, RLock, Thread
 from time import monotonic
-from typing import Any, Final, Literal, Self, TextIO
+from typing import Final, Literal, Self, TextIO
 
 from tqdm import tqdm
 
 # Seconds between two lines.
 INTERVAL: Final = 5.0
+# Seconds between two looks at a file that grows.
+_POLL: Final = 0.2
 
 
-class _Bar(tqdm[Any]):
+class _Bar(tqdm):  # type: ignore[type-arg]  # generic in the stubs only
     # Without the thread that redraws bars which advance irregularly.
     monitor_interval = 0
 
@@ -73,6 +79,33 @@ class Progress:
             self._stream.write(f"{self}\n")
             self._stream.flush()
 
+    @contextmanager
+    def watch(self, path: Path) -> Iterator[None]:
+        """Advance in this block by the growing size of a file, which another program may write."""
+        stop = Event()
+
+        def poll() -> None:
+            while not stop.wait(_POLL):
+                with suppress(OSError):
+                    self.advance(max(path.stat().st_size - self.done, 0))
+
+        thread = Thread(target=poll, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    @contextmanager
+    def printing(self) -> Iterator[None]:
+        """Hide the bar in this block, which writes to the same terminal."""
+        if self._bar is None:
+            yield
+            return
+        with self._bar.external_write_mode(file=self._stream):
+            yield
+
     def __str__(self) -> str:
         of = "" if self.total is None else f" of {self._count(self.total)}"
         return f"{self.title}: {self._count(self.done)}{of}"
@@ -81,3 +114,9 @@ class Progress:
         if self._unit == "B":
             return f"{units / (1 << 20):,.1f} MiB"
         return f"{units:,} {self._unit}"
+
+
+type StartProgress = Callable[..., Progress]
+"""Progress, with the verbosity of a command."""
+
+silent: StartProgress = partial(Progress, verbosity=0)
