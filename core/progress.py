@@ -1,5 +1,6 @@
 """Progress of long commands: a bar on a terminal, a line every few seconds elsewhere."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 # Seconds between two lines.
 INTERVAL: Final = 5.0
+_COLUMNS: Final = 80
 # Seconds between two looks at a file that grows.
 _POLL: Final = 0.2
 
@@ -53,13 +55,16 @@ class Progress:
 
     def __enter__(self) -> Self:
         if not self._is_silent and self._stream.isatty():
+            # Terminals of containers may have no size.
+            is_sized = bool(os.get_terminal_size(self._stream.fileno()).columns)
             self._bar = _Bar(
                 desc=self.title,
                 total=self.total,
                 unit="B" if self._unit == "B" else f" {self._unit}",
                 unit_scale=self._unit == "B",
                 unit_divisor=1024 if self._unit == "B" else 1000,
-                dynamic_ncols=True,
+                dynamic_ncols=is_sized,
+                ncols=None if is_sized else _COLUMNS,
                 leave=False,
                 file=self._stream,
             )
@@ -107,13 +112,10 @@ class Progress:
             yield
 
     def __str__(self) -> str:
-        of = "" if self.total is None else f" of {self._count(self.total)}"
-        return f"{self.title}: {self._count(self.done)}{of}"
-
-    def _count(self, units: int) -> str:
+        counts = [self.done] if self.total is None else [self.done, self.total]
         if self._unit == "B":
-            return f"{units / (1 << 20):,.1f} MiB"
-        return f"{units:,} {self._unit}"
+            return f"{self.title}: {' of '.join(f'{n / (1 << 20):,.1f}' for n in counts)} MiB"
+        return f"{self.title}: {' of '.join(f'{n:,}' for n in counts)} {self._unit}"
 
 
 type StartProgress = Callable[..., Progress]

@@ -38,16 +38,18 @@ def tasks() -> list[Task]:
     ]
 
 
-def cleanup_task() -> Task:
-    # Often enough that a run which failed is repeated soon.
-    return Task(cleanup.delete_if_due, every=cleanup.INTERVAL / 96)
+def schedules() -> dict[str, list[Task]]:
+    """Return the tasks by the name of their thread."""
+    found = {"housekeeping": tasks()}
+    if settings.CLEANUP_IN_SERVER:
+        # It may take minutes, and the other tasks may not wait.
+        found["cleanup"] = [Task(cleanup.delete_if_due, every=cleanup.INTERVAL / 96)]
+    return found
 
 
 def start() -> None:
-    Thread(target=_run_forever, args=(tasks(),), name="housekeeping", daemon=True).start()
-    if settings.CLEANUP_IN_SERVER:
-        # In a thread of its own: it may take minutes, and the other tasks may not wait.
-        Thread(target=_run_forever, args=([cleanup_task()],), name="cleanup", daemon=True).start()
+    for name, scheduled in schedules().items():
+        Thread(target=_run_forever, args=(scheduled,), name=name, daemon=True).start()
 
 
 def _run_forever(scheduled: list[Task]) -> None:
