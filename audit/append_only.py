@@ -42,6 +42,8 @@ _TRIGGERS: Final = {
     })""",
 }
 
+_DROPS: Final = [f"DROP TRIGGER IF EXISTS {name}" for name in _TRIGGERS]
+
 
 def install(*, using: str = DEFAULT_DB_ALIAS) -> None:
     """Bring the guard up to date with RETAIN_AUDIT_EVENTS and with the columns of the table."""
@@ -57,8 +59,8 @@ def uninstall(*, using: str = DEFAULT_DB_ALIAS) -> None:
     connection = connections[using]
     if connection.vendor == "sqlite":
         with connection.cursor() as cursor:
-            for name in _TRIGGERS:
-                cursor.execute(f"DROP TRIGGER IF EXISTS {name}")
+            for drop in _DROPS:
+                cursor.execute(drop)
 
 
 @contextmanager
@@ -108,12 +110,13 @@ def _set_minimum_age(connection: BaseDatabaseWrapper) -> None:
         return
     # In hours: a day of an interval has 23 or 25 of them when clocks change.
     value = "NULL" if age is None else f"'{age // timedelta(hours=1)} hours'"
+    replace = (
+        "CREATE OR REPLACE FUNCTION audit_event_minimum_age() RETURNS interval"
+        f" LANGUAGE sql STABLE AS $$ SELECT {value}::interval $$"
+    )
     try:
         with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
-            cursor.execute(
-                "CREATE OR REPLACE FUNCTION audit_event_minimum_age() RETURNS interval"
-                f" LANGUAGE sql STABLE AS $$ SELECT {value}::interval $$"
-            )
+            cursor.execute(replace)
     except ProgrammingError:
         logger.warning(
             "RETAIN_AUDIT_EVENTS is %s, and the database lets events be deleted %s. The role in "
@@ -136,6 +139,5 @@ def _create_triggers(connection: BaseDatabaseWrapper) -> None:
     if _PERMISSION not in existing or statements.items() <= existing.items():
         return
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
-        for name, statement in statements.items():
-            cursor.execute(f"DROP TRIGGER IF EXISTS {name}")
+        for statement in (*_DROPS, *statements.values()):
             cursor.execute(statement)
