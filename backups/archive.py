@@ -9,7 +9,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from hashlib import file_digest
@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 
 from backups import temporary_folders
 from backups.tombstones import sync_folder
+from core.interrupts import LastStep
 from core.progress import StartProgress, silent
 
 # Format 1 lacks the ids of the SECRET_KEY and of the peppers of tags.
@@ -83,6 +84,7 @@ def write(
     dump: Callable[[Path], None],
     *,
     progress: StartProgress = silent,
+    last_step: LastStep = nullcontext,
 ) -> Manifest:
     """Write the backup `to` from what `dump` writes, and verify it before it gets its name.
 
@@ -114,12 +116,13 @@ def write(
             pass
         with draft.open("rb") as written:
             os.fsync(written.fileno())
-        try:
-            # Fails if `to` exists: a backup never replaces another one.
-            to.hardlink_to(draft)
-        except FileExistsError:
-            raise BackupError(f"{to} is there already.") from None
-        sync_folder(to.parent)
+        with last_step():
+            try:
+                # Fails if `to` exists: a backup never replaces another one.
+                to.hardlink_to(draft)
+            except FileExistsError:
+                raise BackupError(f"{to} is there already.") from None
+            sync_folder(to.parent)
     return manifest
 
 

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,12 +24,12 @@ from backups.archive import BackupError, Manifest
 from backups.postgresql import PostgreSQL
 from backups.sqlite import SQLite
 from core import postgres, running
+from core.interrupts import LastStep
 from core.progress import StartProgress, silent
 
 logger = logging.getLogger(__name__)
 
 Report = Callable[[str], None]
-LastStep = Callable[[], AbstractContextManager[None]]
 
 # SQLite's errors that do not mean a damaged database: a full disk, a file that can't be created.
 _NO_DAMAGE: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
@@ -57,8 +57,13 @@ def default_path(suffix: str = "") -> Path:
     return Path(settings.VAR, "backups", f"{timezone.now():%Y-%m-%dT%H-%M-%SZ}{suffix}.zip")
 
 
-def backup(to: Path, *, progress: StartProgress = silent) -> Manifest:
-    """Write the backup `to` of the live database, which may be in use, and verify it."""
+def backup(
+    to: Path, *, progress: StartProgress = silent, last_step: LastStep = nullcontext
+) -> Manifest:
+    """Write the backup `to` of the live database, which may be in use, and verify it.
+
+    last_step: surrounds the creation of the verified file.
+    """
     live = live_database()
     if not live.exists() or not MigrationRecorder(connection).applied_migrations():
         raise BackupError("There is no database yet. Start the platform once: make run.")
@@ -70,7 +75,7 @@ def backup(to: Path, *, progress: StartProgress = silent) -> Manifest:
             live.dump(path, without_rows=tables)
 
     try:
-        return archive.write(to, manifest, dump, progress=progress)
+        return archive.write(to, manifest, dump, progress=progress, last_step=last_step)
     except OSError as error:
         raise BackupError(f"The backup can't be written: {_message(error)}.") from None
 

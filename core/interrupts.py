@@ -5,12 +5,15 @@ Exit codes are 128 plus the number of the signal, as shells report it: 130 and 1
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import Final
 
 from django.core.management.base import CommandError
+
+type LastStep = Callable[[], AbstractContextManager[None]]
+"""Returns a context for the step that finishes a command, whatever signal arrives."""
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 

@@ -28,9 +28,13 @@ class Command(BaseCommand):
     def handle(self, *args: Any, to: Path | None, verbosity: int, **options: Any) -> None:
         default = restore.default_path()
         path = default if to is None else to / default.name if to.is_dir() else to
-        with interruptible("There is no backup; nothing is left over."):
+        with interruptible("There is no backup; nothing is left over.") as interruption:
             try:
-                manifest = restore.backup(path, progress=partial(Progress, verbosity=verbosity))
+                manifest = restore.backup(
+                    path,
+                    progress=partial(Progress, verbosity=verbosity),
+                    last_step=interruption.deferred,
+                )
             except (BackupError, Error, psycopg.Error) as error:
                 raise CommandError(str(error)) from None
         self.stdout.write(str(path))

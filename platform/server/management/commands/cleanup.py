@@ -30,8 +30,7 @@ class Command(BaseCommand):
         self._is_silent = verbosity < 1
         try:
             # A restore has to notice a command that uses the database.
-            running.hold_shared(wait=False)
-            with cleanup.only_one(), between_batches() as interruption:
+            with running.shared(), cleanup.only_one(), between_batches() as interruption:
                 self._clean_up(cleanup.steps(), interruption, dry_run=dry_run)
         except running.Locked:
             raise CommandError("A backup is being restored. Run it again afterwards.") from None
