@@ -24,85 +24,113 @@ from uuid import UUID
 
 from bench.server_pool import log_progress
 from tests import postgres
+from tests.platforms import new_database
 
 ROOT = Path(__file__).parents[1]
 ROWS = int(os.environ.get("BENCH_RETENTION_ROWS") or 1_000_000)
 # Rows of each table from which its size is computed.
-SAMPLE = 30_000
+SAMPLE = 32_000
 # Keys that the rows of the other tables refer to.
-KEYS = 3_000
+KEYS = 4_000
 # Seconds of the measurement without a cleanup.
 CALM = 15.0
 
 
 def main() -> int:
-    kinds = sys.argv[1:] or ["sqlite", "postgresql"]
+    kinds = ["postgresql"]
     with TemporaryDirectory(prefix="retention-") as folder:
         if "sqlite" in kinds:
-            _run(folder, f"sqlite:///{folder}/keys.sqlite3")
+            _run(lambda name: f"sqlite:///{folder}/{name}.sqlite3", folder)
         if "postgresql" in kinds:
             with postgres.running() as server:
-                _run(folder, server.get_uri())
+                _run(lambda _: new_database(server.get_uri()), folder)
     return 0
 
 
-def _run(folder: str, url: str) -> None:
-    """Migrate a database, and measure in a process with its settings."""
-    environment = {
-        **os.environ,
-        "VAR_DIR": f"{folder}/var",
-        "DATABASE_URL": url,
-        "DJANGO_SETTINGS_MODULE": "config.settings",
-        "RETAIN_AUDIT_EVENTS": "365",
-        "EMAIL_URL": "none",
-        "LOG_LEVEL": "ERROR",
-        "KEYS_PER_ACCOUNT": "1000000",
-        "NEW_KEYS_PER_HOUR": "0",
-        # Locks are measured, not hashes.
-        "ARGON2_MEMORY_KIB": "8",
-        "ARGON2_PASSES": "1",
-    }
-    for module in (["server.migrate"], ["bench.retention", "measure"]):
-        subprocess.run([sys.executable, "-m", *module], cwd=ROOT, env=environment, check=True)
+def _run(new_url: Callable[[str], str], folder: str) -> None:
+    """Measure in processes with the settings of new databases."""
+    for what in ("sizes", "times"):
+        environment = {
+            **os.environ,
+            "VAR_DIR": f"{folder}/{what}",
+            "DATABASE_URL": new_url(what),
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "EMAIL_URL": "none",
+            "LOG_LEVEL": "ERROR",
+            "KEYS_PER_ACCOUNT": "1000000",
+            "NEW_KEYS_PER_HOUR": "0",
+            # Locks are measured, not hashes.
+            "ARGON2_MEMORY_KIB": "8",
+            "ARGON2_PASSES": "1",
+        }
+        for command in (["server.migrate"], ["bench.retention", "measure", what]):
+            subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment, check=True)
 
 
-def measure() -> int:
+def measure(what: str) -> int:
     import django
 
     django.setup()
     from django.db import connection
 
     from accounts.models import User
-    from apikeys.models import APIKey, HourlyUse
 
-    log_progress(f"{connection.vendor}: sizes")
+    log_progress(f"{connection.vendor}: {what}")
     owner = User.objects.create_user("alice@example.org")
-    print(f"\n{connection.vendor}, MB per million rows, with indexes\n")
-    for name, size in _sizes(owner):
-        print(f"{name:12} {size * 1_000_000 / SAMPLE / 1e6:6.0f}")
-    log_progress(f"{connection.vendor}: {ROWS} old hourly uses")
-    keys = list(APIKey.objects.values_list("pk", flat=True)[:KEYS])
-    HourlyUse.objects.all().delete()
-    hours = (
-        HourlyUse(key_id=key_id, hour=_now() - timedelta(days=400, hours=hour), calls=7)
-        for hour in range(ROWS // KEYS)
-        for key_id in keys
-    )
-    for batch in batched(hours, 10_000):
-        HourlyUse.objects.bulk_create(batch)
-    log_progress(f"{connection.vendor}: times")
+    if what == "sizes":
+        print(f"\n{connection.vendor}, MB per million rows, with indexes\n")
+        for name, size in _sizes(owner):
+            print(f"{name:12} {size / SAMPLE:6.0f}")
+    else:
+        _measure_times(owner)
+    return 0
+
+
+def _measure_times(owner: Any) -> None:
+    """Measure writes and validations without a cleanup, and while one deletes hourly uses."""
+    from django.db import connection
+
+    from apikeys.models import HourlyUse
+
+    _add_old_uses(owner)
+    old = HourlyUse.objects.filter(hour__lt=_now() - timedelta(days=300))
+    rows = old.count()
     calm = _times(owner, until=lambda began: time.monotonic() > began + CALM)
     command = [sys.executable, "manage.py", "cleanup", "--verbosity", "0"]
     began = time.monotonic()
     with subprocess.Popen(command, cwd=ROOT) as process:
         cleaning = _times(owner, until=lambda _: process.poll() is not None)
-    print(
-        f"\n{connection.vendor}: {ROWS} hourly uses and {SAMPLE} rows of each other table deleted "
-        f"in {time.monotonic() - began:.0f} s, exit code {process.returncode}\n"
+    seconds = time.monotonic() - began
+    print(f"\n{connection.vendor}: {rows - old.count()} of {rows} hourly uses in {seconds:.0f} s\n")
+    for name, measured in cleaning.items():
+        print(f"{name:12} without: {_listed(calm[name])}   meanwhile: {_listed(measured)}")
+
+
+def _add_old_uses(owner: Any) -> None:
+    from django.db import connection
+
+    from apikeys.models import APIKey, HourlyUse
+
+    APIKey.objects.bulk_create(_keys(owner, KEYS, revoked_from=KEYS))
+    old = _now() - timedelta(days=400)
+    HourlyUse.objects.bulk_create(
+        HourlyUse(key_id=key_id, hour=old, calls=7)
+        for key_id in APIKey.objects.values_list("pk", flat=True)
     )
-    for name, seconds in cleaning.items():
-        print(f"{name:12} without: {_listed(calm[name])}   meanwhile: {_listed(seconds)}")
-    return 0
+    earlier = (
+        "hour - interval '{hours} hours'"
+        if connection.vendor == "postgresql"
+        else "datetime(hour, '-{hours} hours')"
+    )
+    hours = 1
+    with connection.cursor() as cursor:
+        while KEYS * hours < ROWS:
+            shifted = earlier.format(hours=hours)
+            cursor.execute(
+                "INSERT INTO apikeys_hourlyuse (key_id, hour, calls)"  # noqa: S608
+                f" SELECT key_id, {shifted}, calls FROM apikeys_hourlyuse ORDER BY id"
+            )
+            hours *= 2
 
 
 def _listed(seconds: list[float]) -> str:
@@ -134,24 +162,7 @@ def _sizes(owner: Any) -> Iterator[tuple[str, int]]:
 
     old = _now() - timedelta(days=800)
     random = Random(1)  # noqa: S311 (data of a benchmark)
-
-    def keys() -> Iterator[APIKey]:
-        for number in range(SAMPLE):
-            is_revoked = number >= KEYS
-            yield APIKey(
-                owner=owner,
-                name=f"render node {number}",
-                folded_name=f"render node {number}",
-                public_id=f"{random.getrandbits(48):012x}",
-                # As long as a real one.
-                encoded="$argon2id$v=19$m=19456,t=2,p=1,keyid=AAAAAAAA$".ljust(112, "x"),
-                tag_pepper="AAAAAAAA",
-                created_at=old,
-                revoked_at=old if is_revoked else None,
-                revoked_reason=Reason.DELETED_BY_OWNER if is_revoked else "",
-            )
-
-    yield "keys", _size_of(APIKey, keys())
+    yield "keys", _size_of(APIKey, _keys(owner, SAMPLE, revoked_from=KEYS))
     ids = list(APIKey.objects.filter(revoked_at=None).values_list("pk", flat=True))
     rounds = SAMPLE // KEYS
 
@@ -245,6 +256,27 @@ def _sizes(owner: Any) -> Iterator[tuple[str, int]]:
     )
 
 
+def _keys(owner: Any, number: int, *, revoked_from: int) -> Iterator[Any]:
+    from apikeys.models import APIKey, Reason
+
+    old = _now() - timedelta(days=800)
+    random = Random(2)  # noqa: S311 (data of a benchmark)
+    for each in range(number):
+        is_revoked = each >= revoked_from
+        yield APIKey(
+            owner=owner,
+            name=f"render node {each}",
+            folded_name=f"render node {each}",
+            public_id=f"{random.getrandbits(48):012x}",
+            # As long as a real one.
+            encoded="$argon2id$v=19$m=19456,t=2,p=1,keyid=AAAAAAAA$".ljust(112, "x"),
+            tag_pepper="AAAAAAAA",
+            created_at=old,
+            revoked_at=old if is_revoked else None,
+            revoked_reason=Reason.DELETED_BY_OWNER if is_revoked else "",
+        )
+
+
 def _size_of(model: Any, rows: Iterator[Any]) -> int:
     before = _bytes(model)
     for batch in batched(rows, 5_000):
@@ -266,13 +298,16 @@ def _bytes(model: Any) -> int:
 
 def _times(owner: Any, *, until: Callable[[float], bool]) -> dict[str, list[float]]:
     """Return the seconds of each operation, which are repeated `until` says that it is enough."""
+    from accounts.models import User
     from apikeys import services, usage
     from apikeys.models import APIKey
 
     keys = list(APIKey.objects.filter(revoked_at=None, owner=owner)[:50])
     seconds: dict[str, list[float]] = defaultdict(list)
     began = time.monotonic()
-    _key, token = services.issue(owner=owner, name=f"first {began}")
+    # Of few keys: the limit of an account counts them.
+    other = User.objects.create_user(f"{began}@example.org")
+    _key, token = services.issue(owner=other, name="first")
 
     def count_uses() -> None:
         for key in keys:
@@ -282,7 +317,7 @@ def _times(owner: Any, *, until: Callable[[float], bool]) -> dict[str, list[floa
     operations: dict[str, Callable[[], object]] = {
         "validate": lambda: services.validate(token.reveal()),
         "count uses": count_uses,
-        "create a key": lambda: services.issue(owner=owner, name=f"key {time.monotonic_ns()}"),
+        "create a key": lambda: services.issue(owner=other, name=f"key {time.monotonic_ns()}"),
     }
     while not until(began):
         for name, operation in operations.items():
@@ -294,4 +329,4 @@ def _times(owner: Any, *, until: Callable[[float], bool]) -> dict[str, list[floa
 
 
 if __name__ == "__main__":
-    sys.exit(measure() if sys.argv[1:] == ["measure"] else main())
+    sys.exit(measure(sys.argv[2]) if sys.argv[1:2] == ["measure"] else main())
