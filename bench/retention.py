@@ -37,7 +37,7 @@ CALM = 15.0
 
 
 def main() -> int:
-    kinds = ["postgresql"]
+    kinds = sys.argv[1:] or ["sqlite", "postgresql"]
     with TemporaryDirectory(prefix="retention-") as folder:
         if "sqlite" in kinds:
             _run(lambda name: f"sqlite:///{folder}/{name}.sqlite3", folder)

@@ -1,12 +1,14 @@
 """Long commands as an operator runs them: on a terminal, beside a platform, and interrupted."""
 
+import fcntl
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -147,3 +149,41 @@ def test_an_interrupted_copy_continues(pool: Pool, tmp_path: Path) -> None:
     again = Terminal(platform, "copy_to", target)
     assert again.end() == 0
     assert "rows written" in again.shown
+
+
+def test_events_that_a_cleanup_deletes_between_two_copies_are_not_in_the_second(
+    tmp_path: Path,
+) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "VAR_DIR": str(tmp_path),
+        "EMAIL_URL": "none",
+        "RETAIN_AUDIT_EVENTS": "30",
+    }
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("-m", "server.migrate")
+    code = (
+        "from datetime import timedelta; from django.utils import timezone\n"
+        "from audit.models import Action; from audit.services import Actor, record\n"
+        "for days in (1, 50, 60):\n"
+        "    record(Action.SIGNED_OUT, by=Actor(), at=timezone.now() - timedelta(days=days))"
+    )
+    run("manage.py", "shell", "--no-imports", "-c", code)
+    copy = ("manage.py", "copy_to", f"sqlite:///{tmp_path / 'target'}")
+    # As a platform does while it runs.
+    with (tmp_path / "platform.sqlite3.running").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        assert "not complete" in run(*copy)
+    assert "audit events: 2 deleted" in run("manage.py", "cleanup")
+    assert "Complete." in run(*copy)
+    with closing(sqlite3.connect(tmp_path / "target")) as target:
+        assert target.execute("SELECT count(*) FROM audit_event").fetchall() == [(1,)]
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            target.execute("DELETE FROM audit_event")
