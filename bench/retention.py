@@ -246,7 +246,7 @@ def _sizes(owner: Any) -> Iterator[tuple[str, int]]:
             session,
             (
                 session(
-                    session_key=f"{random.getrandbits(256):064x}",
+                    session_key=f"{random.getrandbits(160):040x}",
                     session_data="x" * 400,
                     expire_date=old,
                 )
