@@ -15,6 +15,7 @@ from tqdm import tqdm
 # Seconds between two lines.
 INTERVAL: Final = 5.0
 _COLUMNS: Final = 80
+_LINES: Final = 24
 # Seconds between two looks at a file that grows.
 _POLL: Final = 0.2
 
@@ -65,6 +66,7 @@ class Progress:
                 unit_divisor=1024 if self._unit == "B" else 1000,
                 dynamic_ncols=is_sized,
                 ncols=None if is_sized else _COLUMNS,
+                nrows=None if is_sized else _LINES,
                 leave=False,
                 file=self._stream,
             )
