@@ -64,7 +64,7 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         while text not in self.shown:
-            assert self.read(), self.shown
+            assert self.read(), (self.end(), self.shown)
 
     def end(self) -> int:
         while self.read():
@@ -83,10 +83,13 @@ def test_an_interrupted_cleanup_continues(pool: Pool, database_kind: str) -> Non
     first.wait_for("rows/s")
     # The platform serves, and no second cleanup starts.
     assert validate(platform, key.token).status == 200
+    # It is stopped meanwhile, so that it does not end before.
+    first.process.send_signal(signal.SIGSTOP)
     second = Terminal(platform, "cleanup")
     assert second.end() == 1
     assert "Another process deletes old rows already." in second.shown
     first.process.send_signal(signal.SIGINT)
+    first.process.send_signal(signal.SIGCONT)
     assert first.end() == 130
     left = shell(platform, COUNT, key=key.id)
     assert 0 < left < 60_000
