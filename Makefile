@@ -10,7 +10,7 @@ export
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
-.PHONY: help run dev staff backup restore test test-fast coverage screenshots mutants coherence behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts bench-pages install lint-deploy clean
+.PHONY: help run dev staff backup restore test test-fast coverage screenshots mutants coherence behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts bench-pages bench-retention install lint-deploy clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -147,6 +147,10 @@ bench-pages: ## fill tables with millions of rows, and measure each page, list a
 bench-verdicts: ## measure the memory of the cached responses
 	@scripts/install bench
 	@$(PYTHON) -m bench.verdicts
+
+bench-retention: ## measure the sizes of tables, and what a cleanup delays (BENCH_RETENTION_ROWS=)
+	@scripts/install bench
+	@$(PYTHON) -m bench.retention
 
 install: ## install the service into PREFIX (/opt/comfyui-keys), with its systemd units (docs/install.md)
 	@scripts/install-service "$(or $(PREFIX),/opt/comfyui-keys)"

@@ -10,10 +10,11 @@ from django.core.cache import cache
 from django.db.models import Q
 from django.utils import timezone
 
+from core import batches
+from core.batches import Batches
+
 # Seconds between two sweeps in the whole cluster.
 SWEEP_INTERVAL: Final = 60 * 60
-# Rows per transaction, so that locks are held briefly.
-_BATCH: Final = 500
 
 
 def sweep_if_due() -> int:
@@ -23,33 +24,29 @@ def sweep_if_due() -> int:
 
 def sweep() -> int:
     """Delete the rows of expired sessions and return their number."""
-    return _sweep_sessions() + _sweep_listed()
+    return sum(delete_expired(dry_run=False))
 
 
-def _sweep_sessions() -> int:
+def delete_expired(dry_run: bool) -> Batches:
+    """Delete expired sessions in batches, and end those that session_expiry no longer accepts."""
     rows = model()._default_manager
-    deleted = 0
-    while True:
-        expired = rows.filter(expire_date__lt=timezone.now())
-        batch = list(expired.order_by("expire_date").values_list("pk", flat=True)[:_BATCH])
-        # Filtered by date again, since a session may have been extended in the meantime.
-        deleted += expired.filter(pk__in=batch).delete()[0]
-        if len(batch) < _BATCH:
-            return deleted
-
-
-def _sweep_listed() -> int:
-    """End the listed sessions that session_expiry no longer accepts."""
     now = timezone.now()
-    over = UserSession.objects.filter(
-        Q(last_seen_at__lt=now - settings.SESSION_IDLE)
-        | Q(created_at__lt=now - settings.SESSION_LIFETIME)
+    found = batches.oldest(rows.all(), "expire_date", before=now)
+    # Filtered by date again, since a session may have been extended in the meantime.
+    yield from batches.delete(rows.filter(expire_date__lt=now), found, dry_run=dry_run)
+    yield from _end_listed(dry_run)
+
+
+def _end_listed(dry_run: bool) -> Batches:
+    now = timezone.now()
+    over = Q(last_seen_at__lt=now - settings.SESSION_IDLE) | Q(
+        created_at__lt=now - settings.SESSION_LIFETIME
     )
-    deleted = 0
-    for session in over.iterator():
-        session.end()
-        deleted += 1
-    return deleted
+    for batch in batches.scan(UserSession.objects.all(), over):
+        if not dry_run:
+            for session in UserSession.objects.filter(over, pk__in=batch):
+                session.end()
+        yield len(batch)
 
 
 def model() -> type[AbstractBaseSession]:

@@ -9,7 +9,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from hashlib import file_digest
@@ -18,6 +18,8 @@ from typing import IO, Any, Final
 
 from backups import temporary_folders
 from backups.tombstones import sync_folder
+from core.interrupts import LastStep
+from core.progress import StartProgress, silent
 
 # Format 1 lacks the ids of the SECRET_KEY and of the peppers of tags.
 FORMAT: Final = 2
@@ -76,7 +78,14 @@ class Manifest:
         return datetime.fromisoformat(self.made_at)
 
 
-def write(to: Path, manifest: Manifest, dump: Callable[[Path], None]) -> Manifest:
+def write(
+    to: Path,
+    manifest: Manifest,
+    dump: Callable[[Path], None],
+    *,
+    progress: StartProgress = silent,
+    last_step: LastStep = nullcontext,
+) -> Manifest:
     """Write the backup `to` from what `dump` writes, and verify it before it gets its name.
 
     Raises OSError and the exceptions of `dump`; then there is no file.
@@ -95,25 +104,32 @@ def write(to: Path, manifest: Manifest, dump: Callable[[Path], None]) -> Manifes
         # pg_dump's custom format is compressed already.
         is_plain = manifest.database == "sqlite"
         compression = zipfile.ZIP_DEFLATED if is_plain else zipfile.ZIP_STORED
-        with zipfile.ZipFile(draft, "w") as archive:
+        with (
+            progress("Packing the backup", unit="B") as packing,
+            packing.watch(draft),
+            zipfile.ZipFile(draft, "w") as archive,
+        ):
             archive.writestr(_MANIFEST, json.dumps(fields, indent=2))
             archive.write(dumped, _DUMP, compress_type=compression, compresslevel=1)
         dumped.unlink()
-        with open_archive(draft):
+        with open_archive(draft, progress=progress):
             pass
         with draft.open("rb") as written:
             os.fsync(written.fileno())
-        try:
-            # Fails if `to` exists: a backup never replaces another one.
-            to.hardlink_to(draft)
-        except FileExistsError:
-            raise BackupError(f"{to} is there already.") from None
-        sync_folder(to.parent)
+        with last_step():
+            try:
+                # Fails if `to` exists: a backup never replaces another one.
+                to.hardlink_to(draft)
+            except FileExistsError:
+                raise BackupError(f"{to} is there already.") from None
+            sync_folder(to.parent)
     return manifest
 
 
 @contextmanager
-def open_archive(path: Path, *, into: Path | None = None) -> Iterator[tuple[Manifest, Path]]:
+def open_archive(
+    path: Path, *, into: Path | None = None, progress: StartProgress = silent
+) -> Iterator[tuple[Manifest, Path]]:
     """Yield the manifest and the verified dump of a backup, unpacked into a folder in `into`.
 
     Raises BackupError for a damaged or foreign file, OSError if the dump can't be written.
@@ -133,8 +149,12 @@ def open_archive(path: Path, *, into: Path | None = None) -> Iterator[tuple[Mani
                 raise BackupError(f"{path} is no backup: it holds {', '.join(unknown)!a}.")
             try:
                 manifest = _manifest(json.loads(archive.read(_MANIFEST)))
-                with archive.open(_DUMP) as packed, dump.open("wb") as unpacked:
-                    _unpack(packed, unpacked, size=manifest.size)
+                with (
+                    progress("Verifying the backup", manifest.size, unit="B") as verifying,
+                    archive.open(_DUMP) as packed,
+                    dump.open("wb") as unpacked,
+                ):
+                    _unpack(packed, unpacked, size=manifest.size, advance=verifying.advance)
             except _DAMAGE as error:
                 raise _damaged(path, error) from None
             except OSError as error:
@@ -152,7 +172,9 @@ def _damaged(path: Path, error: Exception) -> BackupError:
     return BackupError(f"{path} is no backup, or a damaged one ({error}). Use another backup.")
 
 
-def _unpack(packed: IO[bytes], unpacked: IO[bytes], *, size: int) -> None:
+def _unpack(
+    packed: IO[bytes], unpacked: IO[bytes], *, size: int, advance: Callable[[int], None]
+) -> None:
     """Write at most `size` bytes, so that a damaged file does not fill the disk."""
     written = 0
     while chunk := packed.read(_CHUNK):
@@ -160,6 +182,7 @@ def _unpack(packed: IO[bytes], unpacked: IO[bytes], *, size: int) -> None:
         if written > size:
             raise ValueError("its database is larger than the one that was saved")
         unpacked.write(chunk)
+        advance(len(chunk))
 
 
 def _manifest(fields: dict[str, Any]) -> Manifest:

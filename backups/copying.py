@@ -22,11 +22,13 @@ from django.core.management.color import no_style
 from django.db import connections, models, transaction
 from django.utils import timezone
 
+from audit import append_only
 from audit.models import Event
 from backups import temporary_folders
 from backups.archive import BackupError
 from backups.contents import ephemeral_tables
 from backups.restore import live_database
+from core.progress import StartProgress, silent
 
 # In a target that is not complete, so that no platform starts on it.
 MARKER: Final = "comfyui_keys_unfinished_copy"
@@ -35,6 +37,8 @@ _DROP_MARKER: Final = f"DROP TABLE {MARKER}"
 SOURCE: Final = "copy_source"
 TARGET: Final = "copy_target"
 _BATCH: Final = 1_000
+# How often each row of the source is read: for deleted, changed and missing rows, and to verify.
+_PASSES: Final = 4
 
 type Row = tuple[Any, ...]
 type Report = Callable[[str], None]
@@ -55,6 +59,8 @@ class Table:
 
     def __init__(self, model: type[models.Model]) -> None:
         self.model = model
+        # Called with the number of rows that were read from the source.
+        self.advance: Callable[[int], None] = lambda rows: None
         self.name = model._meta.db_table
         key = model._meta.pk
         fields = [field for field in model._meta.concrete_fields if field is not key]
@@ -70,6 +76,8 @@ class Table:
                 found = found.filter(pk__gt=last)
             batch = list(found.values_list(*names)[:_BATCH])
             yield from batch
+            if alias == SOURCE:
+                self.advance(len(batch))
             if len(batch) < _BATCH:
                 return
             last = batch[-1][0]
@@ -142,16 +150,25 @@ def begin() -> None:
         )
 
 
-def copy(report: Report) -> list[Copied]:
+def copy(report: Report, *, progress: StartProgress = silent) -> list[Copied]:
     """Make the target, which is migrated, equal to a snapshot of the live database.
 
-    Raises BackupError if they differ afterwards.
+    report: called with a line for each table. Raises BackupError if they differ afterwards.
     """
     tables = _tables()
     _clear_what_migrations_wrote()
     with _snapshot():
-        written = _synchronize(tables, report)
-        return [_verified(table, written[table.name]) for table in tables]
+        rows = sum(table.model._base_manager.using(SOURCE).count() for table in tables)
+        with progress("Comparing rows", rows * _PASSES) as compared:
+            for table in tables:
+                table.advance = compared.advance
+
+            def report_beside_bar(line: str) -> None:
+                with compared.printing():
+                    report(line)
+
+            written = _synchronize(tables, report_beside_bar)
+            return [_verified(table, written[table.name]) for table in tables]
 
 
 def finish() -> None:
@@ -239,7 +256,11 @@ def _write_all(tables: Sequence[Table], report: Report) -> dict[str, int]:
         with transaction.atomic(using=TARGET):
             gone = (key for key, source, _ in _pairs(table) if source is None)
             for keys in batched(gone, _BATCH):
-                table.delete(keys)
+                if table.model is Event:
+                    # Deleted in the source since the last run, by a cleanup.
+                    append_only.delete(keys, before=timezone.now(), using=TARGET)
+                else:
+                    table.delete(keys)
     written = {}
     for table in tables:
         with transaction.atomic(using=TARGET):

@@ -19,6 +19,7 @@ from backups import contents
 from backups.archive import BackupError
 from backups.secretfiles import read as _read
 from backups.secretfiles import write as _write
+from core.progress import StartProgress, silent
 
 logger = logging.getLogger(__name__)
 
@@ -68,20 +69,23 @@ class Report:
         }
 
 
-def report() -> Report:
+def report(*, progress: StartProgress = silent) -> Report:
     """Return the state of the rotation, with exact counts from all rows."""
     current, now = keyid_of(settings.KEY_PEPPER), timezone.now()
     hashes: Counter[str] = Counter()
     live: Counter[str | None] = Counter()
     expired: Counter[str | None] = Counter()
     tags = 0
-    rows = APIKey.objects.kept().order_by().values_list("encoded", "tag_pepper", "expires_at")
-    for encoded, tag, expires_at in rows.iterator():
-        pepper = contents.hash_pepper(encoded)
-        hashes[pepper] += 1
-        is_live = expires_at is None or expires_at > now
-        tags += is_live and tag != current
-        (live if is_live else expired).update({pepper, tag})
+    kept = APIKey.objects.kept().order_by()
+    rows = kept.values_list("encoded", "tag_pepper", "expires_at")
+    with progress("Counting keys", kept.count()) as counted:
+        for encoded, tag, expires_at in rows.iterator():
+            pepper = contents.hash_pepper(encoded)
+            hashes[pepper] += 1
+            is_live = expires_at is None or expires_at > now
+            tags += is_live and tag != current
+            (live if is_live else expired).update({pepper, tag})
+            counted.advance()
     return Report(
         current=current,
         fallbacks=[keyid_of(pepper) for pepper in settings.KEY_PEPPER_FALLBACKS],
@@ -155,7 +159,7 @@ def switch(*, restarted: bool = False) -> str:
     return keyid_of(pepper)
 
 
-def finish(*, restarted: bool = False) -> list[str]:
+def finish(*, restarted: bool = False, progress: StartProgress = silent) -> list[str]:
     """Remove the former peppers that no live key needs. Return their keyids.
 
     restarted: the caller asserts that all processes were restarted since `switch`: others still
@@ -167,7 +171,7 @@ def finish(*, restarted: bool = False) -> list[str]:
             "Processes that were not restarted since --switch still create keys with the old "
             "pepper. Once all processes were restarted: --finish --restarted."
         )
-    found = report()
+    found = report(progress=progress)
     pending = _pending()
     kept: list[str] = []
     removed: list[str] = []

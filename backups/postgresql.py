@@ -45,6 +45,10 @@ class PostgreSQL:
         with self._connect_to_server() as other:
             return str(other.info.server_version // 10_000)
 
+    def size(self) -> None:
+        """The size of a dump, which is compressed, is not known before."""
+        return
+
     def dump(self, to: Path, *, without_rows: Iterable[str]) -> None:
         """Write a consistent snapshot to `to`, without the rows of some tables."""
         self._run(

@@ -66,7 +66,9 @@ def _final_states(log: TombstoneLog, made_at: datetime) -> _FinalStates:
             continue
         match tombstone.state:
             case State.REVOKED:
-                final.revoked.update(dict.fromkeys(tombstone.ids, tombstone))
+                for public_id in tombstone.ids:
+                    # The first one: a cleanup that deletes the row writes another one.
+                    final.revoked.setdefault(public_id, tombstone)
             case State.DELETED:
                 final.deleted.update(tombstone.ids)
             case _ if not is_since:

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ from backups.archive import BackupError, Manifest
 from backups.postgresql import PostgreSQL
 from backups.sqlite import SQLite
 from core import postgres, running
+from core.interrupts import LastStep
+from core.progress import StartProgress, silent
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +57,25 @@ def default_path(suffix: str = "") -> Path:
     return Path(settings.VAR, "backups", f"{timezone.now():%Y-%m-%dT%H-%M-%SZ}{suffix}.zip")
 
 
-def backup(to: Path) -> Manifest:
-    """Write the backup `to` of the live database, which may be in use, and verify it."""
+def backup(
+    to: Path, *, progress: StartProgress = silent, last_step: LastStep = nullcontext
+) -> Manifest:
+    """Write the backup `to` of the live database, which may be in use, and verify it.
+
+    last_step: surrounds the creation of the verified file.
+    """
     live = live_database()
     if not live.exists() or not MigrationRecorder(connection).applied_migrations():
         raise BackupError("There is no database yet. Start the platform once: make run.")
     manifest = contents.describe(server=live.server())
     tables = contents.ephemeral_tables()
+
+    def dump(path: Path) -> None:
+        with progress("Copying the database", live.size(), unit="B") as copied, copied.watch(path):
+            live.dump(path, without_rows=tables)
+
     try:
-        return archive.write(to, manifest, lambda path: live.dump(path, without_rows=tables))
+        return archive.write(to, manifest, dump, progress=progress, last_step=last_step)
     except OSError as error:
         raise BackupError(f"The backup can't be written: {_message(error)}.") from None
 
@@ -88,12 +100,15 @@ def restore(
     without_secret_key: bool = False,
     without_tombstones: bool = False,
     report: Report,
+    progress: StartProgress = silent,
+    last_step: LastStep = nullcontext,
 ) -> dict[str, int]:
     """Replace the live database by the backup `path`, and replay revocations and deletions since.
 
     files: the tombstone files of all hosts (default: TOMBSTONES_FILE). report: receives progress
-    messages. Returns the number of changes by tombstones. Raises BackupError. After an error, or if
-    the process is killed, the live database is the former or the restored one, never a mixture.
+    messages. last_step: surrounds the replacement, which no signal should interrupt. Returns the
+    number of changes by tombstones. Raises BackupError. After an error, or if the process is
+    killed, the live database is the former or the restored one, never a mixture.
     """
     live = live_database()
     try:
@@ -101,7 +116,10 @@ def restore(
         with (
             _restore_lock(),
             _no_server_running(),
-            archive.open_archive(path, into=_working_folder()) as (manifest, dump),
+            archive.open_archive(path, into=_working_folder(), progress=progress) as (
+                manifest,
+                dump,
+            ),
             temporary_folders.create_folder(_working_folder()) as folder,
         ):
             contents.check_compatible(manifest)
@@ -128,6 +146,7 @@ def restore(
                 sources,
                 without_secret_key=without_secret_key,
                 report=report,
+                last_step=last_step,
             )
     except OSError as error:
         raise BackupError(f"{_message(error)}.") from None
@@ -142,6 +161,7 @@ def _replace(
     *,
     without_secret_key: bool,
     report: Report,
+    last_step: LastStep,
 ) -> dict[str, int]:
     """Restore the dump into a copy, upgrade it, and replace the live database by it."""
     sizes = _sizes(log_files)
@@ -155,9 +175,10 @@ def _replace(
             if not manifest.secret_key and not without_secret_key:
                 raise BackupError(contents.secret_key_missing(unreadable))
             report(f"{unreadable} factors can't be read: manage.py rotate_secret_key tells more.")
-        # Without the version table, workers trust no cached response.
-        settings.VERSION_TABLE_FILE.unlink(missing_ok=True)
-        replaced = live.swap(copy, final_check=lambda: _check_unchanged(sizes))
+        with last_step():
+            # Without the version table, workers trust no cached response.
+            settings.VERSION_TABLE_FILE.unlink(missing_ok=True)
+            replaced = live.swap(copy, final_check=lambda: _check_unchanged(sizes))
     report("Restored." + (f" What was there is kept as {replaced}." if replaced else ""))
     changes: dict[str, int] = result["done"]
     return changes

@@ -19,6 +19,8 @@ _PREFIX: Final = ".restoring-"
 # Suffixes of files that SQLite would apply to another database of the same name.
 _JOURNALS: Final = ["-wal", "-shm", "-journal"]
 _HAS_KEYS: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'apikeys_apikey'"
+# Instructions of SQLite's virtual machine between two looks for a signal, some milliseconds.
+_INSTRUCTIONS: Final = 100_000
 # Errors for a file that another connection uses.
 _IN_USE: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -33,6 +35,10 @@ class SQLite:
 
     def server(self) -> str:
         return sqlite3.sqlite_version
+
+    def size(self) -> int:
+        """Return the size of the database in bytes, about that of a dump."""
+        return self.path.stat().st_size
 
     def dump(self, to: Path, *, without_rows: Iterable[str]) -> None:
         """Write a consistent snapshot to `to`, without the rows of some tables."""
@@ -160,7 +166,11 @@ class SQLite:
         return str(folder)
 
     def _connect(self, path: Path, *, timeout: float = 30) -> sqlite3.Connection:
-        return sqlite3.connect(path, timeout=timeout, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
+        # Python handles signals between two of its instructions: a statement of minutes could not
+        # be interrupted. An exception in this function ends the statement.
+        connection.set_progress_handler(lambda: 0, _INSTRUCTIONS)
+        return connection
 
 
 @contextmanager

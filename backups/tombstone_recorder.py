@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, transaction
 
 from accounts.models import User
-from apikeys.models import APIKey
+from apikeys.models import APIKey, RemovedKey
 from audit.models import Action, Event
 from backups.tombstones import State, Tombstone, TombstoneFile
 
@@ -91,6 +91,9 @@ def from_database(unresolved: Iterable[Tombstone]) -> Iterator[tuple[Tombstone, 
             yield Tombstone(State.SUSPENDED, ids, at=suspended_at), True
         if expires_at:
             yield Tombstone(State.EXPIRES, ids, expires_at=expires_at), True
+    removed = RemovedKey.objects.order_by().values_list("public_id", "revoked_at", "reason")
+    for public_id, revoked_at, reason in removed.iterator(chunk_size=2_000):
+        yield Tombstone(State.REVOKED, (public_id,), reason=reason, at=revoked_at), True
     for pk in User.objects.filter(is_active=False).values_list("pk", flat=True).iterator():
         yield Tombstone(State.DISABLED, (str(pk),)), True
     deleted = Event.objects.filter(action=Action.ACCOUNT_DELETED).values_list("account_id", "at")

@@ -25,6 +25,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from redis.exceptions import RedisError
 
 from core import metrics
+from core.batches import BATCH, Batches
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +249,26 @@ class AtomicDatabaseCache(DatabaseCache):
                 [self._encoded(after), name],
             )
         return after
+
+    def delete_expired(self, dry_run: bool) -> Batches:
+        """Delete expired entries in batches: culling starts at MAX_ENTRIES."""
+        connection, table = self._store()
+        now = connection.ops.adapt_datetimefield_value(datetime.fromtimestamp(int(time()), UTC))
+        found = f"SELECT cache_key FROM {table} WHERE expires < %s"  # noqa: S608 (as above)
+        with connection.cursor() as cursor:
+            if dry_run:
+                cursor.execute(f"SELECT count(*) FROM ({found}) AS found", [now])  # noqa: S608
+                yield int(cursor.fetchone()[0])
+                return
+            batch = f"{found} ORDER BY expires LIMIT {BATCH}"
+            while True:
+                cursor.execute(
+                    f"DELETE FROM {table} WHERE cache_key IN ({batch}) AND expires < %s",  # noqa: S608
+                    [now, now],
+                )
+                yield cursor.rowcount
+                if cursor.rowcount < BATCH:
+                    return
 
     def _store(self) -> tuple[BaseDatabaseWrapper, str]:
         """Return the connection to the table and the quoted name of the table."""

@@ -49,6 +49,20 @@ def hold_shared(*, wait: bool) -> None:
 
 
 @contextmanager
+def shared() -> Iterator[None]:
+    """Hold the lock, shared with servers, for this block. Raise Locked during a restore."""
+    lock = _open()
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked from None
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
 def hold_exclusive() -> Iterator[None]:
     """Keep servers on this machine from starting. Raise Locked if one is running."""
     lock = _open()

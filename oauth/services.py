@@ -20,7 +20,8 @@ from apikeys.models import MAX_NAME, APIKey, Reason
 from apikeys.tokens import Token, redact
 from audit.models import Via
 from audit.services import Actor
-from core import text
+from core import batches, text
+from core.batches import Batches
 from oauth import codes
 from oauth.models import (
     INTERVAL,
@@ -295,3 +296,12 @@ def _delete_expired(model: type[DeviceRequest] | type[AuthorizationCode]) -> Non
     batch = list(expired.order_by("expires_at").values_list("pk", flat=True)[:_DELETE_BATCH])
     if batch:
         model.objects.filter(pk__in=batch).delete()
+
+
+def delete_expired(dry_run: bool) -> Batches:
+    """Delete expired device requests and authorization codes in batches."""
+    before = timezone.now() - _RETENTION
+    for model in (DeviceRequest, AuthorizationCode):
+        rows = model._default_manager.all()
+        found = batches.oldest(rows, "expires_at", before=before)
+        yield from batches.delete(rows, found, dry_run=dry_run)

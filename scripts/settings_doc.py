@@ -28,6 +28,7 @@ _SECTIONS = (
     "Login with Google and GitHub",
     "API keys",
     "Validation cache",
+    "Retention",
     "Browsers",
     "Logging",
     "Monitoring",

@@ -160,10 +160,10 @@ def listed_names(response: Any) -> set[str]:
     return {row.name for row in response.context["cl"].result_list}
 
 
-def run_command(name: str, *options: str) -> str:
+def run_command(name: str, *options: str, verbosity: int = 1) -> str:
     """Run a management command, and return its output."""
     out = io.StringIO()
-    call_command(name, *options, stdout=out)
+    call_command(name, *options, stdout=out, verbosity=verbosity)
     return out.getvalue()
 
 

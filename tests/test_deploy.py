@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -57,9 +58,15 @@ def test_kubernetes_sets_settings_only() -> None:
     assert all(is_setting(line.split("=")[0]) for line in config["literals"])
 
 
-@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def job_of(kind: str) -> dict[str, Any]:
+    """Return the specification with the template of the pods."""
+    spec: dict[str, Any] = KUBERNETES[kind]["spec"]
+    return spec.get("jobTemplate", {"spec": spec})["spec"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job", "CronJob"])
 def test_pods_satisfy_the_restricted_pod_security_standard(kind: str) -> None:
-    pod = KUBERNETES[kind]["spec"]["template"]["spec"]
+    pod = job_of(kind)["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
     assert f"USER {pod['securityContext']['runAsUser']}" in DOCKERFILE
     for container in pod["containers"]:
@@ -74,8 +81,20 @@ def test_service_and_disruption_budget_select_the_pods() -> None:
     labels = KUBERNETES["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert KUBERNETES["Service"]["spec"]["selector"] == labels
     assert KUBERNETES["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
-    # Not the pods of the job.
-    assert KUBERNETES["Job"]["spec"]["template"]["metadata"]["labels"] != labels
+    # Not the pods of the jobs.
+    for kind in ("Job", "CronJob"):
+        assert job_of(kind)["template"]["metadata"]["labels"] != labels
+
+
+def test_old_rows_are_deleted_by_one_of_server_and_job() -> None:
+    (container,) = job_of("CronJob")["template"]["spec"]["containers"]
+    assert container["args"] == ["cleanup"]
+    assert 'ENTRYPOINT ["comfyui-keys"]' in DOCKERFILE
+    (config,) = KUBERNETES["Kustomization"]["configMapGenerator"]
+    assert "CLEANUP_IN_SERVER=0" in config["literals"]
+    assert set(KUBERNETES["Kustomization"]["resources"]) == {
+        path.name for path in (ROOT / "deploy" / "kubernetes").glob("*.yaml")
+    } - {"kustomization.yaml"}
 
 
 def test_the_image_gets_every_package_of_the_wheel_and_nothing_that_is_secret() -> None:

@@ -28,6 +28,7 @@ REVIEWED = {
     "oauth.0001_initial": "fills its new table from a setting",
     "apikeys.0014_key_networks": "replaces triggers: a change of the catalog",
     "apikeys.0015_refusals_in_usage": "adds up days into a new table, and locks no row",
+    "audit.0007_retention": "replaces a function: a change of the catalog",
 }
 
 _TABLE = r'(?:ONLY )?"?(?P<table>\w+)"?'

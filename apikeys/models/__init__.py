@@ -15,6 +15,7 @@ from apikeys.models.keys import (
 )
 from apikeys.models.names import FormerName
 from apikeys.models.notices import KeyNotice
+from apikeys.models.removed import RemovedKey
 from apikeys.models.uses import DailyTotal, DailyUse, HourlyRefusal, HourlyUse, KeyNetwork
 from apikeys.models.validators import (
     MAX_DESCRIPTION,
@@ -45,6 +46,7 @@ __all__ = [
     "KeyNotice",
     "KeyState",
     "Reason",
+    "RemovedKey",
     "live_condition",
     "read_allowed_networks",
     "validate_allowed_networks",

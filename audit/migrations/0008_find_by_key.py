@@ -7,7 +7,7 @@ from core.migration_operations import AddIndexConcurrently
 
 class Migration(migrations.Migration):
     atomic = False
-    dependencies = [("audit", "0006_words_for_users")]
+    dependencies = [("audit", "0007_retention")]
     operations = [
         AddIndexConcurrently(
             model_name="event",

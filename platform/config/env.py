@@ -126,18 +126,19 @@ class Environment(FileAwareEnv):
         help: str,
         default: timedelta | None = None,
         default_help: str | None = None,
+        least: int = 1,
         most: int,
     ) -> timedelta | None:
-        """Return a number of days from 1 to `most`, or None for `never`."""
-        kind = f"days, 1 to {most}, or `never`"
+        """Return a number of days from `least` to `most`, or None for `never`."""
+        kind = f"days, {least} to {most}, or `never`"
         self._record(name, kind, "`never`", default_help, help)
         value: str | None = self.str(name, default=None)
         if value is None:
             return default
         if value.lower() == "never":
             return None
-        if not re.fullmatch(r"[0-9]{1,9}", value) or not 1 <= int(value) <= most:
-            self.add_error(name, f"must be a number of days from 1 to {most}, or never.")
+        if not re.fullmatch(r"[0-9]{1,9}", value) or not least <= int(value) <= most:
+            self.add_error(name, f"must be a number of days from {least} to {most}, or never.")
             return default
         return timedelta(days=int(value))
 

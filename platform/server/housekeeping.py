@@ -1,4 +1,4 @@
-"""Periodic tasks of each worker, in one thread.
+"""Periodic tasks of each worker.
 
 Each task may run in many processes at once, and is cheap when there is nothing to do.
 """
@@ -17,6 +17,7 @@ from accounts import expired_sessions
 from apikeys import notices
 from apikeys.cache import invalidation
 from core import health, metrics
+from server import cleanup
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ def tasks() -> list[Task]:
         Task(invalidation.sweep, every=min(max(settings.CACHE_MAX_AGE / 4, 0.25), 15.0)),
         Task(notices.send_if_due, every=notices.INTERVAL / 4),
         Task(expired_sessions.sweep_if_due, every=expired_sessions.SWEEP_INTERVAL / 4),
+        # Last: it says that the others have run.
+        Task(_note_run, every=15.0),
     ]
 
 
@@ -46,10 +49,20 @@ def tasks() -> list[Task]:
 _ran_at: float | None = None
 
 
+def schedules() -> dict[str, list[Task]]:
+    """Return the tasks by the name of their thread."""
+    found = {"housekeeping": tasks()}
+    if settings.CLEANUP_IN_SERVER:
+        # It may take minutes, and the other tasks may not wait.
+        found["cleanup"] = [Task(cleanup.delete_if_due, every=cleanup.INTERVAL / 96)]
+    return found
+
+
 def start() -> None:
     _note_run()
     health.register_check("housekeeping_stuck", _is_stuck)
-    Thread(target=_run_forever, args=(tasks(),), name="housekeeping", daemon=True).start()
+    for name, scheduled in schedules().items():
+        Thread(target=_run_forever, args=(scheduled,), name=name, daemon=True).start()
 
 
 def _note_run() -> None:
@@ -76,6 +89,5 @@ def _run_forever(scheduled: list[Task]) -> None:
                 # Any exception: an uncaught one would end this thread, and with it all tasks.
                 logger.exception("A periodic task failed. It is tried again later.")
             task.due = time.monotonic() + task.every
-        _note_run()
         # Django closes connections at the end of requests, and this thread has none.
         connection.close()

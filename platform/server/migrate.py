@@ -10,7 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any, Final
 
 import django
@@ -22,8 +22,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import load_backend
 from psycopg.conninfo import conninfo_to_dict
 
-from core.postgres import conninfo
-from server import postgres_pool
+from server import advisory_lock
 
 # Not the number of former versions: with a pooler, their lock can stay with a pooled connection.
 _LOCK: Final = zlib.crc32(b"comfyui-keys migrations, by transaction")
@@ -82,11 +81,15 @@ def wait_for_lock(take: Callable[[], bool], *, holder: str, advice: str) -> None
 
 
 def _apply() -> None:
+    from audit import append_only  # needs Django set up
+
     executor = MigrationExecutor(connection)
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
         print("Migrating the database …", flush=True)
         call_command("migrate", verbosity=0, interactive=False)
     call_command("createcachetable", verbosity=0)
+    # Also where no migration was missing: the setting may have changed.
+    append_only.install()
 
 
 def _direct_url() -> str | None:
@@ -130,26 +133,10 @@ def _migration_settings(serving: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _migration_lock() -> Iterator[None]:
-    """Hold an advisory lock of the database. Other hosts wait, and then find nothing to migrate.
-
-    The lock belongs to a transaction on a second connection, which ends with this process. With a
-    pooler in transaction mode, a session's lock would stay with a session that others use next.
-    """
-    url = conninfo(connection, leave_out={"options"})
-    # With a pooler, a statement may be prepared in one session and executed in another.
-    with closing(postgres_pool.Connection.connect(url, prepare_threshold=None)) as lock:
-        lock.patience = settings.DB_STATEMENT_TIMEOUT
-
-        def take() -> bool:
-            row = lock.execute("SELECT pg_try_advisory_xact_lock(%s)", [_LOCK]).fetchone()
-            if row == (True,):
-                lock.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-                return True
-            lock.rollback()
-            return False
-
+    """Hold an advisory lock of the database. Other hosts wait, and then find nothing to migrate."""
+    with advisory_lock.connect() as take:
         wait_for_lock(
-            take,
+            lambda: take(_LOCK),
             holder="another machine's migrations",
             advice="If none is migrating, look for the holder of an advisory lock in PostgreSQL's "
             "pg_locks and pg_stat_activity.",

@@ -19,6 +19,7 @@ from django.utils import timezone
 from accounts import expired_sessions, services
 from accounts.models import User
 from accounts.sessions import stored_key
+from core import batches
 from tests.conftest import PASSWORD
 
 Session = expired_sessions.model()
@@ -176,7 +177,7 @@ def session_of(user: User, *, ends_in: timedelta) -> str:
 
 
 def test_only_expired_sessions_are_deleted(alice, monkeypatch):
-    monkeypatch.setattr(expired_sessions, "_BATCH", 3)
+    monkeypatch.setattr(batches, "BATCH", 3)
     for _ in range(7):
         session_of(alice, ends_in=timedelta(seconds=-1))
     kept = session_of(alice, ends_in=timedelta(days=1))

@@ -5,7 +5,7 @@ key is ever valid again, and no other key is revoked.
 import json
 import shutil
 import tempfile
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from hypothesis.stateful import (
 
 from accounts.models import User
 from accounts.services import delete_account
-from apikeys import services
-from apikeys.models import APIKey, Reason
+from apikeys import retention, services
+from apikeys.models import APIKey, Reason, RemovedKey
 from apikeys.services import VerdictCode
 from audit.models import Event
 from audit.services import Actor
@@ -44,7 +44,7 @@ def _no_tombstone_file(settings: Any) -> None:
 
 
 # The tables that backups of the state machine contain.
-_TABLES = [User, APIKey, Event]
+_TABLES = [User, APIKey, RemovedKey, Event]
 _number = st.integers(min_value=0, max_value=99)
 
 
@@ -119,6 +119,13 @@ class Platform(RuleBasedStateMachine):
             theirs = APIKey.objects.filter(owner=key.owner)
             self.revoked |= set(theirs.values_list("public_id", flat=True))
             delete_account(key.owner)
+
+    @rule(machine=_number)
+    def clean_up(self, machine: int) -> None:
+        """Delete the rows of all revoked keys."""
+        self.use(machine)
+        assert sum(retention.delete_revoked_keys(timedelta(days=-1), False)) >= 0
+        assert not APIKey.objects.exclude(revoked_at=None).exists()
 
     def drop_last_outcome(self, machine: int) -> None:
         """Remove the last outcome, as if the machine had stopped after the commit."""

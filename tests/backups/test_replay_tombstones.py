@@ -12,8 +12,8 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts.models import User
-from apikeys import services
-from apikeys.models import APIKey, Reason
+from apikeys import retention, services
+from apikeys.models import APIKey, Reason, RemovedKey
 from apikeys.services import VerdictCode
 from audit.models import Action, Event
 from backups import tombstone_recorder
@@ -218,3 +218,36 @@ def test_tombstones_are_derived_from_the_database(
         ]
     )
     assert read_entries(file)
+
+
+def test_a_key_whose_row_was_deleted_stays_revoked_without_a_tombstone_file(
+    issue: Issue, tmp_path: Path, made_at: datetime
+) -> None:
+    key, token = issue()
+    (row,) = APIKey.objects.filter(pk=key.pk).values()
+    services.revoke(key, reason=Reason.LEAKED)
+    revoked_at = key.revoked_at
+    assert sum(retention.delete_revoked_keys(timedelta(days=-1), False)) == 1
+    assert services.validate(token.reveal()).code is VerdictCode.NOT_FOUND
+    current = tmp_path / "current"
+    current.write_text(
+        "".join(as_text(each, happened=done) for each, done in tombstone_recorder.from_database([]))
+    )
+    # The backup is from before the deletion.
+    RemovedKey.objects.all().delete()
+    APIKey.objects.bulk_create([APIKey(**row)])
+    assert replay(read([current]), made_at=made_at)["keys revoked"] == 1
+    restored = APIKey.objects.get()
+    assert (restored.revoked_at, restored.revoked_reason) == (revoked_at, Reason.LEAKED)
+    assert services.validate(token.reveal()).code is VerdictCode.REVOKED
+
+
+def test_the_deletion_of_a_row_does_not_change_the_reason_of_a_tombstone(
+    issue: Issue, make_log: MakeLog, made_at: datetime
+) -> None:
+    key, _token = issue()
+    revoked = Tombstone(State.REVOKED, (key.public_id,), reason="leaked")
+    later = Tombstone(State.REVOKED, (key.public_id,), at=revoked.at + timedelta(days=365))
+    assert replay(make_log(revoked, later), made_at=made_at)["keys revoked"] == 1
+    key.refresh_from_db()
+    assert (key.revoked_at, key.revoked_reason) == (revoked.at, Reason.LEAKED)

@@ -586,3 +586,38 @@ def test_a_folder_for_metrics_that_is_missing_is_reported_if_metrics_are_on(tmp_
     missing = str(tmp_path / "missing")
     assert "METRICS_FOLDER" in errors(tmp_path, METRICS="1", METRICS_FOLDER=missing)
     assert "METRICS_FOLDER" not in errors(tmp_path, METRICS_FOLDER=missing, PORT="x")
+
+
+# Days after which old rows are deleted.
+RETENTION = ("RETAIN_HOURLY_USE", "RETAIN_DAILY_USE", "RETAIN_REVOKED_KEYS", "RETAIN_AUDIT_EVENTS")
+
+
+@pytest.mark.parametrize(
+    ("variables", "shown"),
+    [
+        ({}, ["92", "730", "365", "None"]),
+        (
+            {"RETAIN_HOURLY_USE": "100", "RETAIN_DAILY_USE": "100", "RETAIN_AUDIT_EVENTS": "30"},
+            ["100", "100", "365", "30"],
+        ),
+        (dict.fromkeys(RETENTION, "never"), ["None"] * 4),
+        (dict.fromkeys(RETENTION, ""), ["92", "730", "365", "None"]),
+    ],
+)
+def test_old_rows_are_deleted_after_days_or_never(tmp_path, variables, shown):
+    found = start(tmp_path, *RETENTION, **variables).stdout.splitlines()
+    assert [line.partition(" days")[0] for line in found] == shown
+
+
+def test_a_retention_that_reports_need_is_not_shortened(tmp_path):
+    found = errors(tmp_path, **dict.fromkeys(RETENTION, "0"), RETAIN_NETWORKS="29")
+    for name in RETENTION[:3]:
+        assert "must be a number of days from 92 to 36500, or never." in found[name]
+    for name in (RETENTION[3], "RETAIN_NETWORKS"):
+        assert "must be a number of days from 30 to 36500, or never." in found[name]
+
+
+@pytest.mark.parametrize("hourly", ["101", "never"])
+def test_days_are_stored_as_long_as_hours(tmp_path, hourly):
+    found = errors(tmp_path, RETAIN_HOURLY_USE=hourly, RETAIN_DAILY_USE="100")
+    assert "must be at least RETAIN_HOURLY_USE" in found["RETAIN_DAILY_USE"]

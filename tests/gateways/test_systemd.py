@@ -21,7 +21,7 @@ def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
         text = unit.read_text().replace(PROGRAM, "/bin/true")
         (tmp_path / unit.name).write_text(text)
     units = [path for path in tmp_path.iterdir() if path.suffix in {".service", ".timer"}]
-    assert len(units) == 3
+    assert len(units) == 5
     assert analyze("verify", "--man=no", *units) == ""
 
 

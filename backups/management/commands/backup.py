@@ -1,5 +1,6 @@
 """Make a backup of the database while the platform runs."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from django.db import Error
 
 from backups import restore
 from backups.archive import BackupError
+from core.interrupts import interruptible
+from core.progress import Progress
 
 
 class Command(BaseCommand):
@@ -22,13 +25,18 @@ class Command(BaseCommand):
             "--to", type=Path, help="a file or an existing folder (default: var/backups/<time>.zip)"
         )
 
-    def handle(self, *args: Any, to: Path | None, **options: Any) -> None:
+    def handle(self, *args: Any, to: Path | None, verbosity: int, **options: Any) -> None:
         default = restore.default_path()
         path = default if to is None else to / default.name if to.is_dir() else to
-        try:
-            manifest = restore.backup(path)
-        except (BackupError, Error, psycopg.Error) as error:
-            raise CommandError(str(error)) from None
+        with interruptible("There is no backup; nothing is left over.") as interruption:
+            try:
+                manifest = restore.backup(
+                    path,
+                    progress=partial(Progress, verbosity=verbosity),
+                    last_step=interruption.deferred,
+                )
+            except (BackupError, Error, psycopg.Error) as error:
+                raise CommandError(str(error)) from None
         self.stdout.write(str(path))
         self.stderr.write(
             f"Verified: {manifest.accounts} accounts, {manifest.keys} keys. Not included: "

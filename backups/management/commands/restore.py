@@ -1,5 +1,6 @@
 """Restore a backup. Keys and accounts that were deleted since stay deleted."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from django.db import Error
 
 from backups import restore
 from backups.archive import BackupError
+from core.interrupts import interruptible
+from core.progress import Progress
 
 
 class Command(BaseCommand):
@@ -46,19 +49,23 @@ class Command(BaseCommand):
         without_pepper: bool,
         without_secret_key: bool,
         without_tombstones: bool,
+        verbosity: int,
         **options: Any,
     ) -> None:
-        try:
-            changes = restore.restore(
-                path,
-                files=tombstones,
-                without_pepper=without_pepper,
-                without_secret_key=without_secret_key,
-                without_tombstones=without_tombstones,
-                report=self._report,
-            )
-        except (BackupError, Error, psycopg.Error, OSError) as error:
-            raise CommandError(f"Not restored. {error}") from None
+        with interruptible("Nothing has changed.") as interruption:
+            try:
+                changes = restore.restore(
+                    path,
+                    files=tombstones,
+                    without_pepper=without_pepper,
+                    without_secret_key=without_secret_key,
+                    without_tombstones=without_tombstones,
+                    report=self._report,
+                    progress=partial(Progress, verbosity=verbosity),
+                    last_step=interruption.deferred,
+                )
+            except (BackupError, Error, psycopg.Error, OSError) as error:
+                raise CommandError(f"Not restored. {error}") from None
         for kind, count in changes.items():
             self._report(f"  {kind}: {count}")
         self._report("All users have to log in again. docs/runbook.md lists what to check now.")

@@ -1,5 +1,6 @@
 """Rotate the pepper of key hashes step by step, or print the state and the next steps."""
 
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -7,6 +8,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from backups import pepper_rotation
 from backups.archive import BackupError
+from core.interrupts import interruptible
+from core.progress import Progress
 
 _IN_VAR = """\
   1. manage.py rotate_pepper --begin     creates a new pepper, which nothing uses yet
@@ -43,26 +46,29 @@ class Command(BaseCommand):
         switch: bool,
         finish: bool,
         restarted: bool,
+        verbosity: int,
         **options: Any,
     ) -> None:
-        try:
-            if begin:
-                self.stdout.write(
-                    f"Created the pepper {pepper_rotation.begin()}. Restart, then: --switch."
-                )
-            elif switch:
-                keyid = pepper_rotation.switch(restarted=restarted)
-                self.stdout.write(f"{keyid} is the pepper from the next start. Restart.")
-            elif finish:
-                removed = pepper_rotation.finish(restarted=restarted)
-                self.stdout.write(
-                    f"Removed {', '.join(removed)}. Restart." if removed else "Removed nothing."
-                )
-                self._report(pepper_rotation.report())
-            else:
-                self._report(pepper_rotation.report())
-        except (BackupError, OSError) as error:
-            raise CommandError(str(error)) from None
+        progress = partial(Progress, verbosity=verbosity)
+        with interruptible("No pepper is lost. Run it again."):
+            try:
+                if begin:
+                    self.stdout.write(
+                        f"Created the pepper {pepper_rotation.begin()}. Restart, then: --switch."
+                    )
+                elif switch:
+                    keyid = pepper_rotation.switch(restarted=restarted)
+                    self.stdout.write(f"{keyid} is the pepper from the next start. Restart.")
+                elif finish:
+                    removed = pepper_rotation.finish(restarted=restarted, progress=progress)
+                    self.stdout.write(
+                        f"Removed {', '.join(removed)}. Restart." if removed else "Removed nothing."
+                    )
+                    self._report(pepper_rotation.report(progress=progress))
+                else:
+                    self._report(pepper_rotation.report(progress=progress))
+            except (BackupError, OSError) as error:
+                raise CommandError(str(error)) from None
 
     def _report(self, report: pepper_rotation.Report) -> None:
         need = report.need(report.current)

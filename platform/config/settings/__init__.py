@@ -21,6 +21,7 @@ from config.settings.network import *
 from config.settings.providers import *
 from config.settings.remote_tls import *
 from config.settings.rest import *
+from config.settings.retention import *
 from config.settings.secret_keys import *
 from config.settings.static_files import *
 from config.settings.traces import *

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -13,6 +14,8 @@ from backups import copying
 from backups.archive import BackupError
 from backups.restore import live_database
 from core import database_urls, running
+from core.interrupts import interruptible
+from core.progress import Progress
 
 
 class Command(BaseCommand):
@@ -27,18 +30,18 @@ class Command(BaseCommand):
             help="the target, as in DATABASE_URL; libpq reads the password from ~/.pgpass as well",
         )
 
-    def handle(self, *args: Any, url: str, **options: Any) -> None:
+    def handle(self, *args: Any, url: str, verbosity: int, **options: Any) -> None:
+        self._progress = partial(Progress, verbosity=verbosity)
         try:
             target = database_urls.database(url)
         except ValueError as error:
             raise CommandError(f"The URL {error}") from None
         connections.databases[copying.TARGET] = _settings(target)
-        try:
-            self._copy(url)
-        except (BackupError, Error, psycopg.Error, OSError) as error:
-            raise CommandError(f"Not copied. {error}") from None
-        except KeyboardInterrupt:
-            raise CommandError("Interrupted. Run it again: it continues.") from None
+        with interruptible("The target is not complete. Run it again: it continues."):
+            try:
+                self._copy(url)
+            except (BackupError, Error, psycopg.Error, OSError) as error:
+                raise CommandError(f"Not copied. {error}") from None
 
     def _copy(self, url: str) -> None:
         if not copying.check_target():
@@ -71,7 +74,7 @@ class Command(BaseCommand):
             return False
 
     def _report_copy(self) -> None:
-        for table in copying.copy(self._report):
+        for table in copying.copy(self._report, progress=self._progress):
             self._report(f"  {table.table}: {table.rows} rows, SHA-256 {table.checksum[:16]}")
 
     def _report(self, line: str) -> None:
