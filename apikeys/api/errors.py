@@ -20,7 +20,7 @@ from rest_framework.views import set_rollback
 
 from apikeys.services import NameTakenError
 from core.error_views import RETRY_AFTER
-from core.exceptions import BodiesBusy, HashingBusy, RateLimited
+from core.exceptions import BodiesBusy, HashingBusy, RateLimited, StorageUnavailable
 from core.requests import BodyTooSlow
 
 
@@ -130,6 +130,8 @@ def _as_problem(error: Exception) -> exceptions.APIException | None:
             return Unavailable(_("Too many keys are being checked right now. Try again shortly."))
         case BodiesBusy():
             return Unavailable(_("Too many requests right now. Try again shortly."))
+        case StorageUnavailable():
+            return Unavailable(_("Files can't be stored or read right now. Try again shortly."))
         case DatabaseError():
             return Unavailable(_("The database is unavailable. Try again shortly."))
         case Http404():

@@ -15,6 +15,7 @@ from django.db import connection
 from accounts import expired_sessions
 from apikeys import notices
 from apikeys.cache import invalidation
+from uploads import services as uploads
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def tasks() -> list[Task]:
         Task(invalidation.sweep, every=min(max(settings.CACHE_MAX_AGE / 4, 0.25), 15.0)),
         Task(notices.send_if_due, every=notices.INTERVAL / 4),
         Task(expired_sessions.sweep_if_due, every=expired_sessions.SWEEP_INTERVAL / 4),
+        Task(uploads.delete_expired, every=uploads.CLEANUP_INTERVAL),
     ]
 
 

@@ -22,6 +22,7 @@ from config.settings.remote_tls import *
 from config.settings.rest import *
 from config.settings.secret_keys import *
 from config.settings.static_files import *
+from config.settings.uploads import *
 from config.settings.validation_cache import *
 
 env.report_errors()

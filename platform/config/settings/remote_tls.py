@@ -4,6 +4,7 @@ from config.settings.base import PRODUCTION, env
 from config.settings.caches import CACHE_URL
 from config.settings.database import database, listener_parameters, migration_parameters
 from config.settings.mail import mail_options
+from config.settings.uploads import IS_S3_SAFE
 from core import database_urls
 
 env.section("Network")
@@ -18,6 +19,7 @@ _is_safe = {
     ),
     "CACHE_URL": CACHE_URL is None or database_urls.is_cache_safe(CACHE_URL),
     "EMAIL_URL": mail_options is None or database_urls.is_mail_safe(mail_options),
+    "S3_ENDPOINT_URL": IS_S3_SAFE,
 }
 _solutions = {
     "DATABASE_URL": "add ?sslmode=verify-full&sslrootcert=system, or the file of your authority",
@@ -25,14 +27,15 @@ _solutions = {
     "MIGRATION_DATABASE_URL": "add ?sslmode=verify-full, as for DATABASE_URL",
     "CACHE_URL": "use rediss://, without turning its checks off",
     "EMAIL_URL": "use submission://, or smtp:// with ?ssl=on",
+    "S3_ENDPOINT_URL": "use https://",
 }
 
 # By name, so that a second connection is not exempted by accident.
 ALLOW_UNVERIFIED_TLS: list[str] = env.strings(
     "ALLOW_UNVERIFIED_TLS",
     kind="list of variable names",
-    help="Which of `DATABASE_URL`, `LISTEN_DATABASE_URL`, `MIGRATION_DATABASE_URL`, `CACHE_URL` "
-    "and `EMAIL_URL` may lead to another host "
+    help="Which of `DATABASE_URL`, `LISTEN_DATABASE_URL`, `MIGRATION_DATABASE_URL`, `CACHE_URL`, "
+    "`EMAIL_URL` and `S3_ENDPOINT_URL` may lead to another host "
     "[without verified TLS](deployment.md#tls-to-other-machines) in production.",
 )
 for _given in ALLOW_UNVERIFIED_TLS:
