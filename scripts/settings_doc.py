@@ -27,6 +27,7 @@ _SECTIONS = (
     "Accounts",
     "Log-in with Google and GitHub",
     "API keys",
+    "Uploads",
     "Validation cache",
     "Browsers",
     "Logging",

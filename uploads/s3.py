@@ -71,5 +71,7 @@ def _reporting() -> Iterator[None]:
         yield
     except (Boto3Error, BotoCoreError, ClientError) as error:
         # Not the text of the error, which may have a signed URL in it.
-        logger.error("The S3 store for uploads failed: %s.", type(error).__name__)
+        answer = getattr(error, "response", {}).get("Error", {})
+        code = answer.get("Code") or type(error).__name__
+        logger.error("The S3 store for uploads failed: %s.", code)
         raise StorageUnavailable("The S3 store failed.") from error

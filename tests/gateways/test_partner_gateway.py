@@ -588,7 +588,7 @@ def test_a_refusal_is_the_same_with_a_large_body(
         ("/customers", 200, '"email":'),
         ("/api/v1/keys/validate", 400, "INVALID_REQUEST"),
         ("/customers/api-keys", 403, "KEYS_MAY_NOT_CREATE_KEYS"),
-        ("/customers/storage", 404, "NOT_FOUND"),
+        ("/customers/storage", 400, "INVALID_REQUEST"),
         ("/releases", 405, "METHOD_NOT_ALLOWED"),
         ("/nowhere", 404, "<html"),
     ],
