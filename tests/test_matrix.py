@@ -124,9 +124,7 @@ API = {
         Row(all_get(401), all_get(401), all_get(401)),
     ),
     # The token in the URL is the permission, not a key or a session.
-    "customers/storage/<uuid:upload_id>/<str:name>": Row(
-        all_get(403), all_get(405), all_get(405)
-    ),
+    "customers/storage/<uuid:upload_id>/<str:name>": Row(all_get(403), all_get(405), all_get(405)),
     "^admin/verify-api-key/?$": Row(
         all_get(405), all_get(404), all_get(405), sends={"api_key": "comfyui-nonsense"}
     ),

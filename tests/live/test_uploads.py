@@ -128,7 +128,8 @@ def test_an_interrupted_upload_leaves_nothing(running: Platform, account: Accoun
     with connect(running) as connection:
         connection.sendall(
             f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-            f"Content-Length: {8 * MIB}\r\n\r\n".encode() + b"x" * (4 * MIB)
+            f"Content-Length: {8 * MIB}\r\n\r\n".encode()
+            + b"x" * (4 * MIB)
         )
         assert until(lambda: files(running) - before)
     assert until(lambda: files(running) == before)

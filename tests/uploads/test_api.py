@@ -120,7 +120,9 @@ def test_a_name_with_a_key_in_it_is_refused_and_not_repeated(ask):
     assert key not in response.content.decode()
 
 
-@pytest.mark.parametrize("name", ["日本語の 猫.png", 'a "quoted" \\name.png', "naïve.png", "plain.png"])
+@pytest.mark.parametrize(
+    "name", ["日本語の 猫.png", 'a "quoted" \\name.png', "naïve.png", "plain.png"]
+)
 def test_names_of_any_script_are_kept(client, ask, name):
     body = ask(file_name=f"folder/{name}" if "\\" not in name else name).json()
     put(client, body["upload_url"], b"x")

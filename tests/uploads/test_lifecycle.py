@@ -88,7 +88,11 @@ def test_a_file_that_cant_be_deleted_keeps_its_row(client, ask, folder, monkeypa
 def test_files_without_a_row_are_deleted_once_they_are_old(client, ask, folder):
     """Such as those of a process that was killed, or of a time before a restore."""
     url = upload(client, ask, b"of a row")
-    orphan, young, part = (folder / "files" / "a", folder / "files" / "b", folder / "incoming/c.part")
+    orphan, young, part = (
+        folder / "files" / "a",
+        folder / "files" / "b",
+        folder / "incoming/c.part",
+    )
     for path in (orphan, young, part):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
@@ -115,12 +119,12 @@ def test_the_files_of_an_account_stay_if_its_deletion_is_rolled_back(
     client, ask, alice, folder, django_capture_on_commit_callbacks
 ):
     upload(client, ask)
-    with pytest.raises(RuntimeError), django_capture_on_commit_callbacks(execute=True):
-        accounts.account_deleting.connect(_fail)
-        try:
+    accounts.account_deleting.connect(_fail)
+    try:
+        with django_capture_on_commit_callbacks(execute=True), pytest.raises(RuntimeError):
             accounts.delete_account(alice)
-        finally:
-            accounts.account_deleting.disconnect(_fail)
+    finally:
+        accounts.account_deleting.disconnect(_fail)
     assert len(stored_files(folder)) == 1
     assert Upload.objects.count() == 1
 
