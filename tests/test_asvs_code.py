@@ -265,6 +265,7 @@ PLAIN_COMPARISONS = {
     ("oauth/server/grants.py", "data.get('code_challenge_method') != 'S256'"),
     ("oauth/server/grants.py", "len(data.get('code_challenge', '')) != 43"),
     ("platform/config/settings/providers.py", "bool(client_id) != bool(secret)"),
+    ("platform/config/settings/uploads.py", "bool(S3_ACCESS_KEY_ID) != bool(S3_SECRET_ACCESS_KEY)"),
 }
 _SECRET = re.compile(r"digest|secret|signature|hmac|_mac\b|_tag\(|challenge|nonce|crc|proof")
 

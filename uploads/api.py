@@ -184,7 +184,7 @@ class StoredFileView(BaseView):
             408: OpenApiResponse(ErrorSerializer, "The body did not arrive in time."),
             411: OpenApiResponse(ErrorSerializer, "Content-Length is missing."),
             413: OpenApiResponse(ErrorSerializer, "The file is too large."),
-            415: schema.NOT_JSON,
+            415: OpenApiResponse(ErrorSerializer, "The body is compressed."),
             503: _RETRY,
         },
         auth=[],
@@ -307,7 +307,7 @@ def _length(http: HttpRequest, permission: Permission) -> int:
     """Return the stated length of an upload. Raise Refused if it is missing or too large."""
     stated = http.META.get("CONTENT_LENGTH") or ""
     if "HTTP_TRANSFER_ENCODING" in http.META or not stated.isdecimal():
-        # The end of a chunked body can't be told from the end of a connection.
+        # A chunked body that ends looks like a connection that ends.
         raise Refused(
             "LENGTH_REQUIRED",
             _("Send the Content-Length of the file."),
