@@ -175,7 +175,7 @@ class StoredFileView(BaseView):
         summary="Upload a file to its upload_url",
         description="Can be repeated: the last content counts.",
         parameters=[_TOKEN_PARAMETER],
-        request={"*/*": OpenApiTypes.BINARY},
+        request={"application/octet-stream": OpenApiTypes.BINARY},
         responses={
             200: OpenApiResponse(description="Stored. `ETag` has the SHA-256 of the content."),
             400: OpenApiResponse(ErrorSerializer, "The body is incomplete."),

@@ -32,8 +32,10 @@ MIB: Final = 1 << 20
 MAX_UPLOADS: Final = 10_000
 # Seconds between two cleanups of a process.
 CLEANUP_INTERVAL: Final = 10 * 60
+# Seconds of a cleanup: its thread has other tasks.
+_CLEANUP_TIME: Final = 5.0
 # Rows that are deleted together.
-_BATCH: Final = 500
+_BATCH: Final = 100
 
 
 class UploadsExceeded(Exception):  # noqa: N818 (an expected outcome)
@@ -153,10 +155,11 @@ def delete_of(owner: User) -> None:
 def delete_expired() -> int:
     """Delete expired uploads, and files that no upload refers to. Return the number of uploads.
 
-    A file that can't be deleted is left to the next call, with its row.
+    What can't be deleted, or not in time, is left to the next call.
     """
     deleted = 0
-    while True:
+    deadline = time.monotonic() + _CLEANUP_TIME
+    while time.monotonic() < deadline:
         batch = list(
             Upload.objects.filter(expires_at__lte=timezone.now())
             .order_by("expires_at")
@@ -199,17 +202,21 @@ def _names(uploads: Iterable[Upload]) -> list[str]:
 
 def _delete_files(names: Collection[str]) -> set[str]:
     """Delete files. Return the names of those that could not be deleted."""
-    kept = set()
-    for name in filter(None, names):
+    left = {name for name in names if name}
+    for name in sorted(left):
         try:
             if settings.UPLOADS_IN_S3:
                 s3.delete(name)
             else:
                 _storage().delete(name)
-        except (OSError, StorageUnavailable):
+        except StorageUnavailable:
+            # The next one would wait as long.
+            break
+        except OSError:
             logger.exception("An upload can't be deleted. It is tried again later.")
-            kept.add(name)
-    return kept
+            continue
+        left.discard(name)
+    return left
 
 
 def _lock(owner: User) -> None:

@@ -182,8 +182,8 @@ def asks(
     if form is not None:
         sent = {**sent, "headers": {**sent["headers"], "Content-Type": form}}
     # No schema can say that a time is in the future, that a name is unused and visible, that a
-    # network has no host bits, or that a key was not rotated before.
-    is_making = operation(case) in {"generate_key", "change_key", "roll_key"}
+    # network has no host bits, that a text is a media type, or that a key was not rotated before.
+    is_making = operation(case) in {"generate_key", "change_key", "roll_key", "create_upload"}
     # Nor that a cursor comes from a page and needs a limit, that two lists have one length, or
     # which time zones there are.
     is_related = {"cursor", "time_zone"} & set(case.query or {}) or (
