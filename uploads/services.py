@@ -226,8 +226,8 @@ def _lock(owner: User) -> None:
 
 def _total(uploads: QuerySet[Upload]) -> int:
     """Return the size of the content of `uploads` in bytes."""
-    total: int | None = uploads.aggregate(total=Sum("size"))["total"]
-    return total or 0
+    # PostgreSQL returns a Decimal.
+    return int(uploads.aggregate(total=Sum("size"))["total"] or 0)
 
 
 def _s3_folder(owner: User) -> str:
