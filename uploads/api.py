@@ -208,7 +208,7 @@ class StoredFileView(BaseView):
             raise _space_is_used() from None
         except services.NotStored:
             raise _not_stored() from None
-        return HttpResponse(headers={"ETag": f'"{stored.digest}"'})
+        return HttpResponse(content_type="text/plain", headers={"ETag": f'"{stored.digest}"'})
 
     @extend_schema(
         tags=["ComfyUI"],

@@ -43,12 +43,12 @@ class Part:
     """
 
     def __init__(self, file: File[bytes], part: ByteRange) -> None:
+        file.seek(part.start)
         if not _slots.acquire(blocking=False):
             raise BodiesBusy("Too many files are being downloaded.")
         self._file = file
         self._left = part.length
         self._is_open = True
-        file.seek(part.start)
 
     def __iter__(self) -> Iterator[bytes]:
         return self

@@ -96,7 +96,7 @@ def test_a_node_uploads_and_a_provider_downloads(
     # As in download_url_to_bytesio and by providers: without a header for the key.
     answer = requests.get(urls["download_url"], timeout=30)
     assert (answer.status_code, answer.content) == (200, b"a clip")
-    assert answer.headers["Content-Type"] == content_type or "application/octet-stream"
+    assert answer.headers["Content-Type"] == (content_type or "application/octet-stream")
     assert answer.headers["Content-Disposition"] == 'attachment; filename="clip.mp4"'
     assert answer.headers["Content-Security-Policy"].startswith("sandbox;")
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -140,12 +140,12 @@ def test_an_interrupted_upload_leaves_nothing(running: Platform, account: Accoun
 def test_a_refusal_of_a_large_file_arrives(running: Platform, account: Account) -> None:
     before = files(running)
     urls = request_urls(running, account, content_type="video/mp4")
-    wrong, too_large = b"x" * (40 * MIB), 257 * MIB
-    answer = requests.put(f"{urls['upload_url']}x", wrong, timeout=30)
+    large, too_large = b"x" * (40 * MIB), 257 * MIB
+    answer = requests.put(f"{urls['upload_url']}x", large, timeout=30)
     assert (answer.status_code, answer.json()["error"]) == (403, "INVALID_URL")
-    answer = requests.put(urls["upload_url"], wrong, timeout=60)
+    answer = requests.put(urls["upload_url"], large, timeout=60)
     assert (answer.status_code, answer.json()["error"]) == (403, "WRONG_CONTENT_TYPE")
-    pieces = iter([wrong])
+    pieces = iter([large])
     answer = requests.put(
         urls["upload_url"], pieces, headers={"Content-Type": "video/mp4"}, timeout=60
     )
