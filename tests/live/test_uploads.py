@@ -76,6 +76,19 @@ async def put_as_comfyui(url: str, data: bytes, content_type: str | None) -> int
         return answer.status
 
 
+def send(method: str, url: str, data: Any = None, **headers: str) -> requests.Response:
+    """Send one request, without a proxy of the environment."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(
+            method,
+            url,
+            data=data,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+            timeout=60,
+        )
+
+
 def peak_memory(running: Platform) -> int:
     """Return the largest resident size so far of a process of the platform, in bytes."""
     listed = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text()
@@ -94,14 +107,14 @@ def test_a_node_uploads_and_a_provider_downloads(
     urls = request_urls(running, account, **named)
     assert asyncio.run(put_as_comfyui(urls["upload_url"], b"a clip", content_type)) == 200
     # As in download_url_to_bytesio and by providers: without a header for the key.
-    answer = requests.get(urls["download_url"], timeout=30)
+    answer = send("GET", urls["download_url"])
     assert (answer.status_code, answer.content) == (200, b"a clip")
     assert answer.headers["Content-Type"] == (content_type or "application/octet-stream")
     assert answer.headers["Content-Disposition"] == 'attachment; filename="clip.mp4"'
     assert answer.headers["Content-Security-Policy"].startswith("sandbox;")
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "Set-Cookie" not in answer.headers
-    part = requests.get(urls["download_url"], headers={"Range": "bytes=-4"}, timeout=30)
+    part = send("GET", urls["download_url"], Range="bytes=-4")
     assert (part.status_code, part.content) == (206, b"clip")
 
 
@@ -113,9 +126,9 @@ def test_a_large_file_is_not_held_in_memory(running: Platform, account: Account)
     data = bytes(range(256)) * (100 * MIB // 256)
     assert asyncio.run(put_as_comfyui(urls["upload_url"], data, "video/mp4")) == 200
     digest = hashlib.sha256()
-    with requests.get(urls["download_url"], stream=True, timeout=60) as answer:
+    with httpx.stream("GET", urls["download_url"], trust_env=False) as answer:
         assert answer.headers["Content-Length"] == str(len(data))
-        for piece in answer.iter_content(MIB):
+        for piece in answer.iter_bytes(MIB):
             digest.update(piece)
     assert digest.digest() == hashlib.sha256(data).digest()
     assert peak_memory(running) - before < 32 * MIB
@@ -133,7 +146,7 @@ def test_an_interrupted_upload_leaves_nothing(running: Platform, account: Accoun
         )
         assert until(lambda: files(running) - before)
     assert until(lambda: files(running) == before)
-    assert requests.get(urls["download_url"], timeout=30).status_code == 404
+    assert send("GET", urls["download_url"]).status_code == 404
     assert asyncio.run(put_as_comfyui(urls["upload_url"], b"again", None)) == 200
 
 
@@ -141,14 +154,12 @@ def test_a_refusal_of_a_large_file_arrives(running: Platform, account: Account) 
     before = files(running)
     urls = request_urls(running, account, content_type="video/mp4")
     large, too_large = b"x" * (40 * MIB), 257 * MIB
-    answer = requests.put(f"{urls['upload_url']}x", large, timeout=30)
+    answer = send("PUT", f"{urls['upload_url']}x", large)
     assert (answer.status_code, answer.json()["error"]) == (403, "INVALID_URL")
-    answer = requests.put(urls["upload_url"], large, timeout=60)
+    answer = send("PUT", urls["upload_url"], large)
     assert (answer.status_code, answer.json()["error"]) == (403, "WRONG_CONTENT_TYPE")
     pieces = iter([large])
-    answer = requests.put(
-        urls["upload_url"], pieces, headers={"Content-Type": "video/mp4"}, timeout=60
-    )
+    answer = send("PUT", urls["upload_url"], pieces, Content_Type="video/mp4")
     assert (answer.status_code, answer.json()["error"]) == (411, "LENGTH_REQUIRED")
     url = urlsplit(urls["upload_url"])
     with connect(running) as connection:
@@ -164,7 +175,7 @@ def test_a_refusal_of_a_large_file_arrives(running: Platform, account: Account) 
 
 def test_an_upload_over_http_2(running: Platform, account: Account) -> None:
     urls = request_urls(running, account)
-    with httpx.Client(http1=False, http2=True, trust_env=False, timeout=60) as client:
+    with httpx.Client(http1=False, http2=True, trust_env=False) as client:
         assert client.put(urls["upload_url"], content=b"x" * MIB).status_code == 200
         answer = client.get(urls["download_url"])
         assert (answer.http_version, answer.content) == ("HTTP/2", b"x" * MIB)
@@ -187,7 +198,7 @@ def test_many_uploads_at_once(running: Platform, account: Account) -> None:
 
     asyncio.run(upload_all())
     for one, content in zip(urls, contents, strict=True):
-        assert requests.get(one["download_url"], timeout=30).content == content
+        assert send("GET", one["download_url"]).content == content
 
 
 def test_stalled_downloads_leave_threads_for_others(running: Platform, account: Account) -> None:
@@ -201,7 +212,7 @@ def test_stalled_downloads_leave_threads_for_others(running: Platform, account: 
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.sendall(sent)
             assert connection.recv(12) == b"HTTP/1.1 200"
-        assert requests.get(urls["download_url"], timeout=30).status_code == 503
+        assert send("GET", urls["download_url"]).status_code == 503
         assert validate(running, account.keys[0].token).status == 200
         assert ask(running, "GET", "/login").status == 200
     # The places are free again once the clients have gone.
@@ -209,4 +220,4 @@ def test_stalled_downloads_leave_threads_for_others(running: Platform, account: 
 
 
 def get_status(url: str) -> Any:
-    return requests.get(url, timeout=30).status_code
+    return send("GET", url).status_code
