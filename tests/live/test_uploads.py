@@ -20,6 +20,8 @@ from tests.platforms import Platform, Pool
 from uploads.downloads import MAX_DOWNLOADS
 
 MIB = 1 << 20
+# ComfyUI sends bytes, too.
+pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly with raw bytes")
 
 
 @pytest.fixture(scope="module")
