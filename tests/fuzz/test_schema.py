@@ -228,8 +228,10 @@ def test_every_response_is_documented(case, who, is_real, form, asker):
 def test_walks_are_documented_and_deleted_keys_are_refused(asker):
     """Walks: created, rotated, fetched or listed keys are used, validated and deleted next."""
     walks, deleted = Counter(), []
+    # The tokens of uploads would be drawn, and be invalid.
+    walked = document.exclude(path_regex="^/customers/storage/")
 
-    class Walk(document.as_state_machine()):
+    class Walk(walked.as_state_machine()):
         def setup(self):
             # Each walk starts in the same state.
             APIKey.objects.update(revoked_at=timezone.now(), revoked_reason=Reason.REVOKED_BY_STAFF)
@@ -263,7 +265,7 @@ def test_walks_are_documented_and_deleted_keys_are_refused(asker):
             deadline=None,
             derandomize=not ASKED,
             max_examples=EXAMPLES,
-            stateful_step_count=12,
+            stateful_step_count=20,
             suppress_health_check=list(HealthCheck),
         )
     )
