@@ -19,14 +19,17 @@ from backups.archive import BackupError, Manifest
 from core import encryption
 from oauth.models import AuthorizationCode, DeviceRequest
 from outbox.models import Mail
+from uploads.models import Upload
 
-# Sessions, codes, and e-mails with codes. Backups do not contain them.
+# Sessions, codes, e-mails with codes, and uploads, whose files are not in the database. Backups do
+# not contain them.
 _EPHEMERAL: Final[list[type[Model]]] = [
     Session,
     UserSession,
     Mail,
     DeviceRequest,
     AuthorizationCode,
+    Upload,
 ]
 
 # Between and in place of pepper ids. Neither is a Base64 character.

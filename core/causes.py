@@ -13,7 +13,7 @@ from typing import Any, Final
 from django.db import InterfaceError, OperationalError
 
 from core import request_log
-from core.exceptions import Busy, HashingBusy
+from core.exceptions import Busy, HashingBusy, StorageUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Cause(StrEnum):
     GITHUB_KEYS_UNAVAILABLE = "github_keys_unavailable"
     PENDING_GRANTS_FULL = "pending_grants_full"
     KEY_NOT_CREATED = "key_not_created"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
     METRICS_UNAVAILABLE = "metrics_unavailable"
 
 
@@ -67,6 +68,8 @@ def cause_of(error: BaseException) -> Cause:
     match error:
         case HashingBusy():
             return Cause.HASHING_BUSY
+        case StorageUnavailable():
+            return Cause.STORAGE_UNAVAILABLE
         case Busy():
             return Cause.BODIES_BUSY
     # Django's exceptions have the driver's as their cause.

@@ -13,6 +13,10 @@ class BodiesBusy(Busy):
     """Too many request bodies are being read."""
 
 
+class StorageUnavailable(Busy):
+    """The storage of files can't be written or read now."""
+
+
 class RateLimited(Exception):  # noqa: N818 (as above)
     """A rate limit was exceeded. retry_after: seconds until the next attempt may pass."""
 

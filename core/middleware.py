@@ -101,7 +101,8 @@ def security_headers(get_response: GetResponse) -> GetResponse:
         if error_views.is_for_clients(request) and not is_page:
             # ComfyUI's pages read the API from any origin.
             response["Cross-Origin-Resource-Policy"] = "cross-origin"
-            response["Content-Security-Policy"] = _API_CSP
+            # Files that users have uploaded have a stricter one.
+            response.headers.setdefault("Content-Security-Policy", _API_CSP)
             response.xframe_options_exempt = True  # type: ignore[attr-defined]  # as in Django
         else:
             response["Cross-Origin-Resource-Policy"] = "same-origin"

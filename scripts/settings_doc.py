@@ -27,6 +27,7 @@ _SECTIONS = (
     "Accounts",
     "Login with Google and GitHub",
     "API keys",
+    "Uploads",
     "Validation cache",
     "Retention",
     "Browsers",

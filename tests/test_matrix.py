@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
@@ -35,6 +36,7 @@ from audit.models import Action, Event
 from oauth.models import DeviceRequest, Site
 from outbox.models import Mail
 from tests.conftest import show_who
+from uploads.models import Upload
 
 # The expected result: a status, or the target of a redirect, relative to the visited URL.
 Answer = int | str
@@ -123,6 +125,8 @@ API = {
         ],
         Row(all_get(401), all_get(401), all_get(401)),
     ),
+    # The token in the URL is the permission, not a key or a session.
+    "customers/storage/<uuid:upload_id>/<str:name>": Row(all_get(403), all_get(405), all_get(405)),
     "^admin/verify-api-key/?$": Row(
         all_get(405), all_get(404), all_get(405), sends={"api_key": "comfyui-nonsense"}
     ),
@@ -510,6 +514,9 @@ def alices_objects(alice, issue) -> dict[str, str]:
         "device": DeviceRequest.objects.create(
             owner=alice, device_digest="d", user_digest="u", expires_at=timezone.now()
         ).pk,
+        "upload": Upload.objects.create(
+            owner=alice, key=key, file_name="cat.png", expires_at=timezone.now() + timedelta(days=1)
+        ).pk,
         "mail": Mail.objects.create(to=alice.email, subject="s", sender="p@example.org").pk,
         "content_type": ContentType.objects.get_for_model(APIKey).pk,
         # The key of allauth's second step, which is valid only in the session of the first.
@@ -538,6 +545,7 @@ def all_data_of(alice) -> list[list[dict[str, Any]]]:
             UserSession.objects.filter(user=alice),
             Mail.objects.filter(to=alice.email),
             DeviceRequest.objects.filter(owner=alice),
+            Upload.objects.filter(owner=alice),
             Site.objects.all(),
             Group.objects.all(),
         )
@@ -557,6 +565,8 @@ def url_of(route: str, ids: dict[str, str]) -> str:
         "<int:pk>": ids["authenticator"],
         "<int:session_id>": ids["usersession"],
         "<slug:file_format>": "csv",
+        "<uuid:upload_id>": ids["upload"],
+        "<str:name>": "file.png",
         "<hosted_comfyui:path>": "prompt",
         "<path:object_id>": ids.get(model[1] if model else "key", ids["key"]),
         r"(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[-\w]+)$": ids["reset"],
@@ -756,6 +766,7 @@ API_URLS = [
     "/customers/credit",
     "/customers/billing",
     "/customers/storage",
+    "/customers/storage/0d6a52dc-6ad1-4b7b-8a8a-2b6f3c7f5c11/file.png",
     "/proxy/openai/v1/images",
     "/releases",
     "/api/workspaces/current",

@@ -21,7 +21,7 @@ from rest_framework.views import set_rollback
 from apikeys.services import NameTakenError
 from core.causes import Cause, cause_of, log_unavailable
 from core.error_views import RETRY_AFTER
-from core.exceptions import BodiesBusy, HashingBusy, RateLimited
+from core.exceptions import BodiesBusy, HashingBusy, RateLimited, StorageUnavailable
 from core.requests import BodyTooSlow
 
 
@@ -142,6 +142,10 @@ def _as_problem(error: Exception) -> exceptions.APIException | None:
         case BodiesBusy():
             return Unavailable(
                 _("Too many requests right now. Try again shortly."), cause_of(error)
+            )
+        case StorageUnavailable():
+            return Unavailable(
+                _("Files can't be stored or read right now. Try again shortly."), cause_of(error)
             )
         case DatabaseError():
             return Unavailable(

@@ -42,7 +42,6 @@ urlpatterns = [
     path("customers/events", comfyui.EventsView.as_view(), name="api_events"),
     path("customers/credit", comfyui.CreditsPurchaseView.as_view(), name="api_credit"),
     path("customers/billing", comfyui.CreditsPurchaseView.as_view(), name="api_billing"),
-    path("customers/storage", comfyui.StorageView.as_view(), name="api_storage"),
     re_path(r"^proxy/", comfyui.UnconfiguredProxyView.as_view(), name="api_provider"),
     path("releases", comfyui.ReleasesView.as_view(), name="api_releases"),
     path("api/workspaces/current", comfyui.WorkspaceView.as_view(), name="api_workspace"),

@@ -17,6 +17,7 @@ urlpatterns = [
     path("", include("apikeys.urls")),
     path("", include("audit.urls")),
     path("", include("oauth.urls")),
+    path("", include("uploads.urls")),
     path("admin/", admin.site.urls),
 ]
 

@@ -5,7 +5,8 @@ that thread for as long as the client likes: granian has no timeout for it, and 
 the thread returns, so no other thread can continue. Therefore:
 
 - the threads that wait for bodies are limited, so that others are free;
-- a request whose body is late is answered without it (408) from another thread;
+- a request whose body is late is answered without it (408) from another thread; an upload may take
+  longer, as long as it is fast enough;
 - a connection that stays open after that answer is shut down, which ends the read.
 
 See docs/adr/0018-request-bodies.md.
@@ -36,6 +37,8 @@ MAX_READS: Final = 64
 MAX_READS_PER_IP: Final = 48
 # Seconds that a body may take while more than half of MAX_READS are in use.
 CROWDED_TIMEOUT: Final = 3.0
+# Bytes per second. An upload that is slower on average is late, after the time of other bodies.
+MIN_UPLOAD_RATE: Final = 64 * 1024
 # Late requests that are answered at once: each may hold a database connection.
 _MAX_LATE_ANSWERS: Final = 4
 # Seconds for which the rest of a body is read after an answer that closes the connection. Closed
@@ -106,13 +109,14 @@ class BodyReader:
         self._reads[number] = (time.monotonic(), responder, scope)
         if not self._is_active.is_set():
             self._is_active.set()
-        body: bytes | request_body.Reason = b""
+        body: request_body.Body | request_body.Reason = b""
         try:
             body = request_body.fetch(scope)
         finally:
             is_in_time = self._reads.pop(number, None) is not None
             if not is_in_time:
                 self._rests.pop(number, None)
+                request_body.discard(body)
         if is_in_time:
             request_body.put(scope, body)
         return is_in_time
@@ -181,7 +185,8 @@ class BodyReader:
         if len(self._reads) + len(self._rests) > MAX_READS // 2:
             limit = min(limit, CROWDED_TIMEOUT)
         for number, (started, responder, scope) in list(self._reads.items()):
-            if now - started >= limit:
+            received = scope.get(request_body.RECEIVED, 0)
+            if now - started >= limit + received / MIN_UPLOAD_RATE:
                 self._give_up(number, responder, scope)
         overdue = [
             (rest.client_ip, *rest.answered)

@@ -18,6 +18,7 @@ from apikeys import notices
 from apikeys.cache import invalidation
 from core import health, metrics
 from server import cleanup
+from uploads import services as uploads
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def tasks() -> list[Task]:
         Task(invalidation.sweep, every=min(max(settings.CACHE_MAX_AGE / 4, 0.25), 15.0)),
         Task(notices.send_if_due, every=notices.INTERVAL / 4),
         Task(expired_sessions.sweep_if_due, every=expired_sessions.SWEEP_INTERVAL / 4),
+        Task(uploads.delete_expired, every=uploads.CLEANUP_INTERVAL),
         # Last: it says that the others have run.
         Task(_note_run, every=15.0),
     ]

@@ -1,11 +1,12 @@
 """Request bodies: read before the request is answered, or refused and the connection closed.
 
 On a connection that is kept, the next request begins after the whole body of this one. Threads and
-timeouts are in server.body_reader.
+timeouts are in server.body_reader. Bodies are held in memory, but for uploads, which go to a file.
 """
 
 import io
 import json
+import logging
 from collections.abc import Iterable
 from threading import BoundedSemaphore
 from typing import Any, Final, Protocol
@@ -13,23 +14,33 @@ from typing import Any, Final, Protocol
 from django.conf import settings
 from django.core.exceptions import BadRequest, RequestDataTooBig
 
-from core.exceptions import BodiesBusy
+from core.exceptions import BodiesBusy, StorageUnavailable
+from uploads import signed_urls
+from uploads.spooling import Incomplete, SpooledBody, spool
 
 type Environ = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 # Bytes. A body of at most this size is always read, whatever the response is.
 SMALL: Final = 64 * 1024
 # Larger bodies that a process reads at once: each may take DATA_UPLOAD_MAX_MEMORY_SIZE.
 MAX_LARGE_READS: Final = 16
+# Uploads that a process takes at once: each occupies a thread for as long as it arrives.
+MAX_UPLOADS: Final = 16
+# How many bytes of an upload have arrived: its time limit grows with them (server.body_reader).
+RECEIVED: Final = "server.request_body.received"
 
 _large = BoundedSemaphore(MAX_LARGE_READS)
+_uploads = BoundedSemaphore(MAX_UPLOADS)
 
 
 class UnclearLength(BadRequest):
     """A proxy may see another end of this body (RFC 9112 §6.3)."""
 
 
-type Reason = BodiesBusy | BadRequest | RequestDataTooBig
+type Reason = BodiesBusy | StorageUnavailable | BadRequest | RequestDataTooBig
+type Body = bytes | SpooledBody
 
 
 class Stream(Protocol):
@@ -59,7 +70,7 @@ def has_length(environ: Environ) -> bool:
     return bool(environ.get("CONTENT_LENGTH")) and "HTTP_TRANSFER_ENCODING" not in environ
 
 
-def fetch(environ: Environ) -> bytes | Reason:
+def fetch(environ: Environ) -> Body | Reason:
     """Return the whole body, or the reason why it was not read. Block until it has arrived."""
     if str(environ.get("HTTP_TRANSFER_ENCODING", "chunked")).lower() != "chunked":
         # granian accepts any list of codings that ends in `chunked`, and decodes the last one.
@@ -69,6 +80,10 @@ def fetch(environ: Environ) -> bytes | Reason:
         # HTTP/2 ends a body with a flag, perhaps in a separate frame. A stream that is answered
         # before that frame is reset, and the client may lose the response.
         beyond = 0 if environ["SERVER_PROTOCOL"].startswith("HTTP/1") else 1
+        if environ["REQUEST_METHOD"] == "PUT" and (
+            permission := signed_urls.permission_in(environ)
+        ):
+            return _fetch_upload(environ, permission.max_size, beyond)
         return _fetch_stated(stream, environ["CONTENT_LENGTH"], limit, beyond)
     # One byte more than the limit shows that the body is too large.
     data: bytes = stream.read(SMALL + 1)
@@ -105,7 +120,38 @@ def _fetch_large(stream: Stream, length: int) -> bytes | BodiesBusy:
         _large.release()
 
 
-def put(environ: Environ, body: bytes | Reason) -> None:
+def _fetch_upload(environ: Environ, limit: int, beyond: int) -> SpooledBody | Reason:
+    """Read the body into a file, of which the caller is the owner."""
+    stream, stated = environ["wsgi.input"], environ["CONTENT_LENGTH"]
+    if not stated.isdecimal():
+        return UnclearLength("Content-Length has to be a number.")
+    if int(stated) > limit:
+        return RequestDataTooBig("The stated length is above the limit.")
+    if not _uploads.acquire(blocking=False):
+        return BodiesBusy("Too many files are being uploaded.")
+    try:
+        body = spool(
+            stream.read, int(stated), progress=lambda size: environ.update({RECEIVED: size})
+        )
+    except StorageUnavailable as error:
+        logger.error("%s", error)
+        return error
+    except Incomplete:
+        return BadRequest("The body ended before its stated length.")
+    finally:
+        _uploads.release()
+    if beyond:
+        stream.read(beyond)
+    return body
+
+
+def discard(body: Body | Reason) -> None:
+    """Delete the file of a body that is not going to be used."""
+    if isinstance(body, SpooledBody):
+        body.close()
+
+
+def put(environ: Environ, body: Body | Reason) -> None:
     """Replace `wsgi.input` with the body that was fetched, or with Unread.
 
     Django ignores a body without a stated length, so the length is added.
@@ -114,6 +160,8 @@ def put(environ: Environ, body: bytes | Reason) -> None:
         environ["wsgi.input"] = io.BytesIO(body)
         if not has_length(environ):
             environ["CONTENT_LENGTH"] = str(len(body))
+    elif isinstance(body, SpooledBody):
+        environ["wsgi.input"] = body
     else:
         environ["wsgi.input"] = Unread(body, environ["wsgi.input"])
         if not environ.get("CONTENT_LENGTH"):
@@ -132,7 +180,7 @@ def with_bodies(application: Any) -> Any:
 
     def answer(environ: Environ, start_response: Any) -> Iterable[bytes]:
         if type(environ["wsgi.input"]) is not io.BytesIO:
-            if not isinstance(environ["wsgi.input"], Unread):
+            if not isinstance(environ["wsgi.input"], Unread | SpooledBody):
                 # Not served through server.leader_follower.
                 put(environ, fetch(environ))
             body = environ["wsgi.input"]
@@ -140,6 +188,10 @@ def with_bodies(application: Any) -> Any:
                 start_response = _closing(start_response, environ)
                 if isinstance(body.reason, UnclearLength):
                     return _refuse(body.reason, start_response)
+            if isinstance(body, SpooledBody):
+                # The application has moved the file, or does not want it.
+                with body:
+                    return application(environ, start_response)  # type: ignore[no-any-return]
         chunks: Iterable[bytes] = application(environ, start_response)
         if environ["REQUEST_METHOD"] != "HEAD":
             return chunks

@@ -1,12 +1,17 @@
 """comfy-cli, unchanged: it uses the platform by the URLs in its environment and a key."""
 
+import json
+import ssl
 import stat
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.clients.conftest import ComfyCLI
+from tests.gateways.conftest import with_scopes
 from tests.live.conftest import Account
 from tests.platforms import Platform
 
@@ -75,19 +80,40 @@ def test_an_invalid_key_is_refused_and_reported(
         assert token not in seen.stdout + seen.stderr
 
 
-def test_unsupported_functions_are_reported(
-    comfy: ComfyCLI, alice: Account, tmp_path: Path
+def test_an_unsupported_function_is_reported(comfy: ComfyCLI, alice: Account) -> None:
+    seen = comfy.run(*GENERATE, COMFY_API_KEY=alice.keys[0].token)
+    assert seen.returncode == 1
+    assert "404" in seen.stdout
+    assert "No gateway is set up at this URL" in seen.stdout
+
+
+def test_a_file_is_uploaded_and_can_be_downloaded(
+    comfy: ComfyCLI, alice: Account, tls: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "猫 picture.png"
+    # More than the server reads of other bodies.
+    picture.write_bytes(b"a picture" * 400_000)
+    upload = ("generate", "upload", str(picture), "--json")
+    seen = comfy.run(*upload, COMFY_API_KEY=alice.keys[0].token)
+    assert seen.returncode == 0, seen.stdout
+    result = json.loads(seen.stdout)
+    assert result["existing_file"] is False
+    assert datetime.fromisoformat(result["expires_at"]) > datetime.now(UTC)
+    trusted = ssl.create_default_context(cafile=tls / "bundle.pem")
+    answer = httpx.get(result["url"], verify=trusted, trust_env=False, timeout=60)
+    assert answer.content == picture.read_bytes()
+    assert answer.headers["Content-Type"] == "image/png"
+
+
+def test_a_key_for_signing_in_alone_uploads_nothing(
+    comfy: ComfyCLI, alice: Account, running: Platform, tmp_path: Path
 ) -> None:
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"a picture")
-    for arguments, words in (
-        (GENERATE, "No gateway is set up at this URL"),
-        (("generate", "upload", str(picture)), "This site stores no files"),
-    ):
-        seen = comfy.run(*arguments, COMFY_API_KEY=alice.keys[0].token)
-        assert seen.returncode == 1
-        assert "404" in seen.stdout
-        assert words in seen.stdout
+    token = with_scopes(running, alice.email, "customers:read")
+    seen = comfy.run("generate", "upload", str(picture), COMFY_API_KEY=token)
+    assert seen.returncode == 1
+    assert '"error": "INSUFFICIENT_SCOPE"' in seen.stdout
 
 
 def test_a_workflow_sent_to_the_platform_is_refused_with_advice(

@@ -182,8 +182,8 @@ def asks(
     if form is not None:
         sent = {**sent, "headers": {**sent["headers"], "Content-Type": form}}
     # No schema can say that a time is in the future, that a name is unused and visible, that a
-    # network has no host bits, or that a key was not rotated before.
-    is_making = operation(case) in {"generate_key", "change_key", "roll_key"}
+    # network has no host bits, that a text is a media type, or that a key was not rotated before.
+    is_making = operation(case) in {"generate_key", "change_key", "roll_key", "create_upload"}
     # Nor that a cursor comes from a page and needs a limit, that two lists have one length, or
     # which time zones there are.
     is_related = {"cursor", "time_zone"} & set(case.query or {}) or (
@@ -232,8 +232,10 @@ def test_walks_are_documented_and_deleted_keys_are_refused(asker):
     whichever links the walks follow.
     """
     walks, deleted = Counter(), []
+    # The tokens of uploads would be drawn, and be invalid.
+    walked = document.exclude(path_regex="^/customers/storage/")
 
-    class Walk(document.as_state_machine()):
+    class Walk(walked.as_state_machine()):
         def setup(self):
             # Each walk starts in the same state: Hypothesis repeats walks, and a name or an
             # Idempotency-Key of an earlier one would be refused, or a limit reached.
@@ -282,7 +284,7 @@ def test_walks_are_documented_and_deleted_keys_are_refused(asker):
                 deadline=None,
                 derandomize=not ASKED,
                 max_examples=EXAMPLES * rounds,
-                stateful_step_count=12,
+                stateful_step_count=20,
                 suppress_health_check=list(HealthCheck),
             )
         )

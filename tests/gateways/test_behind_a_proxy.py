@@ -135,6 +135,20 @@ def test_the_platform_is_reached_by_https(site: Site) -> None:
     assert "Secure" in page.headers["set-cookie"]
 
 
+def test_a_file_passes_the_proxy_and_other_large_bodies_do_not(site: Site) -> None:
+    asked = b'{"file_name": "clip.mp4"}'
+    ask, token = site.reverse_proxy.ask, site.account.keys[0].token
+    json_type = ("Content-Type", "application/json")
+    urls = ask("/customers/storage", json_type, key=token, method="POST", body=asked).json()
+    content = b"x" * (8 << 20)
+    path = urls["upload_url"].removeprefix(f"https://127.0.0.1:{site.reverse_proxy.port}")
+    assert ask(path, method="PUT", body=content).status == 200
+    path = urls["download_url"].removeprefix(f"https://127.0.0.1:{site.reverse_proxy.port}")
+    assert len(ask(path).body) == len(content)
+    refused = ask("/customers/storage", json_type, key=token, method="POST", body=content)
+    assert refused.status in {400, 413, 503}
+
+
 @pytest.mark.parametrize("number", range(len(FORGED)))
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_client_can_not_forge_its_ip_in_the_audit_log(

@@ -1,6 +1,7 @@
 """One origin for ComfyUI: nginx with the platform and the providers of API nodes as backends."""
 
 import hashlib
+import json
 import re
 import subprocess
 from collections import Counter
@@ -588,7 +589,7 @@ def test_a_refusal_is_the_same_with_a_large_body(
         ("/customers", 200, '"email":'),
         ("/api/v1/keys/validate", 400, "INVALID_REQUEST"),
         ("/customers/api-keys", 403, "KEYS_MAY_NOT_CREATE_KEYS"),
-        ("/customers/storage", 404, "NOT_FOUND"),
+        ("/customers/storage", 400, "INVALID_REQUEST"),
         ("/releases", 405, "METHOD_NOT_ALLOWED"),
         ("/nowhere", 404, "<html"),
     ],
@@ -683,6 +684,39 @@ def test_comfyui_signs_in_at_the_same_origin(
     page = reverse_proxy.ask("/login")
     assert page.status == 200
     assert "<form" in page.body
+
+
+def test_a_node_uploads_and_a_provider_downloads(
+    reverse_proxy: ReverseProxy, running: Platform, key: Key
+) -> None:
+    asked = json.dumps({"file_name": "clip.mp4", "content_type": "video/mp4"}).encode()
+    json_type = ("Content-Type", "application/json")
+    answer = reverse_proxy.ask(
+        "/customers/storage", json_type, key=key.token, method="POST", body=asked
+    )
+    assert answer.status == 200, answer
+    body, origin = answer.json(), f"https://127.0.0.1:{reverse_proxy.port}"
+    upload_path = body["upload_url"].removeprefix(origin)
+    download_path = body["download_url"].removeprefix(origin)
+    content, video = b"x" * (20 * MIB), ("Content-Type", "video/mp4")
+    assert reverse_proxy.ask(upload_path, video, method="PUT", body=content).status == 200
+    downloaded = reverse_proxy.ask(download_path)
+    assert (downloaded.status, downloaded.body) == (200, content.decode())
+    assert downloaded.headers["content-type"] == "video/mp4"
+    assert downloaded.headers["content-security-policy"].startswith("sandbox;")
+    part = reverse_proxy.ask(download_path, ("Range", "bytes=5-9"))
+    assert (part.status, part.headers["content-range"]) == (206, f"bytes 5-9/{20 * MIB}")
+    # nginx states the length of a chunked body that it has taken completely.
+    pieces = iter([content[:MIB]] * 3)
+    assert reverse_proxy.ask(upload_path, video, method="PUT", body=pieces).status == 200
+    assert reverse_proxy.ask(download_path).headers["content-length"] == str(3 * MIB)
+    too_large = reverse_proxy.ask(upload_path, video, method="PUT", body=b"x" * (257 * MIB))
+    assert (too_large.status, too_large.json()["error"]) == (413, "BODY_TOO_LARGE")
+    refused = reverse_proxy.ask(f"{upload_path}x", video, method="PUT", body=content)
+    assert (refused.status, refused.json()["error"]) == (403, "INVALID_URL")
+    for log in (reverse_proxy.logs(), running.printed()):
+        has_token = "token=" in log
+        assert not has_token
 
 
 def test_the_platform_gets_client_ip_and_scheme(

@@ -74,10 +74,12 @@ def read() -> Iterator[Read]:
     """Start a thread that reads a body, and return when it waits."""
     threads: list[tuple[Thread, Body]] = []
 
-    def start(reader: BodyReader, client_ip: str = "192.0.2.1") -> tuple[Any, ...]:
+    def start(
+        reader: BodyReader, client_ip: str = "192.0.2.1", received: int = 0
+    ) -> tuple[Any, ...]:
         body, responder = Body(), Responder()
         returned: list[bool] = []
-        scope = request(body, client_ip)
+        scope = request(body, client_ip) | {request_body.RECEIVED: received}
         thread = Thread(target=lambda: returned.append(reader.read(responder, scope)))
         thread.start()
         threads.append((thread, body))
@@ -115,6 +117,19 @@ def test_a_request_whose_body_is_late_is_answered_once_with_408(shut, read, sett
     until(lambda: returned)
     assert returned == [False]
     assert responder.given == [408]
+
+
+def test_an_upload_gets_more_time_for_what_has_arrived(shut, read, settings):
+    settings.BODY_WAIT = 0.05
+    reader = BodyReader(run)
+    # An hour more.
+    upload, body, returned = read(reader, received=3600 * body_reader.MIN_UPLOAD_RATE)
+    late, _body, _returned = read(reader)
+    assert late.is_given.wait(20)
+    body.arrives.set()
+    until(lambda: returned)
+    assert returned == [True]
+    assert not upload.given
 
 
 def test_many_bodies_at_once_get_less_time_each(shut, read, monkeypatch):

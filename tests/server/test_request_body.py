@@ -1,16 +1,31 @@
 """A body is read before its request is answered, or the response closes the connection."""
 
 import io
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
 from threading import Event, Semaphore
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from django.core.exceptions import BadRequest, RequestDataTooBig
+from django.utils import timezone
 
-from core.exceptions import BodiesBusy
+from core.exceptions import BodiesBusy, StorageUnavailable
 from server import request_body
-from server.request_body import MAX_LARGE_READS, SMALL, Unread, with_bodies
+from server.request_body import (
+    MAX_LARGE_READS,
+    MAX_UPLOADS,
+    RECEIVED,
+    SMALL,
+    Unread,
+    with_bodies,
+)
+from uploads import signed_urls, spooling
+from uploads.models import Upload
+from uploads.spooling import SpooledBody
 
 LIMIT = 2_621_440
 
@@ -194,3 +209,117 @@ def test_a_response_to_head_has_no_body_and_is_closed():
     environ = post(b"", REQUEST_METHOD="HEAD")
     assert b"".join(with_bodies(application)(environ, lambda *given: None)) == b""
     assert chunks.is_closed
+
+
+# --- Uploads ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(settings: Any, tmp_path: Path) -> Path:
+    settings.UPLOAD_FOLDER = tmp_path
+    return tmp_path / "incoming"
+
+
+def upload(data: bytes, **more: str) -> dict[str, Any]:
+    """Return a PUT to a URL of an upload, which needs no row in the database here."""
+    row = Upload(file_name="a.png", expires_at=timezone.now() + timedelta(days=1))
+    url = urlsplit(signed_urls.upload_url(row))
+    put = {"REQUEST_METHOD": "PUT", "PATH_INFO": url.path, "QUERY_STRING": url.query}
+    return post(data, **{**put, **more})
+
+
+def left(folder: Path) -> Iterator[Path]:
+    return folder.iterdir() if folder.exists() else iter(())
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2"])
+@pytest.mark.parametrize("size", [1, SMALL, 2 * LIMIT])
+def test_an_upload_goes_to_a_file_piece_by_piece(folder, size, protocol):
+    environ = upload(b"a" * size, SERVER_PROTOCOL=protocol)
+    sizes: list[int] = []
+    original = environ["wsgi.input"].read
+
+    def counted(wanted: int) -> Any:
+        sizes.append(wanted)
+        return original(wanted)
+
+    environ["wsgi.input"].read = counted
+    body = read(environ)
+    assert isinstance(body, SpooledBody)
+    assert Path(body.temporary_file_path()).read_bytes() == b"a" * size
+    assert max(sizes) <= spooling.CHUNK
+    assert environ[RECEIVED] == size
+    body.close()
+    assert list(left(folder)) == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"QUERY_STRING": "token=forged"},
+        {"QUERY_STRING": ""},
+        {"PATH_INFO": "/customers/storage/0d6a52dc-6ad1-4b7b-8a8a-2b6f3c7f5c11/a"},
+        {"PATH_INFO": "/customers"},
+        {"REQUEST_METHOD": "POST"},
+    ],
+)
+def test_without_its_permission_an_upload_is_a_body_as_any(folder, more):
+    assert isinstance(read(upload(b"a", **more)), io.BytesIO)
+    environ = upload(b"a" * (LIMIT + 1), **more)
+    stream = environ["wsgi.input"]
+    assert isinstance(read(environ), Unread)
+    assert stream.taken == 0
+    assert list(left(folder)) == []
+
+
+def test_an_upload_above_its_limit_is_not_read(folder, settings):
+    settings.UPLOAD_MAX_SIZE = 1
+    environ = upload(b"a" * ((1 << 20) + 1))
+    stream = environ["wsgi.input"]
+    with pytest.raises(RequestDataTooBig):
+        read(environ).read()
+    assert stream.taken == 0
+
+
+def test_an_upload_that_ends_early_leaves_nothing(folder):
+    with pytest.raises(BadRequest):
+        read(upload(b"ab", CONTENT_LENGTH="3")).read()
+    assert list(left(folder)) == []
+
+
+def test_an_upload_that_cant_be_written_is_refused(folder, monkeypatch, caplog):
+    monkeypatch.setattr(spooling, "RESERVE", 1 << 60)
+    with pytest.raises(StorageUnavailable):
+        read(upload(b"ab")).read()
+    assert "nearly full" in caplog.text
+
+
+def test_a_file_that_the_application_does_not_take_is_deleted(folder):
+    assert answer(upload(b"abc"))[1] == b"ok"
+    assert list(left(folder)) == []
+
+
+def test_the_number_of_uploads_at_once_is_limited(folder):
+    is_read, end = Semaphore(0), Event()
+
+    class Slow(ServerStream):
+        def read(self, size: int = -1, /) -> bytes:
+            is_read.release()
+            assert end.wait(20)
+            return super().read(size)
+
+    with ThreadPoolExecutor(MAX_UPLOADS) as pool:
+        reads = [
+            pool.submit(read, {**upload(b"a"), "wsgi.input": Slow(b"a")})
+            for _ in range(MAX_UPLOADS)
+        ]
+        try:
+            for _ in reads:
+                assert is_read.acquire(timeout=20)
+            with pytest.raises(BodiesBusy):
+                read(upload(b"a")).read()
+        finally:
+            end.set()
+    for one in reads:
+        one.result().close()
+    read(upload(b"a")).close()

@@ -12,7 +12,7 @@ from apikeys.api.comfyui.billing import (
     EventsView,
     PlansView,
 )
-from apikeys.api.comfyui.unconfigured import StorageView, UnconfiguredProxyView, WorkflowsView
+from apikeys.api.comfyui.unconfigured import UnconfiguredProxyView, WorkflowsView
 from apikeys.api.comfyui.workspaces import (
     CapabilitiesView,
     FeaturesView,
@@ -31,7 +31,6 @@ __all__ = [
     "MembersView",
     "PlansView",
     "ReleasesView",
-    "StorageView",
     "UnconfiguredProxyView",
     "WorkflowsView",
     "WorkspaceView",

@@ -1,4 +1,4 @@
-"""URLs of providers, uploads and workflows, which this platform does not serve."""
+"""URLs of providers and workflows, which this platform does not serve."""
 
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import extend_schema
@@ -29,18 +29,6 @@ class UnconfiguredProxyView(KeyRequiredView):
 
     def wanted_scope(self, request: Request) -> str | None:
         return scopes.for_provider(request.path.split("/")[2])
-
-
-class StorageView(UnconfiguredProxyView):
-    """The URL for uploads of API nodes. No gateway in deploy/ stores files."""
-
-    message = _(
-        "This site stores no files, so nodes that upload an image, audio or video to a "
-        "provider don't work here. Nodes that only send text do. Your API key is valid."
-    )
-
-    def wanted_scope(self, request: Request) -> str | None:
-        return scopes.SIGN_IN
 
 
 class WorkflowsView(UnconfiguredProxyView):

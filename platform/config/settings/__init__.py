@@ -25,6 +25,7 @@ from config.settings.retention import *
 from config.settings.secret_keys import *
 from config.settings.static_files import *
 from config.settings.traces import *
+from config.settings.uploads import *
 from config.settings.validation_cache import *
 
 env.report_errors()

@@ -30,6 +30,7 @@ INSTALLED_APPS = [
     "backups",
     "oauth",
     "outbox",
+    "uploads",
     # After the apps of the permissions that its roles have.
     "staff",
     "server",

@@ -5,6 +5,7 @@ from config.settings.caches import CACHE_URL
 from config.settings.database import database, listener_parameters, migration_parameters
 from config.settings.mail import mail_options
 from config.settings.traces import TRACES_URL
+from config.settings.uploads import IS_S3_SAFE
 from core import database_urls
 
 env.section("Network")
@@ -22,6 +23,7 @@ _is_safe = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": (
         TRACES_URL is None or database_urls.is_collector_safe(TRACES_URL)
     ),
+    "S3_ENDPOINT_URL": IS_S3_SAFE,
 }
 _solutions = {
     "DATABASE_URL": "add ?sslmode=verify-full&sslrootcert=system, or the file of your authority",
@@ -30,6 +32,7 @@ _solutions = {
     "CACHE_URL": "use rediss://, without turning its checks off",
     "EMAIL_URL": "use submission://, or smtp:// with ?ssl=on",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "use https://",
+    "S3_ENDPOINT_URL": "use https://",
 }
 
 # By name, so that a second connection is not exempted by accident.
@@ -37,7 +40,7 @@ ALLOW_UNVERIFIED_TLS: list[str] = env.strings(
     "ALLOW_UNVERIFIED_TLS",
     kind="list of variable names",
     help="Which of `DATABASE_URL`, `LISTEN_DATABASE_URL`, `MIGRATION_DATABASE_URL`, `CACHE_URL`, "
-    "`EMAIL_URL` and `OTEL_EXPORTER_OTLP_ENDPOINT` may lead to another host "
+    "`EMAIL_URL`, `OTEL_EXPORTER_OTLP_ENDPOINT` and `S3_ENDPOINT_URL` may lead to another host "
     "[without verified TLS](deployment.md#tls-to-other-machines) in production.",
 )
 for _given in ALLOW_UNVERIFIED_TLS:

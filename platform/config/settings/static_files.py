@@ -1,6 +1,7 @@
 """Static files, languages and time zone."""
 
 from datetime import timedelta
+from typing import Any
 
 from config.settings.base import BASE_DIR, VAR
 from config.settings.browsers import cookie_prefix, cookie_suffix
@@ -11,7 +12,7 @@ STATIC_ROOT = VAR / "static"
 # WhiteNoise's default lets pages of all origins read them.
 WHITENOISE_ALLOW_ALL_ORIGINS = False
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STORAGES = {
+STORAGES: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
 }

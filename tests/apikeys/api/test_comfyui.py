@@ -123,8 +123,9 @@ def test_a_page_of_comfyui_may_read_why_a_node_failed(client):
     assert "comfy-env" in preflight.headers["Access-Control-Allow-Headers"]
 
 
-def test_a_node_that_uploads_gets_the_error_that_no_files_are_stored(client, ask):
+def test_a_node_that_uploads_gets_the_error_that_no_files_are_stored(client, ask, settings):
     """Behind a gateway as well: it is the platform that is asked, and a gateway is set up."""
+    settings.UPLOADS = False
     assert client.post("/customers/storage").status_code == 401
     status, result = ask("/customers/storage", "post")
     assert (status, result["error"]) == (404, "NOT_FOUND")
