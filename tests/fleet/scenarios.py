@@ -93,8 +93,8 @@ class Scenario:
 
 # --- The start -----------------------------------------------------------------------------------
 
-_MIGRATIONS = (
-    "SELECT app || '.' || name, count(*) FROM django_migrations GROUP BY 1 HAVING count(*) > 1"
+_REPEATED = (
+    "SELECT app || '.' || name FROM django_migrations GROUP BY app, name HAVING count(*) > 1"
 )
 
 

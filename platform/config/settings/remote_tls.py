@@ -2,7 +2,7 @@
 
 from config.settings.base import PRODUCTION, env
 from config.settings.caches import CACHE_URL
-from config.settings.database import database, listener_parameters, migration_parameters
+from config.settings.database import database, listener_parameters, migration_parameters, replica
 from config.settings.mail import mail_options
 from core import database_urls
 
@@ -16,6 +16,7 @@ _is_safe = {
     "MIGRATION_DATABASE_URL": (
         migration_parameters is None or database_urls.is_listener_safe(migration_parameters)
     ),
+    "REPLICA_URL": replica is None or database_urls.is_database_safe(replica),
     "CACHE_URL": CACHE_URL is None or database_urls.is_cache_safe(CACHE_URL),
     "EMAIL_URL": mail_options is None or database_urls.is_mail_safe(mail_options),
 }
@@ -23,6 +24,7 @@ _solutions = {
     "DATABASE_URL": "add ?sslmode=verify-full&sslrootcert=system, or the file of your authority",
     "LISTEN_DATABASE_URL": "add ?sslmode=verify-full, as for DATABASE_URL",
     "MIGRATION_DATABASE_URL": "add ?sslmode=verify-full, as for DATABASE_URL",
+    "REPLICA_URL": "add ?sslmode=verify-full, as for DATABASE_URL",
     "CACHE_URL": "use rediss://, without turning its checks off",
     "EMAIL_URL": "use submission://, or smtp:// with ?ssl=on",
 }
@@ -31,8 +33,8 @@ _solutions = {
 ALLOW_UNVERIFIED_TLS: list[str] = env.strings(
     "ALLOW_UNVERIFIED_TLS",
     kind="list of variable names",
-    help="Which of `DATABASE_URL`, `LISTEN_DATABASE_URL`, `MIGRATION_DATABASE_URL`, `CACHE_URL` "
-    "and `EMAIL_URL` may lead to another host "
+    help="Which of `DATABASE_URL`, `LISTEN_DATABASE_URL`, `MIGRATION_DATABASE_URL`, `REPLICA_URL`, "
+    "`CACHE_URL` and `EMAIL_URL` may lead to another host "
     "[without verified TLS](deployment.md#tls-to-other-machines) in production.",
 )
 for _given in ALLOW_UNVERIFIED_TLS:
