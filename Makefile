@@ -79,21 +79,21 @@ coherence: ## revoke keys under load, a thousand rounds of each way (hours; COHE
 		$(PYTHON) -m pytest tests/live/test_coherence.py
 
 fleet test-fleet: export PYTHONUNBUFFERED := 1
-fleet: ## start a fleet: three instances, PostgreSQL with a replica, PgBouncer, cache, HAProxy
+fleet: ## start a cluster: three instances, PostgreSQL with a replica, PgBouncer, cache, HAProxy
 	@scripts/install test
 	@mkdir -p -m 700 var
 	@scripts/valkey >/dev/null
 	@scripts/pgbouncer >/dev/null
 	@scripts/gateways >/dev/null
-	@unset PYTHONDONTWRITEBYTECODE && exec $(PYTHON) -m tests.fleet
+	@unset PYTHONDONTWRITEBYTECODE && exec $(PYTHON) -m tests.cluster
 
-test-fleet: ## restart, upgrade, kill and cut off parts of a fleet under load (FLEET_SHORT=1)
+test-fleet: ## restart, upgrade, kill and cut off parts of a cluster under load (FLEET_SHORT=1)
 	@scripts/install test
 	@mkdir -p -m 700 var
 	@scripts/valkey >/dev/null
 	@scripts/pgbouncer >/dev/null
 	@scripts/gateways >/dev/null
-	@unset PYTHONDONTWRITEBYTECODE && exec $(PYTHON) -m tests.fleet test
+	@unset PYTHONDONTWRITEBYTECODE && exec $(PYTHON) -m tests.cluster test
 
 behaviours: ## list the behaviours that the tests hold, by folder
 	@python3 scripts/behaviours.py

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from tests.fleet.parts import Postgres
+from tests.cluster.parts import Postgres
 from tests.live.conftest import Browser, Folder, ask, join, serving, until, validate
 from tests.platforms import Platform
 

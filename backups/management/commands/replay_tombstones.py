@@ -14,7 +14,7 @@ class Command(BaseCommand):
     help = (
         "Revokes keys and deletes accounts in the database that TOMBSTONES_FILE of any host says "
         "have ended. For a replica that was promoted: it may lack the last changes of the former "
-        "primary. Run it before the platform uses the database (docs/fleet.md)."
+        "primary. Run it before the platform uses the database (docs/cluster.md)."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -145,8 +145,8 @@ _replica_url = env.text(
     "REPLICA_URL",
     kind="URL",
     default_help="`DATABASE_URL`",
-    help="PostgreSQL's URL of a streaming replica, for [pages that may lag](fleet.md#the-replica): "
-    "usage, activity, and the lists of the staff pages.",
+    help="PostgreSQL's URL of a streaming replica, for "
+    "[pages that may lag](cluster.md#the-replica): usage, activity, and lists of the staff pages.",
 )
 replica: dict[str, Any] | None = None
 if _replica_url:

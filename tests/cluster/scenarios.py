@@ -1,4 +1,4 @@
-"""What happens to a fleet under load, one scenario after another, and what each promises."""
+"""What happens to a cluster under load, one scenario after another, and what each promises."""
 
 import http.client
 import os
@@ -9,10 +9,10 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from tests.fleet import next_version
-from tests.fleet.load import LEASE, Client, Counts, Load
-from tests.fleet.parts import Instance, Part, until
-from tests.fleet.topology import NEW_KEYS_PER_HOUR, Fleet
+from tests.cluster import next_version
+from tests.cluster.load import LEASE, Client, Counts, Load
+from tests.cluster.parts import Instance, Part, until
+from tests.cluster.topology import NEW_KEYS_PER_HOUR, Cluster
 from tests.live.conftest import Key, join
 from tests.platforms import ROOT
 
@@ -34,7 +34,7 @@ class Report:
 
     @property
     def is_kept(self) -> bool:
-        """Return whether the fleet did what the scenario promises."""
+        """Return whether the cluster did what the scenario promises."""
         is_failed = self.is_seamless and bool(self.counts.failed_validations)
         return not (self.counts.wrong or self.faults or is_failed)
 
@@ -70,7 +70,7 @@ class Notes:
             self.faults.append(fault)
 
 
-Act = Callable[[Fleet, Load, Notes], None]
+Act = Callable[[Cluster, Load, Notes], None]
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Scenario:
     act: Act
     is_seamless: bool
 
-    def run(self, fleet: Fleet, load: Load) -> Report:
+    def run(self, cluster: Cluster, load: Load) -> Report:
         notes, began = Notes(), time.monotonic()
         load.reset()
         time.sleep(_CALM)
-        self.act(fleet, load, notes)
+        self.act(cluster, load, notes)
         time.sleep(_CALM)
         seconds = time.monotonic() - began
         return Report(
@@ -98,16 +98,16 @@ _REPEATED = (
 )
 
 
-def start(fleet: Fleet) -> Report:
+def start(cluster: Cluster) -> Report:
     """Start three instances at once on an empty database."""
     began, notes = time.monotonic(), Notes()
-    fleet.start_stores()
-    fleet.start_instances()
-    fleet.wait_until_balanced()
-    migrating = [each.name for each in fleet.instances if "Migrating" in each.printed()]
+    cluster.start_stores()
+    cluster.start_instances()
+    cluster.wait_until_balanced()
+    migrating = [each.name for each in cluster.instances if "Migrating" in each.printed()]
     notes.require(len(migrating) == 1, f"migrated by {migrating or 'none'}, not by one instance")
     # Two squashed migrations replace the first one of apikeys.
-    repeated = {str(name) for (name,) in fleet.primary.fetch(_REPEATED)}
+    repeated = {str(name) for (name,) in cluster.primary.fetch(_REPEATED)}
     notes.require(repeated <= {"apikeys.0001_initial"}, f"applied twice: {sorted(repeated)}")
     seconds = time.monotonic() - began
     name = "three instances start at once on an empty database"
@@ -117,51 +117,51 @@ def start(fleet: Fleet) -> Report:
 # --- Restarts and upgrades -----------------------------------------------------------------------
 
 
-def rolling_restart(fleet: Fleet, load: Load, notes: Notes) -> None:
-    for instance in fleet.instances:
+def rolling_restart(cluster: Cluster, load: Load, notes: Notes) -> None:
+    for instance in cluster.instances:
         instance.restart()
-        fleet.wait_until_balanced()
+        cluster.wait_until_balanced()
 
 
-def rolling_upgrade(fleet: Fleet, load: Load, notes: Notes) -> None:
+def rolling_upgrade(cluster: Cluster, load: Load, notes: Notes) -> None:
     """Upgrade one instance after another to a version with one more migration, and one back."""
-    source = next_version.write(fleet.folder / "next-version")
-    for number, instance in enumerate(fleet.instances):
+    source = next_version.write(cluster.folder / "next-version")
+    for number, instance in enumerate(cluster.instances):
         instance.stop()
         instance.run_version(source)
         instance.start()
-        columns = fleet.primary.fetch(next_version.COLUMNS)
+        columns = cluster.primary.fetch(next_version.COLUMNS)
         notes.require(len(columns) == 1, "the first instance of the new version migrates")
         if number == 0:
             notes.remarks.append("the first instance migrated; two of the former version served on")
-        fleet.wait_until_balanced()
-    back = fleet.instances[0]
+        cluster.wait_until_balanced()
+    back = cluster.instances[0]
     back.stop()
     back.run_version(ROOT)
     back.start()
-    fleet.wait_until_balanced()
+    cluster.wait_until_balanced()
     notes.remarks.append("one instance went back to the former version")
 
 
 # --- Parts that are killed -----------------------------------------------------------------------
 
 
-def _killed(choose: Callable[[Fleet], Part]) -> Act:
-    def act(fleet: Fleet, load: Load, notes: Notes) -> None:
-        part = choose(fleet)
+def _killed(choose: Callable[[Cluster], Part]) -> Act:
+    def act(cluster: Cluster, load: Load, notes: Notes) -> None:
+        part = choose(cluster)
         part.kill()
         time.sleep(3)
         part.start()
-        fleet.wait_until_balanced()
+        cluster.wait_until_balanced()
         _wait_until_served(load, notes)
 
     return act
 
 
-def _restarted(choose: Callable[[Fleet], Part]) -> Act:
-    def act(fleet: Fleet, load: Load, notes: Notes) -> None:
-        choose(fleet).restart()
-        fleet.wait_until_balanced()
+def _restarted(choose: Callable[[Cluster], Part]) -> Act:
+    def act(cluster: Cluster, load: Load, notes: Notes) -> None:
+        choose(cluster).restart()
+        cluster.wait_until_balanced()
         _wait_until_served(load, notes)
 
     return act
@@ -181,27 +181,27 @@ def _wait_until_served(load: Load, notes: Notes) -> None:
 # --- The network ---------------------------------------------------------------------------------
 
 
-def network_cut(fleet: Fleet, load: Load, notes: Notes) -> None:
+def network_cut(cluster: Cluster, load: Load, notes: Notes) -> None:
     """Cut one instance off, and delete a key that it has cached meanwhile."""
-    notes.remarks.append(f"the cut: {fleet.network.kind}")
-    (root, doomed) = join(fleet.instances[0].beside(), keys=2).keys
-    for instance in fleet.instances:
+    notes.remarks.append(f"the cut: {cluster.network.kind}")
+    (root, doomed) = join(cluster.instances[0].beside(), keys=2).keys
+    for instance in cluster.instances:
         for _ in range(5):
             _ask_directly(instance, doomed)
-    with fleet.network.cut(fleet.remote):
+    with cluster.network.cut(cluster.remote):
         time.sleep(1)
-        status = Client(fleet).ask("DELETE", f"/customers/api-keys/{doomed.id}", root.token)[0]
+        status = Client(cluster).ask("DELETE", f"/customers/api-keys/{doomed.id}", root.token)[0]
         notes.require(status == 204, f"DELETE was answered {status} during the cut")
         deleted = time.monotonic()
         load.expect_refused(doomed)
         time.sleep(max(6.0, deleted + LEASE - time.monotonic()))
     # The first answers after the cut, before the instance knows what it has missed.
-    statuses = Counter(_ask_directly(fleet.remote, doomed) for _ in range(20))
+    statuses = Counter(_ask_directly(cluster.remote, doomed) for _ in range(20))
     notes.remarks.append(
         f"the cut instance then answered for a key deleted meanwhile: {_numbers(statuses)}"
     )
     notes.require(200 not in statuses, "the cut instance accepted a key that was deleted meanwhile")
-    fleet.wait_until_balanced()
+    cluster.wait_until_balanced()
     _wait_until_served(load, notes)
 
 
@@ -225,10 +225,10 @@ def _ask_directly(instance: Instance, key: Key) -> int:
 # --- Limits --------------------------------------------------------------------------------------
 
 
-def limits(fleet: Fleet, load: Load, notes: Notes) -> None:
+def limits(cluster: Cluster, load: Load, notes: Notes) -> None:
     """Create keys of one account on all instances in turn: the limit counts them together."""
-    (root,) = join(fleet.instances[0].beside(), keys=1).keys
-    clients = [Client(fleet) for _ in fleet.instances]
+    (root,) = join(cluster.instances[0].beside(), keys=1).keys
+    clients = [Client(cluster) for _ in cluster.instances]
     hour = time.time() // 3600
     statuses: Counter[int] = Counter()
 
@@ -260,13 +260,13 @@ def _numbers(statuses: Counter[int]) -> str:
 _REVOKED = "SELECT revoked_at IS NOT NULL FROM apikeys_apikey WHERE public_id = '{}'"
 
 
-def promotion(fleet: Fleet, load: Load, notes: Notes) -> None:
+def promotion(cluster: Cluster, load: Load, notes: Notes) -> None:
     """Lose the primary with changes that the replica has not received; promote the replica."""
-    old, new = fleet.primary, fleet.replica
-    (root, doomed) = join(fleet.instances[0].beside(), keys=2).keys
-    client = Client(fleet)
+    old, new = cluster.primary, cluster.replica
+    (root, doomed) = join(cluster.instances[0].beside(), keys=2).keys
+    client = Client(cluster)
     with load.without_changes():
-        until(lambda: _has_received(fleet), seconds=20, what="the replica has all changes")
+        until(lambda: _has_received(cluster), seconds=20, what="the replica has all changes")
         # Nothing is replicated any more. These changes are answered, and lost.
         for pid in old.wal_senders():
             os.kill(pid, signal.SIGSTOP)
@@ -279,7 +279,7 @@ def promotion(fleet: Fleet, load: Load, notes: Notes) -> None:
             "POST", "/customers/api-keys", root.token, {"name": "lost"}
         )
         notes.require(status == 201, f"the creation was answered {status}")
-        # docs/fleet.md: 1. the primary does not come back by itself.
+        # docs/cluster.md: 1. the primary does not come back by itself.
         old.kill()
         # 2. Promote the replica.
         new.promote()
@@ -288,26 +288,28 @@ def promotion(fleet: Fleet, load: Load, notes: Notes) -> None:
         lost = new.fetch("SELECT 1 FROM apikeys_apikey WHERE name = 'lost'")
         notes.require(lost == [], "the creation was replicated: this proves nothing")
         # 3. Apply the tombstones of all hosts, before the platform uses the database.
-        tombstones = [str(each.tombstones) for each in fleet.instances if each.tombstones.exists()]
-        beside = fleet.instances[0].beside(DATABASE_URL=new.url)
+        tombstones = [
+            str(each.tombstones) for each in cluster.instances if each.tombstones.exists()
+        ]
+        beside = cluster.instances[0].beside(DATABASE_URL=new.url)
         printed = beside.manage("replay_tombstones", *tombstones)
         notes.remarks.append(f"replay_tombstones: {' '.join(printed.split())}")
         rows = new.fetch(_REVOKED.format(doomed.public_id))
         notes.require(rows == [(True,)], "the key that was deleted last works again")
         # 4. Lead PgBouncer to it. The listeners find it by themselves.
-        fleet.pgbouncer.lead_to(new)
-        fleet.swap_roles()
+        cluster.pgbouncer.lead_to(new)
+        cluster.swap_roles()
         _wait_until_served(load, notes)
     notes.remarks.append("lost: the key created last; kept deleted: the key deleted last")
     client.close()
     # 5. A new replica, from a copy of the new primary.
     old.follow(new)
-    fleet.wait_until_balanced()
+    cluster.wait_until_balanced()
 
 
-def _has_received(fleet: Fleet) -> bool:
-    ((sent,),) = fleet.primary.fetch("SELECT pg_current_wal_lsn()::text")
-    ((has,),) = fleet.replica.fetch(f"SELECT pg_last_wal_replay_lsn() >= '{sent}'")
+def _has_received(cluster: Cluster) -> bool:
+    ((sent,),) = cluster.primary.fetch("SELECT pg_current_wal_lsn()::text")
+    ((has,),) = cluster.replica.fetch(f"SELECT pg_last_wal_replay_lsn() >= '{sent}'")
     return bool(has)
 
 
@@ -316,15 +318,15 @@ def _has_received(fleet: Fleet) -> bool:
 SCENARIOS = [
     Scenario("rolling restart", rolling_restart, is_seamless=True),
     Scenario("rolling upgrade with a migration, and one step back", rolling_upgrade, True),
-    Scenario("kill -9 of an instance", _killed(lambda fleet: fleet.instances[0]), True),
-    Scenario("kill -9 of the cache", _killed(lambda fleet: fleet.cache), True),
-    Scenario("kill -9 of PgBouncer", _killed(lambda fleet: fleet.pgbouncer), False),
-    Scenario("kill -9 of HAProxy", _killed(lambda fleet: fleet.balancer), False),
-    Scenario("kill -9 of the replica", _killed(lambda fleet: fleet.replica), True),
-    Scenario("kill -9 of PostgreSQL", _killed(lambda fleet: fleet.primary), False),
-    Scenario("the cache is restarted", _restarted(lambda fleet: fleet.cache), True),
-    Scenario("PgBouncer is restarted", _restarted(lambda fleet: fleet.pgbouncer), False),
-    Scenario("PostgreSQL is restarted", _restarted(lambda fleet: fleet.primary), False),
+    Scenario("kill -9 of an instance", _killed(lambda cluster: cluster.instances[0]), True),
+    Scenario("kill -9 of the cache", _killed(lambda cluster: cluster.cache), True),
+    Scenario("kill -9 of PgBouncer", _killed(lambda cluster: cluster.pgbouncer), False),
+    Scenario("kill -9 of HAProxy", _killed(lambda cluster: cluster.balancer), False),
+    Scenario("kill -9 of the replica", _killed(lambda cluster: cluster.replica), True),
+    Scenario("kill -9 of PostgreSQL", _killed(lambda cluster: cluster.primary), False),
+    Scenario("the cache is restarted", _restarted(lambda cluster: cluster.cache), True),
+    Scenario("PgBouncer is restarted", _restarted(lambda cluster: cluster.pgbouncer), False),
+    Scenario("PostgreSQL is restarted", _restarted(lambda cluster: cluster.primary), False),
     Scenario("network cut of one instance", network_cut, is_seamless=True),
     Scenario("limits across instances", limits, is_seamless=True),
     Scenario("the primary is lost, and the replica promoted", promotion, is_seamless=False),

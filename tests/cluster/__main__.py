@@ -1,7 +1,7 @@
 """`make fleet` and `make test-fleet`.
 
-    python -m tests.fleet          start a fleet, and stop it at Ctrl-C
-    python -m tests.fleet test     run the scenarios; exit code 1 if a promise is not kept
+    python -m tests.cluster          start a cluster, and stop it at Ctrl-C
+    python -m tests.cluster test     run the scenarios; exit code 1 if a promise is not kept
 
 FLEET_SHORT=1: the short form. FLEET_ONLY=text: only scenarios whose name contains it.
 """
@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from threading import Event
 
-from tests.fleet import scenarios
-from tests.fleet.load import load
-from tests.fleet.topology import Fleet, fleet
+from tests.cluster import scenarios
+from tests.cluster.load import load
+from tests.cluster.topology import Cluster, cluster
 
 
 def main(arguments: list[str]) -> int:
@@ -26,12 +26,12 @@ def main(arguments: list[str]) -> int:
         return 2
     # So that `kill` and `timeout` stop the parts too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with tempfile.TemporaryDirectory(prefix="fleet-") as name, fleet(Path(name)) as made:
+    with tempfile.TemporaryDirectory(prefix="cluster-") as name, cluster(Path(name)) as made:
         return test(made) if arguments else serve(made)
 
 
-def serve(made: Fleet) -> int:
-    """Start the fleet, print how to use it, and wait for a signal."""
+def serve(made: Cluster) -> int:
+    """Start the cluster, print how to use it, and wait for a signal."""
     ended = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
@@ -42,7 +42,7 @@ def serve(made: Fleet) -> int:
     return 0
 
 
-def _welcome(made: Fleet) -> str:
+def _welcome(made: Cluster) -> str:
     variables = made.folder / "environment"
     variables.write_text(
         "".join(
@@ -58,7 +58,7 @@ def _welcome(made: Fleet) -> str:
     return "\n".join(
         [
             "",
-            f"  The fleet:      {made.balancer.url}",
+            f"  The cluster:      {made.balancer.url}",
             f"  Its authority:  {made.authority} (import it into the browser)",
             *(f"  {each.name}:     http://{each.address}" for each in made.instances),
             f"  Primary:        {made.primary.url}",
@@ -78,7 +78,7 @@ def _welcome(made: Fleet) -> str:
     )
 
 
-def test(made: Fleet) -> int:
+def test(made: Cluster) -> int:
     """Run the scenarios; return the exit code."""
     began = time.monotonic()
     chosen = [

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from tests.alone.test_start_and_stop import in_session
-from tests.fleet.parts import PATH, Part
+from tests.cluster.parts import PATH, Part
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def network() -> Iterator[Network]:
     number = os.getpid() % 16_000
     base = f"198.{18 + number // 8_000}.{number % 8_000 // 64 + 1}."
     first = number % 64 * 4
-    made = Network(f"{base}{first + 1}", f"{base}{first + 2}", f"keys-fleet-{os.getpid()}")
+    made = Network(f"{base}{first + 1}", f"{base}{first + 2}", f"keys-cluster-{os.getpid()}")
     if not _is_permitted(made):
         yield Network()
         return

@@ -13,7 +13,7 @@ from tests.platforms import ROOT
 _LEFT_OUT = {"bench", "clients", "deploy", "docs", "requirements", "scripts", "tests", "var"}
 COLUMNS = (
     "SELECT 1 FROM information_schema.columns"
-    " WHERE table_name = 'apikeys_apikey' AND column_name = 'fleet_note'"
+    " WHERE table_name = 'apikeys_apikey' AND column_name = 'cluster_note'"
 )
 _FIELD = 'models.CharField(max_length=20, default="", db_default="", blank=True)'
 _MIGRATION = f"""
@@ -22,13 +22,13 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [("apikeys", "%s")]
-    operations = [migrations.AddField("apikey", "fleet_note", {_FIELD})]
+    operations = [migrations.AddField("apikey", "cluster_note", {_FIELD})]
 """
 _MODEL = f"""
 
 from django.db import models  # noqa: E402
 
-APIKey.add_to_class("fleet_note", {_FIELD})
+APIKey.add_to_class("cluster_note", {_FIELD})
 """
 
 
@@ -37,7 +37,7 @@ def write(folder: Path) -> Path:
     shutil.copytree(ROOT, folder, ignore=_left_out)
     migrations = folder / "apikeys/migrations"
     last = max(path.stem for path in migrations.glob("[0-9]*.py"))
-    (migrations / "9999_fleet_note.py").write_text(_MIGRATION % last)
+    (migrations / "9999_cluster_note.py").write_text(_MIGRATION % last)
     with (folder / "apikeys/models/keys.py").open("a") as file:
         file.write(_MODEL)
     return folder

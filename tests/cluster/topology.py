@@ -1,9 +1,9 @@
-"""A fleet on this machine: three instances, and all that they share.
+"""A cluster on this machine: three instances, and all that they share.
 
     HAProxy → three instances → PgBouncer → PostgreSQL → its streaming replica
                               → Valkey or Redis
 
-Two instances listen on loopback, and the third one in a network of its own (tests.fleet.network).
+Two instances listen on loopback, and the third one in a network of its own (tests.cluster.network).
 """
 
 import secrets
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import trustme
 
-from tests.fleet.network import Network, network
-from tests.fleet.parts import (
+from tests.cluster.network import Network, network
+from tests.cluster.parts import (
     DATABASE,
     Balancer,
     Cache,
@@ -33,7 +33,7 @@ NEW_KEYS_PER_HOUR = 60
 
 
 @dataclass
-class Fleet:
+class Cluster:
     """Running parts. `primary` and `replica` change their roles with a promotion."""
 
     folder: Path
@@ -95,10 +95,10 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, **variables: str) -> Iterator[Fleet]:
-    """Yield a fleet of which nothing runs yet; stop what runs at the end, by process ids.
+def cluster(folder: Path, **variables: str) -> Iterator[Cluster]:
+    """Yield a cluster of which nothing runs yet; stop what runs at the end, by process ids.
 
-    variables: settings of all instances, besides those of the fleet.
+    variables: settings of all instances, besides those of the cluster.
     """
     with ExitStack() as stack:
         link = stack.enter_context(network())
@@ -143,7 +143,7 @@ def fleet(folder: Path, **variables: str) -> Iterator[Fleet]:
         balancer = Balancer(folder, certificate, instances)
         for instance in instances:
             instance.environment |= {"PUBLIC_URL": balancer.url, **variables}
-        made = Fleet(
+        made = Cluster(
             folder, link, primary, replica, pgbouncer, cache, instances, balancer, trusting
         )
         try:

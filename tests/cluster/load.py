@@ -1,4 +1,4 @@
-"""Clients of a fleet that validate, create and delete keys all the time, and judge each answer.
+"""Clients of a cluster that validate, create and delete keys all the time, and judge each answer.
 
 A request fails if it gets no answer or a status of 500 and above. A verdict is wrong if a valid key
 is refused, or a deleted or forged one accepted. A deleted key counts as deleted from the lease
@@ -12,13 +12,13 @@ import random
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from urllib.parse import urlsplit
 
-from tests.fleet.topology import Fleet
+from tests.cluster.topology import Cluster
 from tests.live.conftest import Key, join
 
 # INVALIDATION_LEASE_SECONDS of the settings.
@@ -57,9 +57,9 @@ class _Owner:
 class Client:
     """One connection to the balancer, opened again after a failure."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._where = urlsplit(fleet.balancer.url)
-        self._context = fleet.trusting
+    def __init__(self, cluster: Cluster) -> None:
+        self._where = urlsplit(cluster.balancer.url)
+        self._context = cluster.trusting
         self._connection: http.client.HTTPSConnection | None = None
 
     def ask(
@@ -103,23 +103,24 @@ def _code(received: bytes) -> str:
 
 
 class Load:
-    """Threads that ask a fleet. All methods may be called while they run."""
+    """Threads that ask a cluster. All methods may be called while they run."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._lock = Lock()
         # Held while one change is made.
         self._writing = Lock()
         self._stop = Event()
         self._counts = Counts()
-        beside = fleet.instances[0].beside()
+        beside = cluster.instances[0].beside()
         accounts = [join(beside, keys=_KEYS) for _ in range(_ACCOUNTS)]
         self._owners = [_Owner(account.keys[0], account.keys[1:]) for account in accounts]
         self._valid = {key.id: key for owner in self._owners for key in owner.keys}
         # With the time of the answer to DELETE.
         self._deleted: deque[tuple[Key, float]] = deque(maxlen=200)
-        self._threads = [Thread(target=self._validate) for _ in range(_VALIDATORS)]
-        self._threads.append(Thread(target=self._write))
+        self._error: Exception | None = None
+        tasks = [*[self._validate] * _VALIDATORS, self._write]
+        self._threads = [Thread(target=self._run, args=(task,)) for task in tasks]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -131,7 +132,9 @@ class Load:
             thread.join()
 
     def reset(self) -> Counts:
-        """Return the counts, and begin new ones."""
+        """Return the counts, and begin new ones. Raise the error that has ended a client."""
+        if self._error is not None:
+            raise self._error
         with self._lock:
             counts, self._counts = self._counts, Counts()
         return counts
@@ -153,8 +156,15 @@ class Load:
         with self._writing:
             yield
 
+    def _run(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        # Without its client, the counts would look better than they are.
+        except Exception as error:
+            self._error = error
+
     def _validate(self) -> None:
-        client = Client(self._fleet)
+        client = Client(self._cluster)
         while not self._stop.wait(_PAUSE):
             began = time.monotonic()
             kind, key, token = self._choose(began)
@@ -189,7 +199,7 @@ class Load:
             return "valid", key, key.token
 
     def _write(self) -> None:
-        client = Client(self._fleet)
+        client = Client(self._cluster)
         number = 0
         while not self._stop.wait(_WRITER_PAUSE):
             with self._writing:
@@ -210,7 +220,7 @@ class Load:
             if status != 201:
                 self._counts.failed_changes[reason] += 1
                 return
-            made = json.loads(body)
+            made = json.loads(body)["api_key"]
             token = made["plaintext_key"]
             key = Key(made["id"], token[8:20], token)
             owner.keys.append(key)
@@ -232,8 +242,8 @@ class Load:
 
 
 @contextmanager
-def load(fleet: Fleet) -> Iterator[Load]:
-    running = Load(fleet)
+def load(cluster: Cluster) -> Iterator[Load]:
+    running = Load(cluster)
     running.start()
     try:
         yield running
