@@ -376,10 +376,12 @@ def test_nothing_is_routed_without_a_replica(tmp_path):
         "[]",
         "dict_keys(['default'])",
     ]
+    shown.append("DATABASES['replica']['OPTIONS']['options'].split()[-1]")
     routed = start(tmp_path, *shown, DATABASE_URL=url, REPLICA_URL=url).stdout
-    assert routed.split("\n")[:2] == [
+    assert routed.split("\n")[:3] == [
         "['core.replica.ReplicaRouter']",
         "dict_keys(['default', 'replica'])",
+        "default_transaction_read_only=on",
     ]
 
 

@@ -162,6 +162,7 @@ if _replica_url:
         else:
             # A page does not wait long, because the primary has the same.
             _set_postgresql_options(replica["OPTIONS"], connections=8, wait=1)
+            replica["OPTIONS"]["options"] += " -c default_transaction_read_only=on"
             DATABASES["replica"] = replica
 REPLICA_MAX_LAG: float = env.seconds(
     "REPLICA_MAX_LAG",
