@@ -60,7 +60,7 @@ def _welcome(made: Cluster) -> str:
             "",
             f"  The cluster:      {made.balancer.url}",
             f"  Its authority:  {made.authority} (import it into the browser)",
-            *(f"  {each.name}:     http://{each.address}" for each in made.instances),
+            *(f"  {each.name}:     {each.url}" for each in made.instances),
             f"  Primary:        {made.primary.url}",
             f"  Replica:        {made.replica.url}",
             f"  PgBouncer:      {made.pgbouncer.url}",

@@ -330,6 +330,10 @@ class Instance(Part):
         return f"{self.host}:{self.port}"
 
     @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    @property
     def tombstones(self) -> Path:
         return self.var / "tombstones"
 
@@ -343,7 +347,7 @@ class Instance(Part):
 
     def status(self, path: str) -> int:
         try:
-            with urlopen(f"http://{self.address}{path}", timeout=3) as answer:
+            with urlopen(self.url + path, timeout=3) as answer:
                 return int(answer.status)
         except URLError as error:
             return getattr(error, "code", 0)
@@ -354,7 +358,7 @@ class Instance(Part):
         """Return the platform for commands and the ORM, as an operator uses them on its host."""
         assert self.process is not None
         environment = {"PATH": PATH, "LANG": "C.UTF-8", **self.environment, **variables}
-        return Platform(f"http://{self.address}", self.log, environment, self.process)
+        return Platform(self.url, self.log, environment, self.process)
 
 
 def found_by(script: str) -> str:

@@ -190,7 +190,8 @@ def network_cut(cluster: Cluster, load: Load, notes: Notes) -> None:
             _ask_directly(instance, doomed)
     with cluster.network.cut(cluster.remote):
         time.sleep(1)
-        status = Client(cluster).ask("DELETE", f"/customers/api-keys/{doomed.id}", root.token)[0]
+        with closing(Client(cluster)) as client:
+            status = client.ask("DELETE", f"/customers/api-keys/{doomed.id}", root.token)[0]
         notes.require(status == 204, f"DELETE was answered {status} during the cut")
         deleted = time.monotonic()
         load.expect_refused(doomed)

@@ -27,6 +27,7 @@ from tests.cluster.parts import (
     PgBouncer,
     Postgres,
 )
+from tests.platforms import close_shell
 
 # New keys of one account in an hour, of all instances together.
 NEW_KEYS_PER_HOUR = 60
@@ -149,6 +150,8 @@ def cluster(folder: Path, **variables: str) -> Iterator[Cluster]:
         try:
             yield made
         finally:
+            for instance in instances:
+                close_shell(instance.url)
             for part in made.parts:
                 _end(part)
 

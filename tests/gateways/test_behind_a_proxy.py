@@ -93,11 +93,18 @@ def reverse_proxy_of(
             return caddy(folder, port=port, config=config, certificates=certificates, KEYS=keys)
         case "haproxy":
             return haproxy(folder, certificates, port=port, config="platform.cfg", KEYS=keys)
+        case "haproxy for several hosts":
+            hosts = {f"KEYS_{number}": keys for number in (1, 2, 3)}
+            config = "several-hosts.cfg"
+            return haproxy(folder, certificates, port=port, config=config, **hosts)
         case _:
             return haproxy(folder, certificates, port=port, config=AS_IT_COMES, KEYS=keys)
 
 
-@pytest.fixture(scope="module", params=["nginx", "caddy", "haproxy", "haproxy as it comes"])
+@pytest.fixture(
+    scope="module",
+    params=["nginx", "caddy", "haproxy", "haproxy for several hosts", "haproxy as it comes"],
+)
 def site(
     request: pytest.FixtureRequest,
     fresh_folder: Folder,
