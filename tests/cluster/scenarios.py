@@ -246,8 +246,10 @@ def limits(cluster: Cluster, load: Load, notes: Notes) -> None:
     notes.remarks.append(f"limit {NEW_KEYS_PER_HOUR} an hour; answers: {_numbers(statuses)}")
     notes.require(set(statuses) <= {201, 429}, "other answers than 201 and 429")
     if hour == time.time() // 3600:
-        # The account's first key counts too.
-        notes.require(statuses[201] == NEW_KEYS_PER_HOUR - 1, f"{statuses[201]} keys were created")
+        # The account's first key, which is made beside the instances, may be counted too.
+        made = statuses[201]
+        expected = {NEW_KEYS_PER_HOUR - 1, NEW_KEYS_PER_HOUR}
+        notes.require(made in expected, f"{made} keys were created")
     else:
         notes.remarks.append("an hour ended meanwhile, so nothing was proved")
 
