@@ -1,11 +1,15 @@
 """Routing of reads to the replica: which, where, and never anything else."""
 
-from django.http import HttpRequest, HttpResponse
+import pytest
+from django.db import OperationalError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.urls import reverse
 
 from accounts.models import User
 from apikeys.models import APIKey, DailyUse
 from audit.models import Event
 from core import replica
+from core.admin_mixins import LargeTableAdmin
 from core.replica import ALIAS, ReplicaRouter
 
 router = ReplicaRouter()
@@ -57,3 +61,52 @@ def test_without_a_replica_views_run_as_they_are(rf) -> None:
 
     # Not even the session is asked for, which this request lacks.
     assert view(request).status_code == 200
+
+
+def test_lists_of_the_staff_pages_may_lag(staff, monkeypatch) -> None:
+    reading = []
+    get_queryset = LargeTableAdmin.get_queryset
+
+    def noted(self, request):
+        reading.append(replica._is_reading.get())
+        return get_queryset(self, request)
+
+    monkeypatch.setattr(LargeTableAdmin, "get_queryset", noted)
+    monkeypatch.setattr(replica, "_may_read_replica", lambda request: request.method == "GET")
+    for name in ("admin:audit_event_changelist", "admin:apikeys_apikey_changelist"):
+        assert staff.get(reverse(name)).status_code == 200
+    assert reading
+    assert all(reading)
+
+
+def test_a_view_runs_again_with_the_primary_if_the_replica_fails(rf, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(replica, "_may_read_replica", lambda request: True)
+    monkeypatch.setattr(replica, "state", state := replica.ReplicaState())
+    runs = []
+
+    @replica.may_lag
+    def view(request: HttpRequest) -> HttpResponse:
+        runs.append(chosen := router.db_for_read(APIKey))
+        if chosen == ALIAS:
+            raise OperationalError("conflict with recovery")
+        return HttpResponse()
+
+    for _ in range(2):
+        assert view(rf.get("/usage/")).status_code == 200
+    assert runs == [ALIAS, None] * 2
+    # Once, and not again until the replica was used in between.
+    assert caplog.text.count("The replica is not used") == 1
+    # It is left alone for a while.
+    assert not state.is_recent()
+
+
+def test_other_errors_of_a_view_are_not_the_replicas(rf, monkeypatch) -> None:
+    monkeypatch.setattr(replica, "_may_read_replica", lambda request: True)
+
+    @replica.may_lag
+    def view(request: HttpRequest) -> HttpResponse:
+        raise Http404
+
+    with pytest.raises(Http404):
+        view(rf.get("/usage/"))
+    assert router.db_for_read(APIKey) is None
