@@ -303,7 +303,8 @@ def promotion(cluster: Cluster, load: Load, notes: Notes) -> None:
         cluster.pgbouncer.lead_to(new)
         cluster.swap_roles()
         _wait_until_served(load, notes)
-    notes.remarks.append("lost: the key created last; kept deleted: the key deleted last")
+    if not notes.faults:
+        notes.remarks.append("lost: the key created last; kept deleted: the key deleted last")
     client.close()
     # 5. A new replica, from a copy of the new primary.
     old.follow(new)
