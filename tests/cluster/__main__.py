@@ -17,6 +17,7 @@ from threading import Event
 
 from tests.cluster import scenarios
 from tests.cluster.load import load
+from tests.cluster.network import Network
 from tests.cluster.topology import Cluster, cluster
 
 
@@ -58,14 +59,14 @@ def _welcome(made: Cluster) -> str:
     return "\n".join(
         [
             "",
-            f"  The cluster:      {made.balancer.url}",
-            f"  Its authority:  {made.authority} (import it into the browser)",
-            *(f"  {each.name}:     {each.url}" for each in made.instances),
-            f"  Primary:        {made.primary.url}",
-            f"  Replica:        {made.replica.url}",
-            f"  PgBouncer:      {made.pgbouncer.url}",
-            f"  Cache:          {made.cache.url}",
-            f"  Third instance: {made.network.kind} to cut it off",
+            f"  The cluster:   {made.balancer.url}",
+            f"  Its authority: {made.authority} (import it into the browser)",
+            *(f"  {each.name}:    {each.url}" for each in made.instances),
+            f"  Primary:       {made.primary.url}",
+            f"  Replica:       {made.replica.url}",
+            f"  PgBouncer:     {made.pgbouncer.url}",
+            f"  Cache:         {made.cache.url}",
+            *_network(made.network),
             "",
             "  Staff account (asks for email and password):",
             f"    (set -a; . {variables}; {sys.executable} manage.py make_staff)",
@@ -76,6 +77,14 @@ def _welcome(made: Cluster) -> str:
             "  Stop: Ctrl-C.",
         ]
     )
+
+
+def _network(network: Network) -> list[str]:
+    """Return the lines that say how to cut off the third instance, if it has a namespace."""
+    if network.namespace is None:
+        return []
+    command = f"ip -n {network.namespace} link set cable down"
+    return ["", "  Cut off the third instance (and `up` again):", f"    {command}"]
 
 
 def test(made: Cluster) -> int:
