@@ -10,7 +10,7 @@ export
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
-.PHONY: help run dev staff backup restore test test-fast coverage screenshots mutants coherence behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts bench-pages bench-retention install lint-deploy clean
+.PHONY: help run dev staff backup restore test test-fast coverage screenshots mutants coherence fleet test-fleet behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts bench-pages bench-retention install lint-deploy clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -81,6 +81,23 @@ coherence: ## revoke keys under load, a thousand rounds of each way (hours; COHE
 	@scripts/install test
 	@COHERENCE_ROUNDS="$${COHERENCE_ROUNDS:-1000}" $(PYTHON) -m tests.postgres --not-durable \
 		$(PYTHON) -m pytest tests/live/test_coherence.py
+
+fleet test-fleet: export PYTHONUNBUFFERED := 1
+fleet: ## start a cluster: three instances, PostgreSQL with a replica, PgBouncer, cache, HAProxy
+	@scripts/install test
+	@mkdir -p -m 700 var
+	@scripts/valkey >/dev/null
+	@scripts/pgbouncer >/dev/null
+	@scripts/gateways >/dev/null
+	@unset PYTHONDONTWRITEBYTECODE && exec $(PYTHON) -m tests.cluster
+
+test-fleet: ## restart, upgrade, kill and cut off parts of a cluster under load (FLEET_SHORT=1)
+	@scripts/install test
+	@mkdir -p -m 700 var
+	@scripts/valkey >/dev/null
+	@scripts/pgbouncer >/dev/null
+	@scripts/gateways >/dev/null
+	@unset PYTHONDONTWRITEBYTECODE && exec $(PYTHON) -m tests.cluster test
 
 behaviours: ## list the behaviours that the tests hold, by folder
 	@python3 scripts/behaviours.py

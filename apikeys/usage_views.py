@@ -13,11 +13,13 @@ from accounts.requests import current_user
 from apikeys import usage_reports
 from apikeys.models import APIKey
 from apikeys.usage_reports import Report
+from core.replica import may_lag
 from core.spreadsheets import csv_line
 
 
 @login_required
 @require_safe
+@may_lag
 def usage(request: HttpRequest) -> HttpResponse:
     """Show calls and refused calls. `?period=` is one of PERIODS, `?key=` the id of one key."""
     period = request.GET.get("period", usage_reports.DEFAULT_PERIOD)
@@ -37,6 +39,7 @@ def usage(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_safe
+@may_lag
 def usage_csv(request: HttpRequest) -> HttpResponse:
     """Download the table of the usage page, with the same parameters."""
     period = request.GET.get("period", usage_reports.DEFAULT_PERIOD)

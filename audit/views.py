@@ -13,12 +13,14 @@ from django.views.decorators.http import require_safe
 from audit import sentences
 from audit.models import Event
 from core.admin_mixins import AtLeast, BoundedPaginator
+from core.replica import may_lag
 
 PER_PAGE = 50
 
 
 @login_required
 @require_safe
+@may_lag
 def activity(request: HttpRequest) -> HttpResponse:
     """The audit events of the user's account; of one kind with `?kind=`, of one key with `?key=`.
 

@@ -130,13 +130,17 @@ class PostgreSQL:
         Raises psycopg.Error.
         """
         name = self._copy_name()
+        # In the live database: a pooler may lead to no other one, and there is rarely a copy.
+        with self._connect(self.name) as live:
+            left = live.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone()
+        if not left:
+            return
         with self._connect_to_server() as other:
-            left = other.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone()
             working = other.execute(
                 "SELECT 1 FROM pg_stat_activity WHERE application_name = %s",
                 [self._restore_application_name()],
             ).fetchone()
-            if left and not working:
+            if not working:
                 self._drop(other, name)
 
     def _copy_name(self) -> str:

@@ -1,4 +1,4 @@
-"""Replay of tombstones in a restored copy of the database: revocations since the backup count."""
+"""Replay of tombstones in a restored copy of the database, or in a replica that was promoted."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -33,11 +33,15 @@ class _FinalStates:
     active: dict[str, bool] = field(default_factory=dict)
 
 
-def replay(log: TombstoneLog, *, made_at: datetime) -> dict[str, int]:
-    """Apply `log` to a database of the time `made_at`. Return the number of changes by kind."""
+def replay(log: TombstoneLog, *, made_at: datetime, keep_sessions: bool = False) -> dict[str, int]:
+    """Apply `log` to a database of the time `made_at`. Return the number of changes by kind.
+
+    keep_sessions: keep sessions, codes and pending e-mails.
+    """
     final = _final_states(log, made_at)
     with transaction.atomic():
-        clear_ephemeral()
+        if not keep_sessions:
+            clear_ephemeral()
         return {
             "keys revoked": sum(_revoke(batch, final) for batch in batched(final.revoked, _BATCH)),
             "keys with an earlier end": sum(_shorten(*each) for each in final.expiries.items()),

@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 from django.contrib import admin, messages
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.utils.decorators import method_decorator
 from django.utils.translation import gettext_lazy as _
 
 from core import db_lookups as db_lookups  # registers the lookups that searches use
+from core.replica import may_lag
 
 # Maximum number of rows that a list counts and pages through.
 MAX_ROWS = 10_000
@@ -87,6 +89,12 @@ class LargeTableAdmin(admin.ModelAdmin[Any]):
     related: ClassVar[list[str]] = []
     # Fields with a prefix search, each with the function that normalizes a word for it.
     prefix_searches: ClassVar[Mapping[str, Callable[[str], str]]] = {}
+
+    @method_decorator(may_lag)
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return super().changelist_view(request, extra_context)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request)

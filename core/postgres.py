@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from django.db import connection
+from django.db import connections
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import Conninfo
 
@@ -17,6 +17,7 @@ def conninfo(database: Any, *, leave_out: Collection[str] = ()) -> str:
 
 def close_all() -> None:
     """Close all connections of this process, also those of a pool."""
-    connection.close()
-    if connection.vendor == "postgresql":
-        connection.close_pool()  # type: ignore[attr-defined]  # PostgreSQL's wrapper has it
+    for each in connections.all(initialized_only=True):
+        each.close()
+        if each.vendor == "postgresql":
+            each.close_pool()  # type: ignore[attr-defined]  # PostgreSQL's wrapper has it

@@ -243,8 +243,13 @@ def serving(folder: Path, **variables: str) -> Iterator[Platform]:
         try:
             yield started
         finally:
-            if shell := _shells.pop(started.url, None):
-                shell.close()
+            close_shell(started.url)
+
+
+def close_shell(url: str) -> None:
+    """End the process of `shell` beside the platform at `url`, if there is one."""
+    if shell := _shells.pop(url, None):
+        shell.close()
 
 
 def shell(platform: Platform, code: str, **given: Any) -> Any:

@@ -75,6 +75,7 @@ REMOTE = {
     "DATABASE_URL": "postgres://keys:hunter2@db.example/keys?sslmode=require",
     "LISTEN_DATABASE_URL": "postgres://keys:hunter2@db.example/keys",
     "MIGRATION_DATABASE_URL": "postgres://owner:hunter2@db.example/keys",
+    "REPLICA_URL": "postgres://keys:hunter2@replica.example/keys?sslmode=require",
     "CACHE_URL": "redis://cache.example:6379/0",
     "EMAIL_URL": "smtp://keys:hunter2@mail.example:587",
 }
@@ -97,6 +98,7 @@ def test_unverified_tls_is_allowed_by_name_only(tmp_path):
         "DATABASE_URL",
         "LISTEN_DATABASE_URL",
         "MIGRATION_DATABASE_URL",
+        "REPLICA_URL",
     }
     started = start(
         tmp_path,

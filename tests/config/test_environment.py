@@ -336,6 +336,8 @@ def test_each_invalid_variable_is_reported(tmp_path):
         "PORT": "0",
         "VERIFIED_CACHE_SIZE": "0",
         "PUBLIC_URL": "https://keys example.org",
+        "REPLICA_MAX_LAG": "0",
+        "REPLICA_URL": "mysql://keys:hunter2@127.0.0.1/keys",
         "SECRET_KEY_FALLBACKS": "old",
         "SERVICE_SECRETS": "short",
         "SHARED_VERIFIED_FOLDER": "/nowhere",
@@ -359,6 +361,34 @@ def test_each_invalid_variable_is_reported(tmp_path):
         assert f"has {given!r}, which is " in found["TRUSTED_PROXIES"]
     assert "write 10.0.0.0/8, or 10.0.0.1 alone" in found["TRUSTED_PROXIES"]
     assert "Is it TRUSTED_PROXIES?" in found["TRUSTED_PROXY"]
+
+
+@pytest.mark.parametrize(
+    ("database", "replica", "message"),
+    [
+        ("sqlite:////tmp/x.sqlite3", "postgres://127.0.0.1/keys", "needs a DATABASE_URL"),
+        ("postgres://127.0.0.1/keys", "sqlite:////tmp/x.sqlite3", "must lead to PostgreSQL"),
+    ],
+)
+def test_a_replica_needs_postgresql_on_both_sides(tmp_path, database, replica, message):
+    found = errors(tmp_path, DATABASE_URL=database, REPLICA_URL=replica)
+    assert message in found["REPLICA_URL"]
+
+
+def test_nothing_is_routed_without_a_replica(tmp_path):
+    url = "postgres://127.0.0.1/keys"
+    shown = ["DATABASE_ROUTERS", "DATABASES.keys()"]
+    assert start(tmp_path, *shown, DATABASE_URL=url).stdout.split("\n")[:2] == [
+        "[]",
+        "dict_keys(['default'])",
+    ]
+    shown.append("DATABASES['replica']['OPTIONS']['options'].split()[-1]")
+    routed = start(tmp_path, *shown, DATABASE_URL=url, REPLICA_URL=url).stdout
+    assert routed.split("\n")[:3] == [
+        "['core.replica.ReplicaRouter']",
+        "dict_keys(['default', 'replica'])",
+        "default_transaction_read_only=on",
+    ]
 
 
 def test_variables_of_other_programs_are_not_reported_as_misspelt(tmp_path):

@@ -93,11 +93,19 @@ def reverse_proxy_of(
             return caddy(folder, port=port, config=config, certificates=certificates, KEYS=keys)
         case "haproxy":
             return haproxy(folder, certificates, port=port, config="platform.cfg", KEYS=keys)
+        case "haproxy for several hosts":
+            hosts = {f"KEYS_{number}": keys for number in (1, 2, 3)}
+            config = "several-hosts.cfg"
+            return haproxy(folder, certificates, port=port, config=config, **hosts)
         case _:
             return haproxy(folder, certificates, port=port, config=AS_IT_COMES, KEYS=keys)
 
 
-@pytest.fixture(scope="module", params=["nginx", "caddy", "haproxy", "haproxy as it comes"])
+# Those with a file in deploy/.
+DEPLOYED = ["nginx", "caddy", "haproxy", "haproxy for several hosts"]
+
+
+@pytest.fixture(scope="module", params=[*DEPLOYED, "haproxy as it comes"])
 def site(
     request: pytest.FixtureRequest,
     fresh_folder: Folder,
@@ -183,7 +191,7 @@ def test_guesses_are_limited_whatever_ip_is_forged(site: Site) -> None:
     assert site.reverse_proxy.ask("/customers/me", key="comfyui-nonsense").status == 401
 
 
-@pytest.mark.parametrize("site", ["nginx", "caddy", "haproxy"], indirect=True)
+@pytest.mark.parametrize("site", DEPLOYED, indirect=True)
 @pytest.mark.parametrize("name", ["X_API_Key", "X-API_Key", "x_api-key"])
 def test_proxies_of_deploy_drop_headers_with_underscores(site: Site, name: str) -> None:
     """By default HAProxy and Caddy pass them on, and the server maps both to one name."""
@@ -193,7 +201,7 @@ def test_proxies_of_deploy_drop_headers_with_underscores(site: Site, name: str) 
         assert site.ask("/customers/me", *headers).status == 200
 
 
-@pytest.mark.parametrize("name", ["nginx", "caddy", "haproxy"])
+@pytest.mark.parametrize("name", DEPLOYED)
 def test_a_platform_that_is_down_is_a_503_that_clients_understand(
     name: str, certificates: Certificates, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Installed apps, middleware and templates."""
 
 from config.settings.base import BASE_DIR
+from config.settings.database import DATABASES
 
 INSTALLED_APPS = [
     "staff.apps.AdminConfig",
@@ -65,6 +66,9 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "accounts.device_tracking.track_activity",
 ]
+if "replica" in DATABASES:
+    # Innermost: a log-in or log-out in the view changes the session.
+    MIDDLEWARE.append("core.replica.remember_writes")
 
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"

@@ -23,6 +23,38 @@ _prepared_statements = env.boolean(
     help="Let PostgreSQL plan a repeated statement once per connection. Off for a PgBouncer before "
     "1.21 in transaction pooling.",
 )
+
+
+def _set_postgresql_options(options: dict[str, Any], *, connections: int, wait: float) -> None:
+    """Add a pool and timeouts. wait: seconds for which a request waits for a connection."""
+    from server import postgres_pool
+
+    options.setdefault("connect_timeout", 3)
+    options["pool"] = {
+        # Connections that the server has closed, as at its restart, are replaced.
+        "check": postgres_pool.check,
+        # Enforces DB_STATEMENT_TIMEOUT on the client.
+        "connection_class": postgres_pool.Connection,
+        "min_size": 1,
+        "max_size": connections,
+        # Then the request is answered 503.
+        "timeout": wait,
+        # After this many seconds the pool stops its own attempts, whose delay grows, so that the
+        # next request connects as soon as the server is back.
+        "reconnect_timeout": 1,
+    }
+    if _prepared_statements:
+        options.setdefault("server_side_binding", True)
+        options.setdefault("prepare_threshold", 5)
+    # In milliseconds. The second ends the transactions of a host that lost its network: its locks
+    # on keys would otherwise last until TCP gives up, after two hours.
+    options.setdefault(
+        "options", "-c lock_timeout=4000 -c idle_in_transaction_session_timeout=10000"
+    )
+    # As long as for a lock, when the network drops packets.
+    options.setdefault("tcp_user_timeout", 4000)
+
+
 database: dict[str, Any] = {
     "ENGINE": "django.db.backends.sqlite3",
     # In memory only until the missing DATABASE_URL is reported.
@@ -51,32 +83,7 @@ if database["ENGINE"].endswith("sqlite3"):
             "DATABASE_URL", f"names a file in {_folder}, which is no folder. Make it first."
         )
 elif database["ENGINE"].endswith("postgresql"):
-    from server import postgres_pool
-
-    _options.setdefault("connect_timeout", 3)
-    _options["pool"] = {
-        # Connections that the server has closed, as at its restart, are replaced.
-        "check": postgres_pool.check,
-        # Enforces DB_STATEMENT_TIMEOUT on the client.
-        "connection_class": postgres_pool.Connection,
-        "min_size": 1,
-        "max_size": 16,
-        # Seconds that a request waits for a connection; then it is answered 503.
-        "timeout": 4,
-        # After this many seconds the pool stops its own attempts, whose delay grows, so that the
-        # next request connects as soon as the server is back.
-        "reconnect_timeout": 1,
-    }
-    if _prepared_statements:
-        _options.setdefault("server_side_binding", True)
-        _options.setdefault("prepare_threshold", 5)
-    # In milliseconds. The second ends the transactions of a host that lost its network: its locks
-    # on keys would otherwise last until TCP gives up, after two hours.
-    _options.setdefault(
-        "options", "-c lock_timeout=4000 -c idle_in_transaction_session_timeout=10000"
-    )
-    # As long as for a lock, when the network drops packets.
-    _options.setdefault("tcp_user_timeout", 4000)
+    _set_postgresql_options(_options, connections=16, wait=4)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # A little more than lock_timeout.
@@ -133,6 +140,40 @@ LISTEN_DATABASE_URL, listener_parameters = _client_url(
     help="PostgreSQL's URL for LISTEN, if `DATABASE_URL` leads to a "
     "[pooler](deployment.md#pgbouncer), which does not support it.",
 )
+
+_replica_url = env.text(
+    "REPLICA_URL",
+    kind="URL",
+    default_help="`DATABASE_URL`",
+    help="PostgreSQL's URL of a streaming replica, for "
+    "[pages that may lag](cluster.md#the-replica): usage, activity, and lists of the staff pages.",
+)
+replica: dict[str, Any] | None = None
+if _replica_url:
+    try:
+        replica = database_urls.database(_replica_url)
+    except ValueError as _error:
+        env.add_error("REPLICA_URL", str(_error))
+    else:
+        if not replica["ENGINE"].endswith("postgresql"):
+            env.add_error("REPLICA_URL", "must lead to PostgreSQL, whose replica it names.")
+        elif not database["ENGINE"].endswith("postgresql"):
+            env.add_error("REPLICA_URL", "needs a DATABASE_URL that leads to PostgreSQL.")
+        else:
+            # A page does not wait long, because the primary has the same.
+            _set_postgresql_options(replica["OPTIONS"], connections=8, wait=1)
+            replica["OPTIONS"]["options"] += " -c default_transaction_read_only=on"
+            DATABASES["replica"] = replica
+REPLICA_MAX_LAG: float = env.seconds(
+    "REPLICA_MAX_LAG",
+    default=10.0,
+    least=1,
+    most=3600,
+    help="How old the data of the replica may be. The pages of a user who has just changed "
+    "something read the primary for as long.",
+)
+# Nothing is routed without a replica.
+DATABASE_ROUTERS: list[str] = ["core.replica.ReplicaRouter"] if replica else []
 
 # Whether several hosts may share the database. SQLite is shared by the processes of one.
 MULTI_HOST: bool = database["ENGINE"].endswith("postgresql")

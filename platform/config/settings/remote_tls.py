@@ -2,7 +2,7 @@
 
 from config.settings.base import PRODUCTION, env
 from config.settings.caches import CACHE_URL
-from config.settings.database import database, listener_parameters, migration_parameters
+from config.settings.database import database, listener_parameters, migration_parameters, replica
 from config.settings.mail import mail_options
 from config.settings.traces import TRACES_URL
 from config.settings.uploads import IS_S3_SAFE
@@ -18,6 +18,7 @@ _is_safe = {
     "MIGRATION_DATABASE_URL": (
         migration_parameters is None or database_urls.is_listener_safe(migration_parameters)
     ),
+    "REPLICA_URL": replica is None or database_urls.is_database_safe(replica),
     "CACHE_URL": CACHE_URL is None or database_urls.is_cache_safe(CACHE_URL),
     "EMAIL_URL": mail_options is None or database_urls.is_mail_safe(mail_options),
     "OTEL_EXPORTER_OTLP_ENDPOINT": (
@@ -29,6 +30,7 @@ _solutions = {
     "DATABASE_URL": "add ?sslmode=verify-full&sslrootcert=system, or the file of your authority",
     "LISTEN_DATABASE_URL": "add ?sslmode=verify-full, as for DATABASE_URL",
     "MIGRATION_DATABASE_URL": "add ?sslmode=verify-full, as for DATABASE_URL",
+    "REPLICA_URL": "add ?sslmode=verify-full, as for DATABASE_URL",
     "CACHE_URL": "use rediss://, without turning its checks off",
     "EMAIL_URL": "use submission://, or smtp:// with ?ssl=on",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "use https://",
@@ -39,9 +41,9 @@ _solutions = {
 ALLOW_UNVERIFIED_TLS: list[str] = env.strings(
     "ALLOW_UNVERIFIED_TLS",
     kind="list of variable names",
-    help="Which of `DATABASE_URL`, `LISTEN_DATABASE_URL`, `MIGRATION_DATABASE_URL`, `CACHE_URL`, "
-    "`EMAIL_URL`, `OTEL_EXPORTER_OTLP_ENDPOINT` and `S3_ENDPOINT_URL` may lead to another host "
-    "[without verified TLS](deployment.md#tls-to-other-machines) in production.",
+    help="Which of `DATABASE_URL`, `LISTEN_DATABASE_URL`, `MIGRATION_DATABASE_URL`, `REPLICA_URL`, "
+    "`CACHE_URL`, `EMAIL_URL`, `OTEL_EXPORTER_OTLP_ENDPOINT` and `S3_ENDPOINT_URL` may lead to "
+    "another host [without verified TLS](deployment.md#tls-to-other-machines) in production.",
 )
 for _given in ALLOW_UNVERIFIED_TLS:
     if _given not in _is_safe:
