@@ -19,6 +19,7 @@ from backups.archive import BackupError, Manifest
 from core import encryption
 from oauth.models import AuthorizationCode, DeviceRequest
 from outbox.models import Mail
+from sites.models import SignInCode, SiteSession
 
 # Sessions, codes, and e-mails with codes. Backups do not contain them.
 _EPHEMERAL: Final[list[type[Model]]] = [
@@ -27,6 +28,8 @@ _EPHEMERAL: Final[list[type[Model]]] = [
     Mail,
     DeviceRequest,
     AuthorizationCode,
+    SignInCode,
+    SiteSession,
 ]
 
 # Between and in place of pepper ids. Neither is a Base64 character.

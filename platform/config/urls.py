@@ -10,6 +10,7 @@ urlpatterns = [
     path("ready", health.ready, name="ready"),
     path("theme", theme.choose, name="set_theme"),
     path("theme.css", theme.stylesheet, name="theme_css"),
+    path("", include("sites.urls")),
     path("", include("apikeys.api.urls")),
     path("", include("apikeys.leaks.urls")),
     path("", include("accounts.urls")),

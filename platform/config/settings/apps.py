@@ -30,6 +30,7 @@ INSTALLED_APPS = [
     "backups",
     "oauth",
     "outbox",
+    "sites.apps.SitesConfig",
     # After the apps of the permissions that its roles have.
     "staff",
     "server",
