@@ -156,7 +156,7 @@ class SiteAuthView(ForwardAuthView):
                 found = comfyui_users.user_id(self._site, current_user(request))
             except comfyui_users.ComfyUIUnavailable:
                 raise Unavailable(_("ComfyUI is unavailable. Try again shortly.")) from None
-            headers["X-Auth-Comfy-User"] = found
+            headers["Comfy-User"] = found
         return headers
 
     def handle_exception(self, exc: Exception) -> Response:

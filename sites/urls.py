@@ -20,6 +20,7 @@ urlpatterns = [
     path("sites/", views.list_sites, name="sites"),
     path("sites/sign-in", views.start, name="site_sign_in"),
     path("sites/failed", views.failed, name="site_failed"),
-    # The proxy of a site forwards /_site/callback to this URL.
+    # The proxy of a site forwards /_site/callback, /users and /api/users to these URLs.
     path("sites/at/<authority:authority>/callback", views.callback, name="site_callback"),
+    path("sites/at/<authority:authority>/users", views.users, name="site_users"),
 ]
