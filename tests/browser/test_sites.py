@@ -65,6 +65,12 @@ def origin(
 
 
 @pytest.fixture
+def another(_accounts: Iterator[Person]) -> Callable[[], Person]:
+    """Return a function that returns an account that no other test uses."""
+    return lambda: next(_accounts)
+
+
+@pytest.fixture
 def admit(site: Platform, origin: str) -> Callable[[Person], Person]:
     def add(person: Person) -> Person:
         shell(site, _ADMIT, origin=origin, email=person.email)
@@ -104,9 +110,9 @@ def test_a_visit_leads_to_the_login_and_back(
 
 
 def test_two_people_see_their_own_files_and_a_third_a_page(
-    enter: Enter, accounts: list[Person], _accounts: Any, admit: Any, origin: str, base_url: str
+    enter: Enter, another: Callable[[], Person], admit: Any, origin: str
 ) -> None:
-    people = [admit(next(_accounts)) for _person in range(2)]
+    people = [admit(another()) for _person in range(2)]
     pages = [enter(person, ignore_https_errors=True) for person in people]
     for page, person in zip(pages, people, strict=True):
         page.goto(origin)
@@ -116,7 +122,7 @@ def test_two_people_see_their_own_files_and_a_third_a_page(
     for page, person in zip(pages, people, strict=True):
         page.reload()
         assert shown(page)["saved"] == f"200 {person.email}"
-    third = enter(stranger := next(_accounts), ignore_https_errors=True)
+    third = enter(stranger := another(), ignore_https_errors=True)
     refused = third.goto(origin)
     assert refused is not None
     assert refused.status == 403
@@ -162,9 +168,9 @@ def test_after_the_log_out_a_fetch_is_401_and_a_reload_leads_to_the_login_once(
 
 
 def test_another_person_in_the_same_browser_sees_nothing_of_the_first(
-    enter: Enter, _accounts: Any, admit: Any, origin: str, base_url: str
+    enter: Enter, another: Callable[[], Person], admit: Any, origin: str, base_url: str
 ) -> None:
-    first, second = (admit(next(_accounts)) for _person in range(2))
+    first, second = (admit(another()) for _person in range(2))
     page = enter(first, ignore_https_errors=True)
     page.goto(origin)
     save(page, "of the first")
