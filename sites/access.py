@@ -16,13 +16,13 @@ def find_site(name: str) -> ProtectedSite | None:
 
 def may_enter(user: User, site: ProtectedSite) -> bool:
     """Return whether `user` may enter `site`, by page and by key."""
-    return site.access == Access.EVERYBODY or sites_of(user).filter(pk=site.pk).exists()
+    return site.access == Access.EVERYONE or sites_of(user).filter(pk=site.pk).exists()
 
 
 def sites_of(user: User) -> QuerySet[ProtectedSite]:
     """Return the sites that `user` may enter."""
     own = ProtectedSite.objects.filter(
-        Q(access=Access.EVERYBODY)
+        Q(access=Access.EVERYONE)
         | Q(pk__in=ProtectedSite.accounts.through.objects.filter(user=user).values("protectedsite"))
         | Q(
             pk__in=ProtectedSite.groups.through.objects.filter(group__user=user).values(

@@ -38,7 +38,7 @@ REJECT_MESSAGES = {
 class Access(models.TextChoices):
     """Who may enter a site."""
 
-    EVERYBODY = "everybody", _("Everybody with an account")
+    EVERYONE = "everyone", _("Everyone with an account")
     CHOSEN = "chosen", _("Chosen accounts and groups")
 
 
@@ -76,7 +76,7 @@ class ProtectedSite(models.Model):
         max_length=16,
         choices=Access,
         default=Access.CHOSEN,
-        help_text=_("Where anyone may sign up, everybody means anyone."),
+        help_text=_("Where anyone may sign up, everyone means anyone."),
     )
     accounts = models.ManyToManyField(
         settings.AUTH_USER_MODEL, blank=True, related_name="+", verbose_name=_("accounts")
@@ -87,7 +87,7 @@ class ProtectedSite(models.Model):
         max_length=origins.MAX_LENGTH,
         blank=True,
         help_text=_(
-            "Only for a ComfyUI with --multi-user: its URL from this platform's machine, such as "
+            "Only for a ComfyUI with --multi-user: its URL as this site reaches it, such as "
             "http://127.0.0.1:8188. Each account gets a user of its own there."
         ),
     )

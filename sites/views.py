@@ -23,8 +23,8 @@ from sites import access, comfyui_users, sign_in
 from sites.models import ProtectedSite
 
 
-@require_safe
 @login_required
+@require_safe
 def list_sites(request: HttpRequest) -> HttpResponse:
     """The page with the sites that the user may enter."""
     context = {"sites": access.sites_of(current_user(request)), "section": "sites"}

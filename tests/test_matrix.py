@@ -439,7 +439,7 @@ ADMIN = {
     "admin/comfyui_sites/protectedsite/add/": Row(
         staff(200),
         staff("/admin/comfyui_sites/protectedsite/"),
-        sends={"origin": "https://evil.example.net", "access": "everybody"},
+        sends={"origin": "https://evil.example.net", "access": "everyone"},
     ),
     "admin/comfyui_sites/protectedsite/<path:object_id>/history/": Row(staff(200), staff(200)),
     "admin/comfyui_sites/protectedsite/<path:object_id>/delete/": Row(
@@ -448,7 +448,7 @@ ADMIN = {
     "admin/comfyui_sites/protectedsite/<path:object_id>/change/": Row(
         staff(200),
         staff("/admin/comfyui_sites/protectedsite/"),
-        sends={"origin": "https://evil.example.net", "access": "everybody"},
+        sends={"origin": "https://evil.example.net", "access": "everyone"},
     ),
     "admin/comfyui_sites/protectedsite/<path:object_id>/": Row(staff("change/"), staff("change/")),
     # The OAuth client of a provider. Its secret is write-only (tests/accounts).

@@ -79,7 +79,7 @@ class CacheDirective:
         self.wait = wait
 
     def forbid(self) -> None:
-        """Take back what `allow` said: the response depends on more than it was told."""
+        """Take back what `allow` said: the response depends on more than the key."""
         self.is_allowed = False
 
 

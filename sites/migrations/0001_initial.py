@@ -129,11 +129,11 @@ class Migration(migrations.Migration):
                     "access",
                     models.CharField(
                         choices=[
-                            ("everybody", "Everybody with an account"),
+                            ("everyone", "Everyone with an account"),
                             ("chosen", "Chosen accounts and groups"),
                         ],
                         default="chosen",
-                        help_text="Where anyone may sign up, everybody means anyone.",
+                        help_text="Where anyone may sign up, everyone means anyone.",
                         max_length=16,
                         verbose_name="access",
                     ),
@@ -142,7 +142,7 @@ class Migration(migrations.Migration):
                     "comfyui_url",
                     models.CharField(
                         blank=True,
-                        help_text="Only for a ComfyUI with --multi-user: its URL from this platform's machine, such as http://127.0.0.1:8188. Each account gets a user of its own there.",
+                        help_text="Only for a ComfyUI with --multi-user: its URL as this site reaches it, such as http://127.0.0.1:8188. Each account gets a user of its own there.",
                         max_length=255,
                         verbose_name="URL for separate users",
                     ),

@@ -122,12 +122,12 @@ def test_two_people_see_their_own_files_and_a_third_a_page(
     for page, person in zip(pages, people, strict=True):
         page.reload()
         assert shown(page)["saved"] == f"200 {person.email}"
-    third = enter(stranger := another(), ignore_https_errors=True)
+    third = enter(other := another(), ignore_https_errors=True)
     refused = third.goto(origin)
     assert refused is not None
     assert refused.status == 403
     expect(third.get_by_role("heading", name="You don't have access")).to_be_visible()
-    expect(third.get_by_text(stranger.email)).to_be_visible()
+    expect(third.get_by_text(other.email)).to_be_visible()
 
 
 def test_the_page_of_sites_opens_comfyui(

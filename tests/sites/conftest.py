@@ -91,7 +91,7 @@ class SiteBrowser:
 
 @pytest.fixture
 def site(db: None) -> ProtectedSite:
-    return ProtectedSite.objects.create(origin=ORIGIN, access=Access.EVERYBODY)
+    return ProtectedSite.objects.create(origin=ORIGIN, access=Access.EVERYONE)
 
 
 @pytest.fixture

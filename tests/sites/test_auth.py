@@ -70,7 +70,7 @@ def test_pages_of_other_origins_do_not_get_the_session(at_site, origin):
 
 
 def test_a_cookie_works_at_its_own_site_only(at_site):
-    other = ProtectedSite.objects.create(origin="https://other.example.com", access="everybody")
+    other = ProtectedSite.objects.create(origin="https://other.example.com", access="everyone")
     elsewhere = SiteBrowser(at_site.here, origin=other.origin)
     elsewhere.cookies = dict(at_site.cookies)
     assert elsewhere.ask().status_code == 401
@@ -196,7 +196,7 @@ def test_the_list_has_the_sites_of_the_user(here, site, alice, mallory):
 )
 def test_staff_list_exact_origins(staff, origin, kept):
     response = staff.post(
-        "/admin/comfyui_sites/protectedsite/add/", {"origin": origin, "access": "everybody"}
+        "/admin/comfyui_sites/protectedsite/add/", {"origin": origin, "access": "everyone"}
     )
     assert response.status_code == (200 if kept is None else 302)
     assert list(ProtectedSite.objects.values_list("origin", flat=True)) == [kept][: bool(kept)]
@@ -205,14 +205,14 @@ def test_staff_list_exact_origins(staff, origin, kept):
 def test_both_schemes_of_a_host_are_one_site(staff):
     for origin in ("http://127.0.0.1:8188", "https://127.0.0.1:8188"):
         staff.post(
-            "/admin/comfyui_sites/protectedsite/add/", {"origin": origin, "access": "everybody"}
+            "/admin/comfyui_sites/protectedsite/add/", {"origin": origin, "access": "everyone"}
         )
     assert ProtectedSite.objects.count() == 1
 
 
 @pytest.mark.parametrize("url", ["ftp://a", "http://127.0.0.1:8188/users", "127.0.0.1:8188"])
 def test_the_url_of_comfyui_is_an_origin(staff, url):
-    form = {"origin": ORIGIN, "access": "everybody", "comfyui_url": url}
+    form = {"origin": ORIGIN, "access": "everyone", "comfyui_url": url}
     assert staff.post("/admin/comfyui_sites/protectedsite/add/", form).status_code == 200
     assert not ProtectedSite.objects.exists()
 

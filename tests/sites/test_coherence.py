@@ -238,7 +238,7 @@ def test_a_repeated_cookie_is_left_to_django(cached, cookie):
 
 
 def test_another_site_or_origin_is_not_answered_from_the_cache(cached, cookie, alice):
-    ProtectedSite.objects.create(origin="https://other.example.com", access="everybody")
+    ProtectedSite.objects.create(origin="https://other.example.com", access="everyone")
     assert cached.ask(cookie) == f"204 {alice.pk}"
     assert cached.ask(cookie, query="site=other.example.com") == "401"
     assert cached.ask(cookie, HTTP_ORIGIN="https://evil.example") == "401"

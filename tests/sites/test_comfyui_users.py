@@ -100,7 +100,7 @@ def test_an_odd_answer_is_503(separate, comfyui, at_site, alice, monkeypatch, an
     assert at_site.ask().status_code == 503
 
 
-def test_the_page_of_comfyui_is_told_of_no_users(separate, comfyui, client):
+def test_the_page_of_comfyui_learns_of_no_users(separate, comfyui, client):
     answer = client.get("/sites/at/comfy.example.com/users")
     assert answer.json() == {"storage": "server", "migrated": True}
     assert client.post("/sites/at/comfy.example.com/users").status_code == 405

@@ -54,7 +54,7 @@ def test_the_database_has_digests_only(at_site):
 
 def test_on_loopback_the_cookie_has_the_port_and_no_prefix(enter, alice):
     origin = "http://127.0.0.1:8188"
-    site = ProtectedSite(origin=origin, access="everybody")
+    site = ProtectedSite(origin=origin, access="everyone")
     site.full_clean()
     site.save()
     browsing = enter(alice, origin=origin)
@@ -97,7 +97,7 @@ def test_a_code_works_only_in_the_browser_that_began(enter, alice, mallory, has_
 
 
 def test_a_code_of_one_site_is_refused_at_another(enter, alice):
-    ProtectedSite.objects.create(origin="https://other.example.com", access="everybody")
+    ProtectedSite.objects.create(origin="https://other.example.com", access="everyone")
     browsing = enter(alice)
     callback = browsing.to_callback(browsing.leave_for())
     other = SiteBrowser(browsing.here, origin="https://other.example.com")
