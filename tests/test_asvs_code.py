@@ -16,7 +16,8 @@ from audit.models import Action
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
-    "accounts", "apikeys", "audit", "backups", "core", "oauth", "outbox", "platform", "staff",
+    "accounts", "apikeys", "audit", "backups", "core", "oauth", "outbox", "platform", "sites",
+    "staff",
 )  # fmt: skip
 SOURCES = sorted(
     path

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import COMFYUI_HOST, Enter, Person, log_in, log_out
+from tests.browser.test_accessibility import violations
 from tests.gateways.comfyui import ComfyUI, comfyui_with_users
 from tests.gateways.conftest import Certificates, authority, certificates, site_proxy
 from tests.platforms import Platform, shell
@@ -128,6 +129,7 @@ def test_two_people_see_their_own_files_and_a_third_a_page(
     assert refused.status == 403
     expect(third.get_by_role("heading", name="You don't have access")).to_be_visible()
     expect(third.get_by_text(other.email)).to_be_visible()
+    assert violations(third) == []
 
 
 def test_the_page_of_sites_opens_comfyui(
@@ -197,3 +199,4 @@ def test_a_browser_without_cookies_at_the_site_ends_at_a_page(
     page.goto(origin)
     expect(page.get_by_role("heading", name="Your login did not reach")).to_be_visible()
     expect(page).to_have_url(re.compile(re.escape(f"{base_url}/sites/failed")))
+    assert violations(page) == []
