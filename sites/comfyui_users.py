@@ -8,6 +8,7 @@ import json
 import logging
 import re
 from http.client import HTTPException
+from threading import BoundedSemaphore
 from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
@@ -34,6 +35,8 @@ class _NoRedirect(HTTPRedirectHandler):
         return None
 
 
+# A waiting request may hold a database connection: half of those of a process.
+_waiting = BoundedSemaphore(8)
 # No proxy of the environment: the URL is of this network.
 _opener = build_opener(_NoRedirect, ProxyHandler({}))
 
@@ -92,6 +95,8 @@ def _call(site: ProtectedSite, body: dict[str, str] | None = None) -> Any:
         data=None if body is None else json.dumps(body).encode(),
         headers={"Content-Type": "application/json"},
     )
+    if not _waiting.acquire(blocking=False):
+        raise ComfyUIUnavailable
     try:
         with _opener.open(request, timeout=_TIMEOUT) as response:
             return json.loads(response.read(_MAX_BODY))
@@ -101,6 +106,8 @@ def _call(site: ProtectedSite, body: dict[str, str] | None = None) -> Any:
     except (OSError, HTTPException, ValueError) as error:
         logger.warning("ComfyUI at %s does not answer: %s", site.comfyui_url, error)
         raise ComfyUIUnavailable from error
+    finally:
+        _waiting.release()
 
 
 def _checked(found: Any) -> str:

@@ -281,9 +281,9 @@ OAUTH = {
     # Requests without parameters are invalid.
     "sites/sign-in": Row(all_get(400), all_get(405)),
     "sites/failed": Row(all_get(400), all_get(405)),
-    # The browser has no cookie of the site.
-    "sites/at/<authority:authority>/callback": Row(all_get("/sites/failed"), all_get(405)),
-    "sites/at/<authority:authority>/users": Row(all_get(200), all_get(405)),
+    # Of a site that is not listed. tests/sites has listed ones.
+    "sites/at/<authority:authority>/callback": Row(all_get(404), all_get(405)),
+    "sites/at/<authority:authority>/users": Row(all_get(404), all_get(405)),
     # API clients have no session, and a session is ignored here.
     "oauth/device/code": Row(
         all_get(405), all_get(200), all_get(405), sends={"client_id": "comfy-key"}
@@ -589,7 +589,7 @@ def url_of(route: str, ids: dict[str, str]) -> str:
         "<int:session_id>": ids["usersession"],
         "<slug:file_format>": "csv",
         "<hosted_comfyui:path>": "prompt",
-        "<authority:authority>": "comfy.example.org",
+        "<authority:authority>": "comfy.example.net",
         "<path:object_id>": ids.get(model[1] if model else "key", ids["key"]),
         r"(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[-\w]+)$": ids["reset"],
         r"(?P<key>[-:\w]+)$": "not:a:key",

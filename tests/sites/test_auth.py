@@ -202,6 +202,15 @@ def test_staff_list_exact_origins(staff, origin, kept):
     assert list(ProtectedSite.objects.values_list("origin", flat=True)) == [kept][: bool(kept)]
 
 
+def test_staff_choose_accounts_from_a_list(staff, alice):
+    page = staff.get("/admin/comfyui_sites/protectedsite/add/").text
+    assert 'href="/admin/accounts/user/"' in page
+    assert staff.get("/admin/accounts/user/?_popup=1").status_code == 200
+    form = {"origin": ORIGIN, "access": "chosen", "accounts": str(alice.pk)}
+    assert staff.post("/admin/comfyui_sites/protectedsite/add/", form).status_code == 302
+    assert ProtectedSite.objects.get().accounts.get() == alice
+
+
 def test_both_schemes_of_a_host_are_one_site(staff):
     for origin in ("http://127.0.0.1:8188", "https://127.0.0.1:8188"):
         staff.post(

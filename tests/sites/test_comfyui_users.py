@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -98,6 +99,15 @@ def test_an_odd_answer_is_503(separate, comfyui, at_site, alice, monkeypatch, an
     monkeypatch.setattr(comfyui_users, "_call", lambda *_given: json.loads(text))
     ComfyUIUser.objects.all().delete()
     assert at_site.ask().status_code == 503
+
+
+def test_a_hanging_comfyui_does_not_hold_all_connections(separate, at_site, alice):
+    ComfyUIUser.objects.all().delete()
+    with ExitStack() as stack:
+        for _request in range(8):
+            stack.enter_context(comfyui_users._waiting)
+        assert at_site.ask().status_code == 503
+    assert at_site.ask().status_code == 204
 
 
 def test_the_page_of_comfyui_learns_of_no_users(separate, comfyui, client):

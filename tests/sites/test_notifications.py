@@ -64,7 +64,9 @@ OF_SESSION = {
 OF_ACCESS = {
     "site changed": sql("UPDATE comfyui_sites_protectedsite SET access = 'everyone'"),
     "account admitted": lambda: ProtectedSite.objects.get().accounts.add(User.objects.get()),
-    "group admitted": lambda: ProtectedSite.objects.get().groups.add(Group.objects.get(name="Studio")),
+    "group admitted": lambda: ProtectedSite.objects.get().groups.add(
+        Group.objects.get(name="Studio")
+    ),
     "group left": sql("DELETE FROM accounts_user_groups"),
     "another user in ComfyUI": sql("UPDATE comfyui_sites_comfyuiuser SET user_id = 'two'"),
 }
