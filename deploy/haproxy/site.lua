@@ -46,7 +46,7 @@ core.register_action("site_auth", {"http-req"}, function(txn, url, host)
         ["x-forwarded-for"] = {txn.f:src()},
         ["x-forwarded-proto"] = {txn.f:ssl_fc() == 1 and "https" or "http"},
         ["x-forwarded-method"] = {txn.f:method()},
-        ["x-forwarded-uri"] = {txn.f:url()},
+        ["x-forwarded-uri"] = {txn.f:pathq()},
     }
     for _, name in ipairs(ASKED_WITH) do
         if client[name] then
