@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from django.urls import reverse
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "settings.md").read_text()))
@@ -91,3 +92,34 @@ def test_the_image_gets_every_package_of_the_wheel_and_nothing_that_is_secret() 
 def test_the_image_installs_by_hash_and_does_not_run_as_root() -> None:
     assert "--require-hashes" in DOCKERFILE
     assert re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)[-1] not in {"root", "0"}
+
+
+# --- Traefik ---------------------------------------------------------------------------------
+
+TRAEFIK = yaml.safe_load((ROOT / "deploy" / "traefik" / "site.yaml").read_text())["http"]
+
+
+def test_traefik_defines_every_middleware_and_service_that_it_uses() -> None:
+    routers = TRAEFIK["routers"].values()
+    used = {name for router in routers for name in router["middlewares"]}
+    assert used == set(TRAEFIK["middlewares"])
+    assert {router["service"] for router in routers} == set(TRAEFIK["services"])
+
+
+def test_traefik_asks_before_comfyui_and_removes_secrets_afterwards() -> None:
+    before, auth, after = TRAEFIK["routers"]["comfyui"]["middlewares"]
+    asked = TRAEFIK["middlewares"][auth]["forwardAuth"]
+    assert asked["address"].endswith("/api/v1/auth?site=comfy.example.org")
+    assert not asked["trustForwardHeader"]
+    # Traefik replaces these headers of the client, or removes them.
+    assert {"X-Auth-User", "Comfy-User"} <= set(asked["authResponseHeaders"])
+    removed = TRAEFIK["middlewares"][after]["headers"]["customRequestHeaders"]
+    assert removed == {"X-API-Key": "", "Authorization": "", "Cookie": ""}
+    assert set(TRAEFIK["middlewares"][before]["headers"]["customRequestHeaders"].values()) == {""}
+
+
+def test_traefik_forwards_to_urls_of_the_platform() -> None:
+    callback = TRAEFIK["middlewares"]["comfyui-callback-path"]["replacePathRegex"]["replacement"]
+    users = TRAEFIK["middlewares"]["comfyui-users-path"]["replacePath"]["path"]
+    for name, path in (("site_callback", callback), ("site_users", users)):
+        assert reverse(name, kwargs={"authority": "comfy.example.org"}) == path
