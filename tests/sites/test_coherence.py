@@ -12,13 +12,15 @@ import pytest
 from allauth.usersessions.models import UserSession
 from django.contrib.auth.models import Group
 from django.core.handlers.wsgi import WSGIHandler
+from django.utils import timezone
 
 from accounts import services as accounts
 from accounts.models import User
 from apikeys.cache.setup import install
 from apikeys.cache.versions import VersionTable
 from audit.services import Actor
-from sites.models import Access, ProtectedSite, SiteSession
+from backups.contents import ephemeral_tables
+from sites.models import Access, ComfyUIUser, ProtectedSite, SignInCode, SiteSession
 from tests.factories import PASSWORD, later
 from tests.sites.conftest import COOKIE, NAME, SiteBrowser
 
@@ -250,3 +252,35 @@ def test_a_key_beside_the_cookie_is_not_answered_for_the_session(cached, cookie,
     token = issue("mallory's", owner=mallory)[1].reveal()
     assert cached.ask(cookie, HTTP_X_API_KEY=token) == f"204 {mallory.pk}"
     assert cached.ask(cookie, HTTP_AUTHORIZATION=f"Bearer {token}") == f"204 {mallory.pk}"
+
+
+# --- Rows ---------------------------------------------------------------------------------------
+
+
+def test_old_codes_and_sessions_are_deleted(at_site, site, alice):
+    SiteSession.objects.create(
+        digest="0" * 64,
+        site=site,
+        owner=alice,
+        session_key="gone",
+        created_at=timezone.now() - timedelta(days=31),
+    )
+    del at_site.cookies[COOKIE]
+    url = at_site.leave_for()
+    at_site.to_callback(url)
+    with later(timedelta(minutes=2)):
+        at_site.sign_in()
+        assert SignInCode.objects.count() == 0
+    assert SiteSession.objects.count() == 1
+
+
+def test_the_export_has_the_sites_and_no_secret(at_site, site, alice):
+    ComfyUIUser.objects.create(site=site, owner=alice, user_id="alice_1")
+    found = accounts.personal_data(alice)
+    assert found["comfyui_users"] == [{"site__origin": site.origin, "user_id": "alice_1"}]
+    assert [row["site__origin"] for row in found["site_sessions"]] == [site.origin]
+    assert SiteSession.objects.get().digest not in str(found)
+
+
+def test_backups_have_neither_sessions_nor_codes(db):
+    assert {"comfyui_sites_sitesession", "comfyui_sites_signincode"} <= set(ephemeral_tables())
