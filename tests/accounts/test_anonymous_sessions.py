@@ -32,6 +32,7 @@ _ARGUMENTS = {
     "string": "x",
     "slug": "x",
     "hostedcomfyui": "queue",
+    "authority": "comfy.example.org",
 }
 
 
