@@ -151,13 +151,21 @@ class SiteAuthView(ForwardAuthView):
 
     def granted_headers(self, request: Request) -> dict[str, str]:
         headers = super().granted_headers(request)
-        if self._site is not None and self._site.comfyui_url:
-            try:
-                found = comfyui_users.user_id(self._site, current_user(request))
-            except comfyui_users.ComfyUIUnavailable:
-                raise Unavailable(_("ComfyUI is unavailable. Try again shortly.")) from None
-            headers["Comfy-User"] = found
-        return headers
+        if self._site is None:
+            return headers
+        # Empty instead of missing: Caddy would put the name of its variable there.
+        absent = {"X-Auth-Key-Id": "", "X-Auth-Scopes": ""}
+        user = self._comfyui_user(self._site, current_user(request))
+        return {**absent, **headers, "Comfy-User": user}
+
+    def _comfyui_user(self, site: ProtectedSite, owner: User) -> str:
+        """Return the id of the account in ComfyUI; "" without separate users."""
+        if not site.comfyui_url:
+            return ""
+        try:
+            return comfyui_users.user_id(site, owner)
+        except comfyui_users.ComfyUIUnavailable:
+            raise Unavailable(_("ComfyUI is unavailable. Try again shortly.")) from None
 
     def handle_exception(self, exc: Exception) -> Response:
         self._is_for_browser = self._is_for_browser or isinstance(exc, SessionEnded)

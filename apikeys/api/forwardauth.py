@@ -46,7 +46,7 @@ def _documented[View: Callable[..., Response]](operation_id: str) -> Callable[[V
             "(`X-Auth-Key-Id`) and its permissions (`X-Auth-Scopes`, separated by "
             "spaces). Let the proxy set these headers itself, so that no client can. "
             "With `site`, the session of a browser at that site is accepted as well, "
-            "without headers about a key, and accounts without access get 403. "
+            "with empty headers about a key, and accounts without access get 403. "
             "All methods do the same."
         ),
         parameters=[

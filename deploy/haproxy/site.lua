@@ -7,7 +7,7 @@ local ASKED_WITH = {
     "x-api-key", "authorization", "origin", "cookie", "accept", "accept-language",
     "sec-fetch-mode", "sec-fetch-dest",
 }
--- Only keys have the third and fourth, only users of a ComfyUI with --multi-user the last.
+-- The third and fourth are empty for sessions, the last without a ComfyUI with --multi-user.
 local GRANTED = {"x-auth-user", "x-auth-email", "x-auth-key-id", "x-auth-scopes", "comfy-user"}
 local REFUSED = {
     "content-type", "cache-control", "www-authenticate", "retry-after",
