@@ -15,6 +15,7 @@ from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.signals import user_logged_in, user_logged_out
+from django.contrib.sessions.backends.base import SessionBase
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
@@ -72,8 +73,12 @@ def _has_expired(request: HttpRequest) -> bool:
     request.last_seen_at = last  # type: ignore[attr-defined]
     if last is not None and timezone.now() - last > settings.SESSION_IDLE:
         return True
-    began = request.session.get(_BEGAN_AT, _authentication_times(request)[0])
-    return bool(time.time() - began > settings.SESSION_LIFETIME.total_seconds())
+    return time.time() - began_at(request.session) > settings.SESSION_LIFETIME.total_seconds()
+
+
+def began_at(session: SessionBase) -> float:
+    """Return the Unix time of the log-in; 0 if it is unknown."""
+    return float(session.get(_BEGAN_AT, _authentication_times(session)[0]))
 
 
 def _is_staff_page(request: HttpRequest) -> bool:
@@ -88,7 +93,9 @@ def _is_staff_page(request: HttpRequest) -> bool:
 def _is_staff_session_valid(request: HttpRequest) -> bool:
     """Return whether the staff timeouts have not passed; if so, update the last visit."""
     now = time.time()
-    authenticated_at = max(request.session.get(_BEGAN_AT, 0), _authentication_times(request)[-1])
+    authenticated_at = max(
+        request.session.get(_BEGAN_AT, 0), _authentication_times(request.session)[-1]
+    )
     # A time in the future, after the clock was set back, is not accepted.
     if not 0 <= now - authenticated_at <= settings.STAFF_LIFETIME.total_seconds():
         return False
@@ -100,10 +107,10 @@ def _is_staff_session_valid(request: HttpRequest) -> bool:
     return True
 
 
-def _authentication_times(request: HttpRequest) -> list[float]:
+def _authentication_times(session: SessionBase) -> list[float]:
     """Return the Unix times of the log-in and of each reauthentication, at least one."""
     # A log-in as another user flushes the session, so all records are of the same user.
-    records = request.session.get(AUTHENTICATION_METHODS_SESSION_KEY) or [{"at": 0}]
+    records = session.get(AUTHENTICATION_METHODS_SESSION_KEY) or [{"at": 0}]
     return [record["at"] for record in records]
 
 

@@ -12,6 +12,8 @@ from django.contrib.sessions.backends import db
 from django.contrib.sessions.backends.base import SessionBase
 from django.utils import timezone
 
+from accounts import signals
+
 if TYPE_CHECKING:
     from django.contrib.sessions.base_session import AbstractBaseSession
 
@@ -74,7 +76,25 @@ class SessionStore(db.SessionStore):
     def delete(self, session_key: str | None = None) -> None:
         session_key = session_key or self.session_key
         if session_key is not None:
-            super().delete(stored_key(session_key))
+            key = stored_key(session_key)
+            super().delete(key)
+            if not self._is_renamed:
+                signals.session_ended.send(SessionStore, key=key)
+
+    # Whether `cycle_key` deletes the row of the former id.
+    _is_renamed = False
+
+    def cycle_key(self) -> None:
+        former = self.session_key
+        self._is_renamed = True
+        try:
+            super().cycle_key()
+        finally:
+            self._is_renamed = False
+        if former is not None:
+            signals.session_renamed.send(
+                SessionStore, former=stored_key(former), key=stored_key(self.session_key)
+            )
 
     def create_model_instance(self, data: dict[str, Any]) -> "AbstractBaseSession":
         row = super().create_model_instance(data)

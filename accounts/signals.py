@@ -1,13 +1,20 @@
 """Notify watchers when accounts change: before the change and after it is committed.
 
 Watchers register themselves, so that accounts import none of them. Only fields that other apps
-cache count as a change.
+cache count as a change. Signals announce the end and the renaming of sessions.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final
 from uuid import UUID
+
+from django.dispatch import Signal
+
+# Sent after the row of a session was deleted. key: its stored key.
+session_ended = Signal()
+# Sent after a session got another id. former, key: stored keys.
+session_renamed = Signal()
 
 type Watcher = Callable[[Collection[UUID]], AbstractContextManager[None]]
 

@@ -19,6 +19,7 @@ from backups.archive import BackupError, Manifest
 from core import encryption
 from oauth.models import AuthorizationCode, DeviceRequest
 from outbox.models import Mail
+from sites.models import SignInCode, SiteSession
 from uploads.models import Upload
 
 # Sessions, codes, e-mails with codes, and uploads, whose files are not in the database. Backups do
@@ -30,6 +31,8 @@ _EPHEMERAL: Final[list[type[Model]]] = [
     DeviceRequest,
     AuthorizationCode,
     Upload,
+    SignInCode,
+    SiteSession,
 ]
 
 # Between and in place of pepper ids. Neither is a Base64 character.

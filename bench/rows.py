@@ -5,12 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.load import RequestTemplate
+from bench.seed import SITE
+from core import site_names
 
 VALIDATE = "/api/v1/keys/validate"
 CUSTOMERS = "/customers"
 # The body that ComfyUI's page posts to /customers at each load, from its sources.
 SIGN_IN = '{"signup_source":"localhost"}'
 IN_HEADER = {"X-API-Key": "{}"}
+AUTH = "/api/v1/auth"
+AT_SITE = f"{AUTH}?site={SITE}"
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,13 @@ def all_rows(files: Path, sizes: list[int]) -> list[Row]:
         body=SIGN_IN,
         contains=b'"email":',
     )
+    auth = replace(valid, path=AUTH, method="GET", status=204, contains=b"")
+    by_cookie = replace(
+        auth,
+        path=AT_SITE,
+        keys=files / "sessions",
+        headers={"Cookie": f"theirs=1; {site_names.session_cookie(SITE)}={{}}"},
+    )
     in_body = replace(some, headers={"Content-Type": "application/json"}, body='{"key":"{}"}')
     return [
         Row("ours-valid", "validation cache, all keys in turn", "ours", always(valid), True, True),
@@ -87,6 +98,13 @@ def all_rows(files: Path, sizes: list[int]) -> list[Row]:
         Row("ours-hot", "validation cache, one key", "ours", always(ours("hot")), True, True),
         Row("ours-sign-in", "POST /customers with ComfyUI's body", "ours",
             always(sign_in), True, True),
+        Row("ours-auth", "GET /api/v1/auth with a key", "ours", always(auth), True, True),
+        Row("ours-auth-site", "the same, at a protected site", "ours",
+            always(replace(auth, path=AT_SITE)), True, True),
+        Row("ours-auth-scope", "the same, with a scope", "ours",
+            always(replace(auth, path=f"{AT_SITE}&scope=proxy:openai")), True, True),
+        Row("ours-auth-cookie", "the same, with a browser's session", "ours",
+            always(by_cookie), True),
         Row("ours-forged", "validation cache, wrong tag: 401", "ours",
             always(refused("forged", b"NOT_FOUND"))),
         Row("ours-flood", "the same, each for the first time", "ours",

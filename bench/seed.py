@@ -13,11 +13,14 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 import zlib
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from hashlib import sha256
 from itertools import batched
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ VAR = ROOT / "var" / "bench"
 # The defaults of ARGON2_MEMORY_KIB, ARGON2_PASSES and ARGON2_LANES.
 COST = Cost(memory_kib=19456, passes=2, lanes=1)
 _PROCESSES = 2
+# A protected site, with a session for each key.
+SITE = "comfy.example.com"
 _KEYS_PER_ACCOUNT = 20
 
 
@@ -85,6 +90,11 @@ def forged(number: int) -> list[str]:
     """Return tokens with a correct format and CRC and a wrong tag."""
     other_key = secrets.token_bytes(32)
     return [tokens.make(tag_key=other_key).reveal() for _ in range(number)]
+
+
+def site_token(key: str) -> str:
+    """Return the token of the session that belongs to a key: the same in each process."""
+    return urlsafe_b64encode(sha256(key.encode()).digest()).rstrip(b"=").decode()
 
 
 def fill(environment: Mapping[str, str], keys: Iterable[Key], *, revoked: Iterable[Key]) -> None:
@@ -176,11 +186,18 @@ def _hasher(of: str | None = None) -> Hasher:
 
 
 def _insert(keys: list[Key], revoked: list[Key]) -> None:
+    from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
     from django.utils import timezone
 
     from accounts.models import User
+    from accounts.sessions import SessionStore, stored_key
     from apikeys.models import APIKey, Reason
+    from sites.models import Access, ProtectedSite, SiteSession
+    from sites.sign_in import digest_of
 
+    site, _is_new = ProtectedSite.objects.get_or_create(
+        authority=SITE, defaults={"origin": f"https://{SITE}", "access": Access.EVERYONE}
+    )
     ended = {"revoked_at": timezone.now(), "revoked_reason": Reason.DELETED_BY_OWNER}
     rows: list[tuple[Key, dict[str, Any]]] = [(key, {}) for key in keys]
     rows += [(key, ended) for key in revoked]
@@ -196,6 +213,20 @@ def _insert(keys: list[Key], revoked: list[Key]) -> None:
                 **fields,
             )
             for i, (key, fields) in enumerate(batch)
+        )
+        session = SessionStore()
+        session[SESSION_KEY] = str(owner.pk)
+        session[HASH_SESSION_KEY] = owner.get_session_auth_hash()
+        session["began_at"] = time.time()
+        session.create()
+        SiteSession.objects.bulk_create(
+            SiteSession(
+                digest=digest_of(site_token(key.text)),
+                site=site,
+                owner=owner,
+                session_key=stored_key(session.session_key),
+            )
+            for key, _fields in batch
         )
 
 

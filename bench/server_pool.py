@@ -87,6 +87,7 @@ class ServerPool:
         # A tenth, for rows where the first use of each key takes many milliseconds.
         self._some = self._good[: max(self._number // 10, 1)]
         self._write("valid", [key.text for key in self._good])
+        self._write("sessions", [seed.site_token(key.text) for key in self._good])
         self._write("some", [key.text for key in self._some])
         self._write("hot", [self._good[0].text])
         self._write("deleted", [key.text for key in self._deleted])

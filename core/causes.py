@@ -37,6 +37,7 @@ class Cause(StrEnum):
     PENDING_GRANTS_FULL = "pending_grants_full"
     KEY_NOT_CREATED = "key_not_created"
     STORAGE_UNAVAILABLE = "storage_unavailable"
+    COMFYUI_UNAVAILABLE = "comfyui_unavailable"
     METRICS_UNAVAILABLE = "metrics_unavailable"
 
 

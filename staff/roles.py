@@ -54,6 +54,10 @@ PERMISSIONS: Final[tuple[tuple[str, Role], ...]] = (
     ("oauth.add_site", Role.ADMINISTRATORS),
     ("oauth.change_site", Role.ADMINISTRATORS),
     ("oauth.delete_site", Role.ADMINISTRATORS),
+    ("comfyui_sites.view_protectedsite", Role.ADMINISTRATORS),
+    ("comfyui_sites.add_protectedsite", Role.ADMINISTRATORS),
+    ("comfyui_sites.change_protectedsite", Role.ADMINISTRATORS),
+    ("comfyui_sites.delete_protectedsite", Role.ADMINISTRATORS),
     ("outbox.view_mail", Role.ADMINISTRATORS),
 )
 

@@ -16,8 +16,8 @@ from audit.models import Action
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
-    "accounts", "apikeys", "audit", "backups", "core", "oauth", "outbox", "platform", "staff",
-    "uploads",
+    "accounts", "apikeys", "audit", "backups", "core", "oauth", "outbox", "platform", "sites",
+    "staff", "uploads",
 )  # fmt: skip
 SOURCES = sorted(
     path

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from django.urls import reverse
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "settings.md").read_text()))
@@ -179,3 +180,34 @@ def test_prometheus_scrapes_with_the_secret_from_a_file() -> None:
     assert set(job["authorization"]) == {"credentials_file"}
     (rules,) = example["rule_files"]
     assert (ROOT / "deploy" / "prometheus" / rules).is_file()
+
+
+# --- Traefik ---------------------------------------------------------------------------------
+
+TRAEFIK = yaml.safe_load((ROOT / "deploy" / "traefik" / "site.yaml").read_text())["http"]
+
+
+def test_traefik_defines_every_middleware_and_service_that_it_uses() -> None:
+    routers = TRAEFIK["routers"].values()
+    used = {name for router in routers for name in router["middlewares"]}
+    assert used == set(TRAEFIK["middlewares"])
+    assert {router["service"] for router in routers} == set(TRAEFIK["services"])
+
+
+def test_traefik_asks_before_comfyui_and_removes_secrets_afterwards() -> None:
+    before, auth, after = TRAEFIK["routers"]["comfyui"]["middlewares"]
+    asked = TRAEFIK["middlewares"][auth]["forwardAuth"]
+    assert asked["address"].endswith("/api/v1/auth?site=comfy.example.org")
+    assert not asked["trustForwardHeader"]
+    # Traefik replaces these headers of the client, or removes them.
+    assert {"X-Auth-User", "Comfy-User"} <= set(asked["authResponseHeaders"])
+    removed = TRAEFIK["middlewares"][after]["headers"]["customRequestHeaders"]
+    assert removed == {"X-API-Key": "", "Authorization": "", "Cookie": ""}
+    assert set(TRAEFIK["middlewares"][before]["headers"]["customRequestHeaders"].values()) == {""}
+
+
+def test_traefik_forwards_to_urls_of_the_platform() -> None:
+    callback = TRAEFIK["middlewares"]["comfyui-callback-path"]["replacePathRegex"]["replacement"]
+    users = TRAEFIK["middlewares"]["comfyui-users-path"]["replacePath"]["path"]
+    for name, path in (("site_callback", callback), ("site_users", users)):
+        assert reverse(name, kwargs={"authority": "comfy.example.org"}) == path

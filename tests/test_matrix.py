@@ -35,6 +35,7 @@ from apikeys.models import APIKey, DailyUse
 from audit.models import Action, Event
 from oauth.models import DeviceRequest, Site
 from outbox.models import Mail
+from sites.models import ProtectedSite
 from tests.conftest import show_who
 from uploads.models import Upload
 
@@ -282,6 +283,13 @@ OAUTH = {
     "device/done/<uuid:device_id>": Row(signed_in(404), (LOGIN, 405, 405)),
     # A request without a client id is not redirected.
     "oauth/authorize": Row(all_get(400), all_get(400), sends={"decision": "allow"}),
+    "sites/": Row(signed_in(200), signed_in(405)),
+    # Requests without parameters are invalid.
+    "sites/sign-in": Row(all_get(400), all_get(405)),
+    "sites/failed": Row(all_get(400), all_get(405)),
+    # Of a site that is not listed. tests/sites has listed ones.
+    "sites/at/<authority:authority>/callback": Row(all_get(404), all_get(405)),
+    "sites/at/<authority:authority>/users": Row(all_get(404), all_get(405)),
     # API clients have no session, and a session is ignored here.
     "oauth/device/code": Row(
         all_get(405), all_get(200), all_get(405), sends={"client_id": "comfy-key"}
@@ -293,7 +301,10 @@ OAUTH = {
 }
 
 # Django builds this pattern from the registered apps, in the order of their registration.
-APP_LABELS = r"^(?P<app_label>socialaccount|accounts|auth|account|apikeys|audit|oauth|outbox)/$"
+APP_LABELS = (
+    r"^(?P<app_label>socialaccount|accounts|auth|account|apikeys|audit|oauth|outbox"
+    r"|comfyui_sites)/$"
+)
 
 ADMIN = {
     "admin/": Row(staff(200), staff(200)),
@@ -426,6 +437,26 @@ ADMIN = {
         staff(200), staff("/admin/oauth/site/"), sends={"origin": "https://evil.example.net"}
     ),
     "admin/oauth/site/<path:object_id>/": Row(staff("change/"), staff("change/")),
+    "admin/comfyui_sites/protectedsite/": Row(
+        staff(200),
+        staff("/admin/comfyui_sites/protectedsite/"),
+        sends={"action": "delete_selected", "_selected_action": "{site}", "post": "yes"},
+    ),
+    "admin/comfyui_sites/protectedsite/add/": Row(
+        staff(200),
+        staff("/admin/comfyui_sites/protectedsite/"),
+        sends={"origin": "https://evil.example.net", "access": "everyone"},
+    ),
+    "admin/comfyui_sites/protectedsite/<path:object_id>/history/": Row(staff(200), staff(200)),
+    "admin/comfyui_sites/protectedsite/<path:object_id>/delete/": Row(
+        staff(200), staff("/admin/comfyui_sites/protectedsite/"), sends={"post": "yes"}
+    ),
+    "admin/comfyui_sites/protectedsite/<path:object_id>/change/": Row(
+        staff(200),
+        staff("/admin/comfyui_sites/protectedsite/"),
+        sends={"origin": "https://evil.example.net", "access": "everyone"},
+    ),
+    "admin/comfyui_sites/protectedsite/<path:object_id>/": Row(staff("change/"), staff("change/")),
     # The OAuth client of a provider. Its secret is write-only (tests/accounts).
     "admin/socialaccount/socialapp/": Row(
         staff(200),
@@ -511,6 +542,7 @@ def alices_objects(alice, issue) -> dict[str, str]:
         "authenticator": factor.pk,
         "usersession": session.pk,
         "site": Site.objects.create(origin="https://comfy.example.org").pk,
+        "protectedsite": ProtectedSite.objects.create(origin="https://comfy.example.org").pk,
         "device": DeviceRequest.objects.create(
             owner=alice, device_digest="d", user_digest="u", expires_at=timezone.now()
         ).pk,
@@ -547,6 +579,7 @@ def all_data_of(alice) -> list[list[dict[str, Any]]]:
             DeviceRequest.objects.filter(owner=alice),
             Upload.objects.filter(owner=alice),
             Site.objects.all(),
+            ProtectedSite.objects.all(),
             Group.objects.all(),
         )
     ]
@@ -568,6 +601,7 @@ def url_of(route: str, ids: dict[str, str]) -> str:
         "<uuid:upload_id>": ids["upload"],
         "<str:name>": "file.png",
         "<hosted_comfyui:path>": "prompt",
+        "<authority:authority>": "comfy.example.net",
         "<path:object_id>": ids.get(model[1] if model else "key", ids["key"]),
         r"(?P<uidb36>[0-9A-Za-z]+)-(?P<key>[-\w]+)$": ids["reset"],
         r"(?P<key>[-:\w]+)$": "not:a:key",

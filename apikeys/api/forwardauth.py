@@ -45,6 +45,8 @@ def _documented[View: Callable[..., Response]](operation_id: str) -> Callable[[V
             "(`X-Auth-User`, the id of the account, and `X-Auth-Email`), the key "
             "(`X-Auth-Key-Id`) and its permissions (`X-Auth-Scopes`, separated by "
             "spaces). Let the proxy set these headers itself, so that no client can. "
+            "With `site`, the session of a browser at that site is accepted as well, "
+            "with empty headers about a key, and accounts without access get 403. "
             "All methods do the same."
         ),
         parameters=[
@@ -52,6 +54,14 @@ def _documented[View: Callable[..., Response]](operation_id: str) -> Callable[[V
                 "scope",
                 str,
                 description="A scope that the key must have, such as `proxy:openai`; else 403.",
+            ),
+            OpenApiParameter(
+                "site",
+                str,
+                description=(
+                    "Host and port of a protected site, such as `comfy.example.org`. "
+                    "Navigations of a browser without a session there are redirected (302)."
+                ),
             ),
             OpenApiParameter(
                 "status",
@@ -64,6 +74,7 @@ def _documented[View: Callable[..., Response]](operation_id: str) -> Callable[[V
         responses={
             200: OpenApiResponse(description="The key is valid, with `status=200`."),
             204: OpenApiResponse(description="The key is valid."),
+            302: OpenApiResponse(description="To the log-in, for a navigation, with `site`."),
             **schema.SCOPED,
         },
     )
@@ -83,17 +94,15 @@ class ForwardAuthView(BaseView):
 
     @_documented("forward_auth")
     def get(self, request: Request) -> Response:
+        return Response(status=self.granted_status(request), headers=self.granted_headers(request))
+
+    def granted_headers(self, request: Request) -> dict[str, str]:
+        """Return the headers that name the account, and the key of the request."""
         owner, key = current_user(request), request.auth
-        assert isinstance(key, APIKey)  # noqa: S101 (KeyAuthentication gives no other)
-        return Response(
-            status=self.granted_status(request),
-            headers={
-                "X-Auth-User": str(owner.pk),
-                "X-Auth-Email": owner.email,
-                "X-Auth-Key-Id": str(key.pk),
-                "X-Auth-Scopes": " ".join(key.granted),
-            },
-        )
+        headers = {"X-Auth-User": str(owner.pk), "X-Auth-Email": owner.email}
+        if isinstance(key, APIKey):
+            headers |= {"X-Auth-Key-Id": str(key.pk), "X-Auth-Scopes": " ".join(key.granted)}
+        return headers
 
     def wanted_scope(self, request: Request) -> str | None:
         wanted = request.query_params.get("scope")

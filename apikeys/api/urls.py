@@ -34,7 +34,7 @@ urlpatterns = [
     path("customers/usage", UsageView.as_view(), name="api_usage"),
     path("api/v1/keys/validate", validation.ValidateView.as_view(), name="api_validate"),
     path("api/v1/keys/validate/batch", validation.BatchView.as_view(), name="api_batch"),
-    path("api/v1/auth", forwardauth.ForwardAuthView.as_view(), name="api_forward_auth"),
+    # Without a slash at the end it is in sites.urls.
     re_path(r"^api/v1/auth/", forwardauth.ForwardAuthBelowView.as_view()),
     # Before the admin site, which handles the other URLs below admin/ and redirects to its login.
     re_path(r"^admin/verify-api-key/?$", admin_verify.VerifyView.as_view(), name="api_verify"),

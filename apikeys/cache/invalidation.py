@@ -1,7 +1,8 @@
 """Invalidate cached responses and rows around every change that a verdict depends on.
 
 A verdict depends on the row of a key and that of its owner. The models call `changing` in every
-method that writes them, so that callers need not. Other apps can watch the same changes.
+method that writes them, so that callers need not. Other apps can watch the same changes. Responses
+to sessions of protected sites are invalidated in the same way, by the digest of the session.
 """
 
 import logging
@@ -96,8 +97,18 @@ def changing(public_ids: Collection[str], to: Changes | None = _NOTHING) -> Iter
     with ExitStack() as stack:
         for watcher in _watchers:
             stack.enter_context(watcher(public_ids, to))
-        with _dirty(public_ids):
+        with _dirty({bucket_of(public_id) for public_id in public_ids}):
             yield
+
+
+def changing_sessions(digests: Collection[str]) -> AbstractContextManager[None]:
+    """Wrap a change to what responses to these sessions of sites depend on."""
+    return _dirty({bucket_of(digest) for digest in digests})
+
+
+def changing_access() -> AbstractContextManager[None]:
+    """Wrap a change to who may enter a site: any response to a key or session may depend on it."""
+    return _dirty(range(BUCKETS))
 
 
 class _Write:
@@ -135,12 +146,11 @@ class _Write:
 
 
 @contextmanager
-def _dirty(public_ids: Collection[str]) -> Iterator[None]:
-    """Mark the keys' buckets dirty until the outermost transaction ends.
+def _dirty(buckets: Collection[int]) -> Iterator[None]:
+    """Mark buckets dirty until the outermost transaction ends.
 
     If the outcome of the commit is unknown (connection lost), they stay dirty until a sweep.
     """
-    buckets = {bucket_of(public_id) for public_id in public_ids}
     tables = version_tables() if buckets else []
     if not tables:
         yield

@@ -7,7 +7,7 @@ nothing about keys. What it stores is in apikeys.cache.responses.
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Any, Final
 
 from apikeys.cache.ages import clock, lifetime
@@ -31,7 +31,9 @@ type Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 _BEARER: Final = "Bearer "
 # Longer query strings are not cached.
-_MAX_QUERY: Final = 64
+_MAX_QUERY: Final = 128
+# Query strings whose cookie name is remembered.
+_MAX_COOKIE_NAMES: Final = 1024
 # Longer Accept-Language headers, and more of them, are parsed each time.
 _MAX_ACCEPT_LANGUAGE: Final = 100
 _MAX_LANGUAGE_HEADERS: Final = 1024
@@ -55,7 +57,7 @@ class ValidationCache:
 
     routes: (method, path) to cache; none of them reads the request body.
     bodiless: paths that are only cached for requests without a body.
-    queries: by path, the prefix of the query string that is cached.
+    queries: by path, the prefixes of query strings that are cached.
     count: called with a key's id at each use.
     count_refusal: called with a key's id and the verdict's code at each refusal.
     count_guess: called with the client IP at each failed validation. Returns 0, the seconds that
@@ -67,6 +69,9 @@ class ValidationCache:
     multi_host: whether cached responses need a running lease, as other hosts may change keys.
     counts: integers, of which one is increased for each cached response; None: none is.
     positions: by code of a verdict, and for RATE_LIMITED, the index in `counts`.
+    session_paths: paths that accept the session of a site as a cookie.
+    session_cookie: returns the name of that cookie for a query string, or None.
+    session_length: length of the cookie's value.
     """
 
     def __init__(
@@ -77,7 +82,7 @@ class ValidationCache:
         tag_keys: Sequence[bytes],
         routes: Iterable[tuple[str, str]],
         bodiless: Iterable[str],
-        queries: Mapping[str, str],
+        queries: Mapping[str, str | tuple[str, ...]],
         count: Callable[[Any], None],
         count_refusal: Callable[[Any, str], None],
         count_guess: Callable[[str], int | None],
@@ -87,6 +92,9 @@ class ValidationCache:
         multi_host: bool = False,
         counts: MutableSequence[int] | memoryview | None = None,
         positions: Mapping[str, int] | None = None,
+        session_paths: Iterable[str] = (),
+        session_cookie: Callable[[str], str | None] = lambda _query: None,
+        session_length: int = 0,
     ) -> None:
         self._application = application
         self._versions = versions
@@ -94,6 +102,10 @@ class ValidationCache:
         bodiless_paths = frozenset(bodiless)
         self._routes = {(method, path): path in bodiless_paths for method, path in routes}
         self._queries = queries
+        self._session_paths = frozenset(session_paths)
+        self._session_cookie = session_cookie
+        self._session_length = session_length
+        self._cookie_names: dict[str, str] = {}
         self._count = count
         self._count_refusal = count_refusal
         self._count_guess = count_guess
@@ -118,7 +130,6 @@ class ValidationCache:
         if (
             needs_no_body is None
             or (query and not self._is_cacheable_query(path, query))
-            or "HTTP_COOKIE" in environ
             or "HTTP_TRANSFER_ENCODING" in environ
             or "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK" in environ
             or "HTTP_X_ORIGINAL_X_API_KEY" in environ
@@ -126,22 +137,30 @@ class ValidationCache:
             or (needs_no_body and not has_no_body(environ))
         ):
             return self._application(environ, start_response)
-        token = environ.get("HTTP_X_API_KEY")
-        # As in the endpoints, an empty or blank header counts as absent.
-        if not token or token.isspace():
-            token = environ.get("HTTP_AUTHORIZATION", "")
-            if not token.startswith(_BEARER):
+        origin: object
+        if "HTTP_COOKIE" in environ:
+            token = self._session_token(environ, path, query)
+            if token is None:
                 return self._application(environ, start_response)
-            token = token[len(_BEARER) :]
-        if len(token) != LENGTH:
-            return self._application(environ, start_response)
+            origin, miss = environ.get("HTTP_ORIGIN"), self._miss_session
+        else:
+            token = environ.get("HTTP_X_API_KEY")
+            # As in the endpoints, an empty or blank header counts as absent.
+            if not token or token.isspace():
+                token = environ.get("HTTP_AUTHORIZATION", "")
+                if not token.startswith(_BEARER):
+                    return self._application(environ, start_response)
+                token = token[len(_BEARER) :]
+            if len(token) != LENGTH:
+                return self._application(environ, start_response)
+            origin, miss = not environ.get("HTTP_ORIGIN"), self._miss
         keyed = self._keyed.copy()
         keyed.update(token.encode("latin-1"))
         digest = keyed.digest()
         host, scheme = environ.get("HTTP_HOST"), environ["wsgi.url_scheme"]
         accepted = environ.get("HTTP_ACCEPT_LANGUAGE")
         language = accepted and (self._languages.get(accepted) or self._negotiate(accepted))
-        variant = (method, path, query, host, scheme, not environ.get("HTTP_ORIGIN"), language)
+        variant = (method, path, query, host, scheme, origin, language)
         cached = self._responses.young.get(digest) or self._responses.promote(digest)
         now = time.time()
         if (
@@ -155,7 +174,7 @@ class ValidationCache:
             if cached is not None:
                 # Other requests use the entry until it is stale, while this one refreshes it.
                 cached.refresh_at = cached.stale_at
-            return self._miss(environ, start_response, token, digest, variant)
+            return miss(environ, start_response, token, digest, variant)
         response = cached.variants.get(variant)
         if response is None:
             return self._miss_variant(environ, start_response, cached, variant)
@@ -175,8 +194,37 @@ class ValidationCache:
         return response.body
 
     def _is_cacheable_query(self, path: str, query: str) -> bool:
-        prefix = self._queries.get(path)
-        return prefix is not None and len(query) <= _MAX_QUERY and query.startswith(prefix)
+        prefixes = self._queries.get(path)
+        return prefixes is not None and len(query) <= _MAX_QUERY and query.startswith(prefixes)
+
+    def _session_token(self, environ: Environ, path: str, query: str | None) -> str | None:
+        """Return the token in the cookie of the site that the query names; None: not cached."""
+        if (
+            path not in self._session_paths
+            or not query
+            # Django decides which of the two counts.
+            or "HTTP_X_API_KEY" in environ
+            or "HTTP_AUTHORIZATION" in environ
+        ):
+            return None
+        name = self._cookie_names.get(query) or self._remember_cookie_name(query)
+        found = [
+            pair
+            for each in environ["HTTP_COOKIE"].split(";")
+            if (pair := each.strip()).startswith(name)
+        ]
+        if len(found) != 1:
+            return None
+        token: str = found[0][len(name) :]
+        return token if len(token) == self._session_length else None
+
+    def _remember_cookie_name(self, query: str) -> str:
+        """Return what the cookie's pair begins with; ";" if the query names no site."""
+        name = self._session_cookie(query)
+        if len(self._cookie_names) >= _MAX_COOKIE_NAMES:
+            self._cookie_names.clear()
+        found = self._cookie_names[query] = ";" if name is None else f"{name}="
+        return found
 
     def _negotiate(self, accepted: str) -> str:
         """Return the language code of an Accept-Language header, and remember it."""
@@ -208,26 +256,42 @@ class ValidationCache:
         if refusals is None:
             parsed = parse(token, tag_keys=self._tag_keys)
             if isinstance(parsed, Token):
-                return self._miss_token(environ, start_response, parsed, digest, variant)
+                bucket = bucket_of(parsed.public_id)
+                directive = CacheDirective(parsed)
+                return self._miss_bucket(
+                    environ, start_response, bucket, directive, digest, variant
+                )
             if "," in token or token.isspace():
                 # Repeated headers: the endpoints refuse or ignore them without a verdict on a key.
                 return self._application(environ, start_response)
             refusals = self._responses.add_refused(digest, parsed)
         return self._refuse(environ, start_response, refusals, variant)
 
-    def _miss_token(
+    def _miss_session(
         self,
         environ: Environ,
         start_response: StartResponse,
-        token: Token,
+        token: str,
         digest: bytes,
         variant: Variant,
     ) -> Iterable[bytes]:
-        bucket = bucket_of(token.public_id)
+        """Call the application for a session without a valid entry, and store its response."""
+        bucket = bucket_of(sha256(token.encode("latin-1")).hexdigest())
+        directive = CacheDirective()
+        return self._miss_bucket(environ, start_response, bucket, directive, digest, variant)
+
+    def _miss_bucket(
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        bucket: int,
+        directive: CacheDirective,
+        digest: bytes,
+        variant: Variant,
+    ) -> Iterable[bytes]:
         # Read before the endpoint reads the row, so that a change in between changes the version.
         version = self._versions.version(bucket)
         started_at = clock()
-        directive = CacheDirective(token)
         response = self._capture(environ, start_response, directive)
         if is_stable(version) and directive.is_allowed and not directive.wait:
             refresh_at, stale_at = directive.lifetime or lifetime(started_at, self._max_age)

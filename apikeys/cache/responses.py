@@ -13,8 +13,8 @@ from apikeys.tokens import ParseError, Token
 from core.request_log import Facts
 
 type Headers = list[tuple[str, str]]
-# What a response depends on besides the key: method, path, query, Host, scheme, whether an Origin,
-# language.
+# What a response depends on besides the key: method, path, query, Host, scheme, whether an Origin
+# (for a session: which one), language.
 type Variant = tuple[Any, ...]
 
 # The key of the CacheDirective in the WSGI environ.
@@ -88,6 +88,10 @@ class CacheDirective:
         self.is_guess = is_guess
         self.wait = wait
 
+    def forbid(self) -> None:
+        """Take back what `allow` said: the response depends on more than the key."""
+        self.is_allowed = False
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -98,7 +102,7 @@ class Response:
 
 @dataclass(slots=True)
 class CachedResponse:
-    """The responses for one token, valid under one version of its bucket."""
+    """The responses for one key or session, valid under one version of its bucket."""
 
     bucket: int
     version: int

@@ -11,7 +11,7 @@ from apikeys.cache.listener import Listener
 from apikeys.cache.middleware import Application, Environ, StartResponse, ValidationCache
 from apikeys.cache.versions import VersionTable
 from apikeys.key_hasher import key_hasher
-from core import https_only, metrics
+from core import https_only, metrics, site_names
 from core.languages import accepted_language
 from core.postgres import conninfo
 
@@ -25,8 +25,8 @@ ROUTES = [
 ]
 # With a body, the key to validate is in there.
 BODILESS = ["/api/v1/keys/validate"]
-# Gateways ask for one scope.
-QUERIES = {"/api/v1/auth": "scope="}
+# Gateways ask for one scope, and proxies of sites name theirs.
+QUERIES = {"/api/v1/auth": ("scope=", "site=")}
 
 
 def install(application: Application) -> Application:
@@ -43,6 +43,9 @@ def install(application: Application) -> Application:
         routes=ROUTES,
         bodiless=BODILESS,
         queries=QUERIES,
+        session_paths=["/api/v1/auth"],
+        session_cookie=site_names.cookie_in_query,
+        session_length=site_names.TOKEN_LENGTH,
         count=usage.count,
         count_refusal=usage.count_refusal,
         count_guess=limits.count_guess_locally,

@@ -176,9 +176,9 @@ class VersionTable:
                 fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, 0)
 
 
-def bucket_of(public_id: str) -> int:
-    """Return the bucket of a key: the first 16 bits of its public id."""
-    return int(public_id[:4], 16)
+def bucket_of(digits: str) -> int:
+    """Return the bucket of a key or session: the first 16 bits of its public id or digest."""
+    return int(digits[:4], 16)
 
 
 def is_stable(version: int) -> bool:

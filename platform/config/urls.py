@@ -11,6 +11,7 @@ urlpatterns = [
     path("metrics", monitoring.metrics, name="metrics"),
     path("theme", theme.choose, name="set_theme"),
     path("theme.css", theme.stylesheet, name="theme_css"),
+    path("", include("sites.urls")),
     path("", include("apikeys.api.urls")),
     path("", include("apikeys.leaks.urls")),
     path("", include("accounts.urls")),

@@ -33,6 +33,7 @@ _ARGUMENTS = {
     "string": "x",
     "slug": "x",
     "hostedcomfyui": "queue",
+    "authority": "comfy.example.org",
 }
 
 

@@ -26,6 +26,8 @@ from tests.platforms import ROOT, Platform, Pool
 SCREENSHOTS = ROOT / "var" / "screenshots"
 # Not a loopback address: to the browser, plain http on it is an insecure context, as on a LAN.
 LAN_HOST = "keys.test"
+# The host of a protected site: only public names can be listed.
+COMFYUI_HOST = "comfy.example.com"
 
 # The login form allows 30 attempts a minute, so most tests start with a session.
 _POOL = 200
@@ -132,7 +134,7 @@ def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[s
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
-            f"--host-resolver-rules=MAP {LAN_HOST} 127.0.0.1",
+            f"--host-resolver-rules=MAP {LAN_HOST} 127.0.0.1, MAP {COMFYUI_HOST} 127.0.0.1",
         ],
         # Playwright disables the back/forward cache, which keeps whole pages in real browsers.
         "ignore_default_args": ["--disable-back-forward-cache"],

@@ -42,6 +42,7 @@ FOR_ALICE = [
     "/keys/?new=1",
     "/usage/",
     "/connect",
+    "/sites/",
     "/account/",
     "/account/activity",
     "/account/activity?kind=logins",

@@ -71,7 +71,7 @@ class Backend:
 _SAID = {"Retry-After": "7", "Set-Cookie": "a=b", "WWW-Authenticate": 'Bearer realm="provider"'}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     backend: Backend
 
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def backend(certificate: trustme.LeafCert | None = None) -> Iterator[Backend]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     # Connections that a proxy keeps open are not waited for.
     server.daemon_threads = True
     if certificate is not None:
@@ -162,7 +162,7 @@ def backend(certificate: trustme.LeafCert | None = None) -> Iterator[Backend]:
         certificate.configure_cert(context)
         server.socket = context.wrap_socket(server.socket, server_side=True)
     started = Backend(server.server_address[1])
-    server.RequestHandlerClass = type("Handler", (_Handler,), {"backend": started})
+    server.RequestHandlerClass = type("Handler", (Handler,), {"backend": started})
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -484,6 +484,46 @@ def forward_auth(
         **where,
     )
     with nginx(folder, certificates, port=port, site=site) as reverse_proxy:
+        yield reverse_proxy
+
+
+@contextmanager
+def site_proxy(
+    name: str, folder: Path, certificates: Certificates, *, site: str, keys: str, comfyui: Backend
+) -> Iterator[ReverseProxy]:
+    """Run a proxy with the configuration of a protected site, for browsers and programs."""
+    port = free_port()
+    site = site.replace("PORT", str(port))
+    where = {"KEYS": keys, "KEYS_NAME": "127.0.0.1", "COMFYUI": f"127.0.0.1:{comfyui.port}"}
+    if name == "haproxy":
+        lua = str(DEPLOY / "haproxy" / "site.lua")
+        with haproxy(
+            folder, certificates, port=port, config="site.cfg", LUA=lua, SITE=site, **where
+        ) as reverse_proxy:
+            yield reverse_proxy
+        return
+    if name == "caddy":
+        with caddy(
+            folder,
+            port=port,
+            config="site.Caddyfile",
+            certificates=certificates,
+            SITE_NAME=site,
+            **where,
+        ) as reverse_proxy:
+            yield reverse_proxy
+        return
+    filled = filled_in(
+        "nginx/site.conf",
+        NAME="comfy.example.org",
+        SITE=site,
+        LISTEN=f"127.0.0.1:{port}",
+        CERT=str(certificates.chain),
+        CERT_KEY=str(certificates.key),
+        LOGS=str(folder),
+        **where,
+    )
+    with nginx(folder, certificates, port=port, site=filled) as reverse_proxy:
         yield reverse_proxy
 
 

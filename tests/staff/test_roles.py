@@ -110,6 +110,7 @@ TABLE: dict[str, tuple[int, int]] = {
     ),
     **settings_of("auth/group"),
     **settings_of("oauth/site"),
+    **settings_of("comfyui_sites/protectedsite"),
     **settings_of("socialaccount/socialapp"),
 }
 
@@ -173,6 +174,11 @@ ACTIONS = {
     ("/admin/account/emailaddress/", "delete_selected", "{emailaddress}"): SUPERUSER,
     ("/admin/auth/group/", "delete_selected", "{group}"): ADMINISTRATORS,
     ("/admin/oauth/site/", "delete_selected", "{site}"): ADMINISTRATORS,
+    (
+        "/admin/comfyui_sites/protectedsite/",
+        "delete_selected",
+        "{protectedsite}",
+    ): ADMINISTRATORS,
     ("/admin/socialaccount/socialapp/", "delete_selected", "{socialapp}"): ADMINISTRATORS,
 }
 

@@ -31,6 +31,7 @@ INSTALLED_APPS = [
     "backups",
     "oauth",
     "outbox",
+    "sites.apps.SitesConfig",
     "uploads",
     # After the apps of the permissions that its roles have.
     "staff",

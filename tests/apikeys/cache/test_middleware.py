@@ -334,7 +334,7 @@ def test_a_request_for_a_scope_is_a_cache_hit(query, presented, django, cached_a
 
 
 @pytest.mark.parametrize(
-    "query", ["scope=" + "a" * 60, "a=b", "Scope=proxy:bfl", "api_key=x&scope=proxy:bfl"]
+    "query", ["scope=" + "a" * 130, "a=b", "Scope=proxy:bfl", "api_key=x&scope=proxy:bfl"]
 )
 def test_other_queries_are_not_cached(query, presented, cached_app, misses):
     token = presented["valid"]

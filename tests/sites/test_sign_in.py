@@ -1,0 +1,222 @@
+"""The log-in at a protected site: from a page of the site, here, and back."""
+
+from datetime import timedelta
+
+import pytest
+from django.test import Client
+
+from sites.models import ProtectedSite, SignInCode, SiteSession
+from tests.factories import browser, later, log_in
+from tests.sites.conftest import COOKIE, HERE, NAME, NAVIGATION, NONCE, ORIGIN, SiteBrowser
+
+
+def test_a_navigation_leads_to_the_login_and_back_to_the_same_page(site, alice):
+    browsing = SiteBrowser(browser())
+    url = browsing.leave_for("/view?filename=a.png&type=output")
+    asked = browsing.here.get(url)
+    assert asked["Location"].startswith("/login?next=/sites/sign-in")
+    landed = browsing.here.post(
+        asked["Location"], {"login": alice.email, "password": "correct horse battery staple"}
+    )
+    callback = browsing.to_callback(landed["Location"])
+    checked = browsing.visit(callback)
+    arrived = browsing.visit(checked["Location"])
+    assert arrived["Location"] == f"{ORIGIN}/view?filename=a.png&type=output"
+    answer = browsing.ask()
+    assert answer.status_code == 204
+    assert answer["X-Auth-User"] == str(alice.pk)
+    assert answer["X-Auth-Email"] == alice.email
+    assert [answer[name] for name in ("X-Auth-Key-Id", "X-Auth-Scopes", "Comfy-User")] == [""] * 3
+
+
+def test_the_cookies_are_of_the_sites_own_origin_and_not_for_scripts(enter, alice):
+    browsing = enter(alice)
+    started = browsing.navigate()
+    begun = browsing.visit(browsing.to_callback(started["Location"].removeprefix(HERE)))
+    for response, name in ((started, NONCE), (begun, COOKIE)):
+        morsel = response.cookies[name]
+        assert (morsel["secure"], morsel["httponly"], morsel["samesite"], morsel["path"]) == (
+            True, True, "Lax", "/",
+        )  # fmt: skip
+        assert morsel["domain"] == ""
+        assert len(morsel.value) == 43
+        assert "no-store" in response["Cache-Control"]
+    assert begun.cookies[COOKIE]["max-age"] == ""
+    assert begun["Clear-Site-Data"] == '"cache"'
+
+
+def test_the_database_has_digests_only(at_site):
+    row = str(SiteSession.objects.values().get())
+    assert at_site.cookies[COOKIE] not in row
+    assert at_site.here.session.session_key not in row
+
+
+def test_on_loopback_the_cookie_has_the_port_and_no_prefix(enter, alice):
+    origin = "http://127.0.0.1:8188"
+    site = ProtectedSite(origin=origin, access="everyone")
+    site.full_clean()
+    site.save()
+    browsing = enter(alice, origin=origin)
+    assert browsing.sign_in() == f"{origin}/"
+    assert set(browsing.cookies) == {"comfyui_site_8188", "comfyui_sign_in_8188"}
+    assert browsing.ask().status_code == 204
+
+
+# --- Codes ------------------------------------------------------------------------------------
+
+
+def test_a_code_works_once(enter, alice):
+    browsing = enter(alice)
+    callback = browsing.to_callback(browsing.leave_for())
+    assert browsing.visit(callback)["Location"].startswith(ORIGIN)
+    again = browsing.visit(callback)
+    assert again["Location"] == f"{HERE}/sites/failed?site={NAME}"
+    assert COOKIE not in again.cookies
+
+
+def test_a_code_expires(enter, alice):
+    browsing = enter(alice)
+    callback = browsing.to_callback(browsing.leave_for())
+    with later(SignInCode.LIFETIME + timedelta(seconds=1)):
+        assert browsing.visit(callback)["Location"].startswith(f"{HERE}/sites/failed")
+    assert not SiteSession.objects.exists()
+
+
+@pytest.mark.parametrize("has_nonce", [True, False])
+def test_a_code_works_only_in_the_browser_that_began(enter, alice, mallory, has_nonce):
+    """Neither a stolen code nor one that is given to a victim begins a session."""
+    theirs, ours = enter(mallory), enter(alice)
+    if has_nonce:
+        ours.leave_for()
+    callback = theirs.to_callback(theirs.leave_for())
+    assert ours.visit(callback)["Location"].startswith(f"{HERE}/sites/failed")
+    assert COOKIE not in ours.cookies
+    # The attempt has used it up.
+    assert theirs.visit(callback)["Location"].startswith(f"{HERE}/sites/failed")
+
+
+def test_a_code_of_one_site_is_refused_at_another(enter, alice):
+    ProtectedSite.objects.create(origin="https://other.example.com", access="everyone")
+    browsing = enter(alice)
+    callback = browsing.to_callback(browsing.leave_for())
+    other = SiteBrowser(browsing.here, origin="https://other.example.com")
+    other.cookies = dict(browsing.cookies)
+    answer = other.visit(callback.replace(ORIGIN, other.origin))
+    assert answer["Location"].startswith(f"{HERE}/sites/failed")
+
+
+def test_a_code_is_refused_after_the_log_out(enter, alice):
+    browsing = enter(alice)
+    callback = browsing.to_callback(browsing.leave_for())
+    browsing.here.post("/logout")
+    assert browsing.visit(callback)["Location"].startswith(f"{HERE}/sites/failed")
+
+
+def test_the_code_is_in_no_log(enter, alice, caplog):
+    caplog.set_level("DEBUG")
+    browsing = enter(alice)
+    callback = browsing.to_callback(browsing.leave_for())
+    browsing.visit(callback)
+    for secret in (callback.partition("code=")[2], *browsing.cookies.values()):
+        assert secret not in caplog.text
+
+
+# --- Traps of other proxies -------------------------------------------------------------------
+
+
+def test_two_tabs_can_log_in_at_once(enter, alice):
+    browsing = enter(alice)
+    one, other = browsing.leave_for("/one"), browsing.leave_for("/other")
+    callbacks = [browsing.to_callback(url) for url in (one, other)]
+    for callback, path in zip(callbacks, ("/one", "/other"), strict=True):
+        checked = browsing.visit(callback)
+        assert browsing.visit(checked["Location"])["Location"] == f"{ORIGIN}{path}"
+    assert SiteSession.objects.count() == 1
+    assert browsing.ask().status_code == 204
+
+
+def test_a_browser_that_refuses_cookies_ends_at_a_page(enter, alice):
+    browsing = enter(alice)
+    browsing.keeps_cookies = False
+    response = browsing.visit(browsing.to_callback(browsing.leave_for()))
+    assert response["Location"].startswith(f"{HERE}/sites/failed")
+    page = browsing.here.get(response["Location"].removeprefix(HERE))
+    assert page.status_code == 400
+    assert f'href="{ORIGIN}/"' in page.text
+
+
+def test_a_browser_that_loses_the_second_cookie_ends_at_a_page(enter, alice):
+    browsing = enter(alice)
+    callback = browsing.to_callback(browsing.leave_for())
+    browsing.keeps_cookies = False
+    checked = browsing.visit(callback)
+    assert browsing.visit(checked["Location"])["Location"].startswith(f"{HERE}/sites/failed")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["//evil.example", "/\\evil.example", "https://evil.example/", "evil", "", "/" + "a" * 1024],
+)
+def test_no_parameter_leads_elsewhere(enter, alice, path):
+    browsing = enter(alice)
+    # The proxy names what the browser asked for: an odd path leads to the front page.
+    assert "path=%2F&" in browsing.leave_for(path) + "&"
+    challenge = "a" * 43
+    direct = browsing.here.get(
+        "/sites/sign-in", {"site": NAME, "challenge": challenge, "path": path}
+    )
+    assert direct.status_code == 400
+    browsing.sign_in()
+    checked = browsing._send(f"/sites/at/{NAME}/callback", {"path": path})
+    assert checked["Location"].startswith(f"{HERE}/sites/failed")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"site": NAME},
+        {"site": NAME, "challenge": "short", "path": "/"},
+        {"site": NAME, "challenge": "a" * 43, "path": "/", "rd": "https://evil.example"},
+        {"site": [NAME, NAME], "challenge": "a" * 43, "path": "/"},
+    ],
+)
+def test_a_log_in_with_odd_parameters_is_refused(here, site, query):
+    assert here.get("/sites/sign-in", query).status_code == 400
+    assert not SignInCode.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["other.example.com", "comfy.example.com:8443", "%00", "a b"])
+def test_an_unlisted_site_is_not_found(here, site, name):
+    query = f"site={name}&challenge={'a' * 43}&path=/"
+    assert here.get(f"/sites/sign-in?{query}").status_code == 404
+    assert here.get(f"/sites/failed?site={name}").status_code == 404
+    assert here.get(f"/sites/at/{name}/callback?path=/").status_code == 404
+
+
+def test_another_persons_log_in_replaces_the_session_at_the_site(at_site, mallory):
+    at_site.here.post("/logout")
+    log_in(at_site.here, email=mallory.email)
+    assert at_site.sign_in() == f"{ORIGIN}/"
+    assert at_site.ask()["X-Auth-User"] == str(mallory.pk)
+
+
+def test_the_page_that_leads_on_lets_no_one_read_its_url(enter, alice):
+    browsing = enter(alice)
+    page = browsing.here.get(browsing.leave_for())
+    assert page["Referrer-Policy"] == "same-origin"
+    assert "no-store" in page["Cache-Control"]
+    assert page["X-Frame-Options"] == "DENY"
+
+
+def test_an_unconfirmed_email_is_confirmed_first(with_mail, site, enter, alice):
+    url = f"/sites/sign-in?site={NAME}&challenge={'a' * 43}&path=/"
+    client = Client()
+    client.force_login(alice)
+    assert client.get(url)["Location"] == "/account/email"
+    assert not SignInCode.objects.exists()
+
+
+def test_a_head_request_of_a_page_is_a_navigation(site):
+    answer = Client().head(f"/api/v1/auth?site={NAME}", headers=NAVIGATION)
+    assert answer.status_code == 302
