@@ -25,7 +25,7 @@ REJECT_MESSAGES = {
         "Write an internationalized domain in its form that starts with xn--."
     ),
     RejectReason.PLAIN_HTTP: _(
-        "Only https protects a log-in from others on the network. Plain http is possible "
+        "Only https protects a login from others on the network. Plain http is possible "
         "on this machine alone, such as http://127.0.0.1:8188."
     ),
     RejectReason.PRIVATE: _(
