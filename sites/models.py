@@ -30,7 +30,7 @@ REJECT_MESSAGES = {
     ),
     RejectReason.PRIVATE: _(
         "This host name means another machine in each network, and any of them could receive "
-        "a log-in. Enter a public name. It may resolve to a private address."
+        "a login. Enter a public name. It may resolve to a private address."
     ),
 }
 
