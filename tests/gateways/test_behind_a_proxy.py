@@ -153,8 +153,10 @@ def test_a_file_passes_the_proxy_and_other_large_bodies_do_not(site: Site) -> No
     assert ask(path, method="PUT", body=content).status == 200
     path = urls["download_url"].removeprefix(f"https://127.0.0.1:{site.reverse_proxy.port}")
     assert len(ask(path).body) == len(content)
-    refused = ask("/customers/storage", json_type, key=token, method="POST", body=content)
-    assert refused.status in {400, 413, 503}
+    # A proxy may close the connection before it has read the body.
+    with contextlib.suppress(ConnectionResetError):
+        refused = ask("/customers/storage", json_type, key=token, method="POST", body=content)
+        assert refused.status in {400, 413, 503}
 
 
 @pytest.mark.parametrize("number", range(len(FORGED)))
