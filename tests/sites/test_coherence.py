@@ -67,7 +67,12 @@ class CachedPlatform:
 
 
 @pytest.fixture
-def cached(transactional_db: None, own_version_table: VersionTable) -> CachedPlatform:
+def cached(
+    transactional_db: None, own_version_table: VersionTable, settings: Any
+) -> CachedPlatform:
+    # Without a listener, whose thread would outlive the test: tests/sites/test_notifications.py has
+    # what it receives.
+    settings.MULTI_HOST = False
     return CachedPlatform()
 
 
