@@ -33,6 +33,7 @@ from audit.services import Actor
 from core import admin_mixins
 from oauth.models import Site
 from outbox.models import Mail
+from sites.models import ProtectedSite
 from tests.conftest import PASSWORD
 
 # As many accounts, keys, events … as tell reading all from reading some.
@@ -111,6 +112,7 @@ def one_of_each(alice, issue) -> None:
         Mail.objects.create(to=owner.email, subject="Your key")
         Group.objects.create(name=f"group {number}")
         Site.objects.create(origin=f"https://comfy{number}.example", added_by=owner)
+        ProtectedSite.objects.create(origin=f"https://comfy{number}.example", added_by=owner)
     for name in ("Google", "GitHub"):
         SocialApp.objects.create(provider=name.lower(), name=name, client_id="x", secret="x")
 
