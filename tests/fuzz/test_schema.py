@@ -184,6 +184,8 @@ def asks(
     # No schema can say that a time is in the future, that a name is unused and visible, that a
     # network has no host bits, that a text is a media type, or that a key was not rotated before.
     is_making = operation(case) in {"generate_key", "change_key", "roll_key", "create_upload"}
+    # Nor that the name of a file contains no key.
+    is_named = operation(case) in {"upload_file", "download_file"}
     # Nor that a cursor comes from a page and needs a limit, that two lists have one length, or
     # which time zones there are.
     is_related = {"cursor", "time_zone"} & set(case.query or {}) or (
@@ -200,7 +202,15 @@ def asks(
         set(sent["headers"]) | set(case.headers)
     )
     # The document has one content type for each body; this is another.
-    if is_making or is_related or is_misspelt or is_invented or is_double or form is not None:
+    if (
+        is_making
+        or is_named
+        or is_related
+        or is_misspelt
+        or is_invented
+        or is_double
+        or form is not None
+    ):
         excluded.append(positive_data_acceptance)
     if who == "a page":
         # Schemathesis takes a session that it did not make for an invalid one.
