@@ -33,4 +33,5 @@ class AddIndexConcurrently(operations.AddIndexConcurrently):
     def _drop(self, schema_editor: Any) -> None:
         is_postgresql = schema_editor.connection.vendor == "postgresql"
         how = "CONCURRENTLY IF EXISTS" if is_postgresql else "IF EXISTS"
-        schema_editor.execute(f"DROP INDEX {how} {schema_editor.quote_name(self.index.name)}")
+        statement = f"DROP INDEX {how} {schema_editor.quote_name(self.index.name)}"
+        schema_editor.execute(statement)

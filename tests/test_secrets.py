@@ -111,7 +111,7 @@ def test_the_debug_error_page_shows_no_key(client, issue, settings, monkeypatch)
         a_local_variable = presented
         raise RuntimeError(f"while looking at {a_local_variable}")
 
-    monkeypatch.setattr(validation, "_state", broken)
+    monkeypatch.setattr(validation, "_verdict_on", broken)
     for headers in [{"X-API-Key": presented}, {"Authorization": f"Bearer {presented}"}]:
         page = client.post("/customers?a=b", headers=headers)
         assert page.status_code == 500

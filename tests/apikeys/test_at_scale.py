@@ -427,7 +427,7 @@ def test_no_other_list_for_staff_has_a_large_table():
         if isinstance(made, admin_mixins.LargeTableAdmin)
     ]
     # Sites are few.
-    assert set(large_lists) == {APIKey, Event, User, EmailAddress, Site}
+    assert set(large_lists) == {APIKey, Event, User, EmailAddress, Site, ProtectedSite}
 
 
 def test_single_rows_for_staff_are_read_by_an_index(crowd, staff):

@@ -36,7 +36,12 @@ RUNBOOK = ROOT / "docs" / "runbook.md"
 # Commands in the text, beside those in blocks.
 INLINE = re.compile(r"`((?:make|manage\.py|scp|systemctl|ALTER ROLE|DROP DATABASE) [^`]+)`")
 # What a test elsewhere runs, since it needs more than one process.
-ELSEWHERE = {"systemctl stop": "tests/gateways/test_systemd.py"}
+ELSEWHERE = {
+    "systemctl stop": "tests/gateways/test_systemd.py",
+    "systemctl status comfyui-keys": "tests/gateways/test_systemd.py",
+    # After a promotion, with tombstones of several hosts.
+    "manage.py replay_tombstones": "tests/cluster/scenarios.py",
+}
 
 
 @dataclass
@@ -138,6 +143,11 @@ LIVE = [
         'manage.py shell -c "from django.contrib.sessions.models import Session; '
         'Session.objects.all().delete()"',
         then=_sessions_have_ended,
+    ),
+    Row(
+        'curl -H "Authorization: Bearer $METRICS_SECRET" https://keys.example.org/ready',
+        {"https://keys.example.org": "{public_url}"},
+        prints='"degraded": []',
     ),
     Row("manage.py rotate_pepper", prints="KEY_PEPPER is"),
     Row("manage.py rotate_pepper --begin", prints="Created the pepper"),
@@ -273,6 +283,7 @@ def test_every_command_of_the_runbook_runs(fresh_folder: Folder, postgresql: str
         "WORKERS": "1",
         "SHARED_VERIFIED_FOLDER": str(folder),
         "LOG_LEVEL": "ERROR",
+        "METRICS_SECRET": "a secret of monitors in this test only",
     }
     where = psycopg.conninfo.conninfo_to_dict(url)
     scene = Scene(folder, url, variables)
@@ -285,6 +296,7 @@ def test_every_command_of_the_runbook_runs(fresh_folder: Folder, postgresql: str
         scene.names |= {
             "folder": str(folder),
             "url": url,
+            "public_url": platform.url,
             "server": postgresql,
             "database": str(where["dbname"]),
             "role": str(where["user"]),

@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 def code_of(response) -> tuple[int, str]:
     body = response.json()
-    assert set(body) == {"error", "message"}
+    assert set(body) == {"error", "message"} | ({"cause"} if response.status_code == 503 else set())
     assert body["message"]
     return response.status_code, body["error"]
 
