@@ -129,7 +129,7 @@ def test_security_suspends_and_restores_a_key_and_an_account(
     page.get_by_label("Reason").fill("A stolen laptop")
     press(page, "Disable")
     expect(page.get_by_text("The account is disabled.")).to_be_visible()
-    expect(page.get_by_role("row", name="account disabled")).to_contain_text("A stolen laptop")
+    expect(page.get_by_role("row", name="A stolen laptop")).to_contain_text("account disabled")
     press(page, "Enable")
     press(page, "Enable")
     expect(page.get_by_text("The account is enabled.")).to_be_visible()
