@@ -30,6 +30,7 @@ SCHEMES = ("light", "dark")
 NAMES = {f"{name}-{scheme}.png" for name in PATHS for scheme in SCHEMES}
 # A small phone, a phone, a laptop, and a screen of 4K at its full resolution.
 WIDTHS = (320, 390, 1280, 3840)
+PICTURE = re.compile(r"[\w./-]*screenshots/[\w-]+\.(?:png|jpe?g|webp)")
 # In docs/, a picture is not worth more than this.
 LARGEST = 150_000
 
@@ -108,7 +109,7 @@ def test_the_pictures_show_pages_that_fit_into_every_window(page: Page) -> None:
 def test_the_documents_show_no_other_pictures() -> None:
     shown = set()
     for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for path in re.findall(r"[\w./-]*screenshots/[\w-]+\.(?:png|jpe?g|webp)", document.read_text()):
+        for path in PICTURE.findall(document.read_text()):
             assert (document.parent / path).exists(), f"{document.name} shows {path}"
             shown.add(Path(path).name)
     assert shown
