@@ -245,10 +245,14 @@ def _by_local_day(starts: Sequence[datetime], own: Mapping[str, Any]) -> list[in
     for start in starts:
         part = sum(by_hour[hour] for hour in _shorter_part(start))
         is_before = start.hour < _NOON
-        before.append(part if is_before else by_day[start.date()] - part)
+        # Not negative: uses may have been written between the two statements.
+        before.append(part if is_before else max(by_day[start.date()] - part, 0))
     ends = [*(start.date() for start in starts[1:]), date.max]
     return [
-        sum(calls for day, calls in by_day.items() if start.date() <= day < end) - early + late
+        max(
+            sum(calls for day, calls in by_day.items() if start.date() <= day < end) - early + late,
+            0,
+        )
         for start, end, early, late in zip(starts, ends, before, [*before[1:], 0], strict=True)
     ]
 

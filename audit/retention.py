@@ -8,7 +8,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from audit import append_only
-from audit.models import Event
+from audit.models import Action, Event
 from core import batches
 from core.batches import Batches, Step
 
@@ -21,7 +21,12 @@ def steps() -> Iterator[Step]:
 
 
 def delete_events(age: timedelta, dry_run: bool) -> Batches:
-    """Delete old events, oldest first. Raises IntegrityError if the database keeps them longer."""
+    """Delete old events, oldest first. Raises IntegrityError if the database keeps them longer.
+
+    Deletions of accounts stay: a restore of an older backup must not revive an account, and the
+    database has nothing else that says so.
+    """
     before = timezone.now() - age
-    for ids in batches.oldest(Event.objects.all(), "at", before=before):
+    events = Event.objects.exclude(action=Action.ACCOUNT_DELETED)
+    for ids in batches.oldest(events, "at", before=before):
         yield len(ids) if dry_run else append_only.delete(ids, before=before)

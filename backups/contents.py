@@ -22,15 +22,13 @@ from outbox.models import Mail
 from sites.models import SignInCode, SiteSession
 from uploads.models import Upload
 
-# Sessions, codes, e-mails with codes, and uploads, whose files are not in the database. Backups do
-# not contain them.
+# Sessions, codes, and e-mails with codes. Backups do not contain them.
 _EPHEMERAL: Final[list[type[Model]]] = [
     Session,
     UserSession,
     Mail,
     DeviceRequest,
     AuthorizationCode,
-    Upload,
     SignInCode,
     SiteSession,
 ]
@@ -41,9 +39,15 @@ _UNKNOWN: Final = "?"
 
 
 def ephemeral_tables() -> list[str]:
-    """Return the tables whose rows are not backed up. No other table refers to them."""
+    """Return the tables of sessions, codes, pending emails and the cache."""
     # "cache" exists if CACHE_URL is not set.
     return [*(model._meta.db_table for model in _EPHEMERAL), "cache"]
+
+
+def tables_without_rows() -> list[str]:
+    """Return the tables whose rows are not backed up. No other table refers to them."""
+    # The files of uploads are not in the database.
+    return [*ephemeral_tables(), Upload._meta.db_table]
 
 
 def describe(*, server: str) -> Manifest:

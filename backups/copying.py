@@ -26,7 +26,7 @@ from audit import append_only
 from audit.models import Event
 from backups import temporary_folders
 from backups.archive import BackupError
-from backups.contents import ephemeral_tables
+from backups.contents import tables_without_rows
 from backups.restore import live_database
 from core.progress import StartProgress, silent
 
@@ -183,7 +183,7 @@ def finish() -> None:
 
 def _tables() -> list[Table]:
     """Return the tables to copy; those that others refer to come first."""
-    without = set(ephemeral_tables())
+    without = set(tables_without_rows())
     copied = {
         model
         for model in apps.get_models(include_auto_created=True)
@@ -235,7 +235,7 @@ def _snapshot() -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with temporary_folders.create_folder(folder) as temporary:
         dump = temporary / "database.sqlite3"
-        live_database().dump(dump, without_rows=ephemeral_tables())
+        live_database().dump(dump, without_rows=tables_without_rows())
         connections.databases[SOURCE] = {**default, "NAME": str(dump)}
         with closing(connections[SOURCE]):
             yield

@@ -68,7 +68,7 @@ def backup(
     if not live.exists() or not MigrationRecorder(connection).applied_migrations():
         raise BackupError("There is no database yet. Start the platform once: make run.")
     manifest = contents.describe(server=live.server())
-    tables = contents.ephemeral_tables()
+    tables = contents.tables_without_rows()
 
     def dump(path: Path) -> None:
         with progress("Copying the database", live.size(), unit="B") as copied, copied.watch(path):

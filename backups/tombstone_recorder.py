@@ -7,7 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 
 from accounts.models import User
 from apikeys.models import APIKey, RemovedKey
@@ -91,9 +91,11 @@ def from_database(unresolved: Iterable[Tombstone]) -> Iterator[tuple[Tombstone, 
             yield Tombstone(State.SUSPENDED, ids, at=suspended_at), True
         if expires_at:
             yield Tombstone(State.EXPIRES, ids, expires_at=expires_at), True
-    removed = RemovedKey.objects.order_by().values_list("public_id", "revoked_at", "reason")
-    for public_id, revoked_at, reason in removed.iterator(chunk_size=2_000):
-        yield Tombstone(State.REVOKED, (public_id,), reason=reason, at=revoked_at), True
+    # A database that is not migrated yet has no such table, and no removed keys.
+    if RemovedKey._meta.db_table in connection.introspection.table_names():
+        removed = RemovedKey.objects.order_by().values_list("public_id", "revoked_at", "reason")
+        for public_id, revoked_at, reason in removed.iterator(chunk_size=2_000):
+            yield Tombstone(State.REVOKED, (public_id,), reason=reason, at=revoked_at), True
     for pk in User.objects.filter(is_active=False).values_list("pk", flat=True).iterator():
         yield Tombstone(State.DISABLED, (str(pk),)), True
     deleted = Event.objects.filter(action=Action.ACCOUNT_DELETED).values_list("account_id", "at")

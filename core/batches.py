@@ -45,7 +45,7 @@ def scan(rows: QuerySet[Any], condition: Q) -> Iterator[Sequence[Any]]:
         # The primary key at the end of the window, by its index.
         ends = list(rest[WINDOW - 1 : WINDOW])
         window = rest.filter(pk__lte=ends[0]) if ends else rest
-        yield from batched(window.filter(condition), BATCH) or [()]
+        yield from list(batched(window.filter(condition), BATCH)) or [()]
         if not ends:
             return
         rest = every.filter(pk__gt=ends[0])

@@ -56,6 +56,11 @@ def in_networks(ip: str, networks: Iterable[object]) -> bool:
     return _in_networks(ip, tuple(map(str, networks)))
 
 
+def was_forwarded(environ: Environ) -> bool:
+    """Return whether a proxy has passed the request on, as far as its headers say."""
+    return _WAS_FORWARDED in environ or any(header in environ for header in _PROXY_HEADERS)
+
+
 def is_local(environ: Environ, *, proxies: Iterable[object]) -> bool:
     """Return whether a program on this machine has made the request itself.
 
@@ -67,8 +72,7 @@ def is_local(environ: Environ, *, proxies: Iterable[object]) -> bool:
     host = _without_port(environ.get("HTTP_HOST", ""))
     return (
         in_networks(peer, _LOOPBACK)
-        and _WAS_FORWARDED not in environ
-        and not any(header in environ for header in _PROXY_HEADERS)
+        and not was_forwarded(environ)
         and not in_networks(peer, proxies)
         and host is not None
         and (host == "localhost" or in_networks(host, _LOOPBACK))

@@ -37,6 +37,8 @@ MODELS: Final = frozenset(
 # Seconds until a replica that failed is asked again.
 _RETRY_INTERVAL: Final = 10.0
 _WROTE_AT: Final = "wrote_at"
+# Seconds by which the clocks of two hosts may differ, and the fraction that is cut off.
+_CLOCK_MARGIN: Final = 3
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 
 _is_reading: ContextVar[bool] = ContextVar("is_reading_replica", default=False)
@@ -113,8 +115,7 @@ def remember_writes(get_response: GetResponse) -> GetResponse:
 def _may_read_replica(request: HttpRequest) -> bool:
     if ALIAS not in settings.DATABASES or request.method not in _SAFE:
         return False
-    # A second more, for the fraction that is cut off.
-    ago = time.time() - request.session.get(_WROTE_AT, 0) - 1
+    ago = time.time() - request.session.get(_WROTE_AT, 0) - _CLOCK_MARGIN
     return ago > settings.REPLICA_MAX_LAG and state.is_recent()
 
 

@@ -50,6 +50,20 @@ def is_token(text: str) -> bool:
     return _TOKEN.fullmatch(text) is not None
 
 
+def cookie_value(header: str, name: str) -> str:
+    """Return the value of the cookie `name` in a Cookie header; "" if it has none, or several.
+
+    Stricter than Django, which takes blanks around a name away: `__Host-` has no meaning for such a
+    name, and the validation cache must not read another token than Django's views.
+    """
+    found = [
+        pair[len(name) + 1 :]
+        for each in header.split(";")
+        if (pair := each.strip(" \t")).startswith(f"{name}=")
+    ]
+    return found[0] if len(found) == 1 else ""
+
+
 def cookie_in_query(query: str) -> str | None:
     """Return the session cookie's name of the site in `site=comfy.example.org&…`, or None."""
     named = parse_qs(query, keep_blank_values=True).get("site", [])

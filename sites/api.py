@@ -88,7 +88,8 @@ def _named(request: HttpRequest) -> str:
 
 
 def _session_token(request: HttpRequest, name: str) -> str:
-    return request.COOKIES.get(site_names.session_cookie(name), "") if name else ""
+    header = request.META.get("HTTP_COOKIE", "")
+    return site_names.cookie_value(header, site_names.session_cookie(name)) if name else ""
 
 
 class SiteSessionAuthentication(BaseAuthentication):

@@ -7,6 +7,7 @@ name of a user there is the id of the account, so that the user is found again.
 import json
 import logging
 import re
+import time
 from http.client import HTTPException
 from threading import BoundedSemaphore
 from typing import Any, Final
@@ -99,15 +100,25 @@ def _call(site: ProtectedSite, body: dict[str, str] | None = None) -> Any:
         raise ComfyUIUnavailable
     try:
         with _opener.open(request, timeout=_TIMEOUT) as response:
-            return json.loads(response.read(_MAX_BODY))
+            return json.loads(_read(response))
     except HTTPError as error:
         error.close()
         raise
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, HTTPException, ValueError, RecursionError) as error:
         logger.warning("ComfyUI at %s does not answer: %s", site.comfyui_url, error)
         raise ComfyUIUnavailable from error
     finally:
         _waiting.release()
+
+
+def _read(response: Any) -> bytes:
+    """Return the body. Raise ValueError if it is too large or late: the timeout is of each part."""
+    body, deadline = bytearray(), time.monotonic() + _TIMEOUT
+    while data := response.read1(65_536):
+        body += data
+        if len(body) > _MAX_BODY or time.monotonic() > deadline:
+            raise ValueError("The list of users is too large or slow.")
+    return bytes(body)
 
 
 def _checked(found: Any) -> str:

@@ -114,7 +114,16 @@ class ProtectedSite(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         self.authority = site_names.name_of(self.origin)
         with invalidation.changing_access():
+            self._forget_former(ProtectedSite.objects.filter(pk=self.pk).first())
             super().save(*args, **kwargs)
+
+    def _forget_former(self, former: "ProtectedSite | None") -> None:
+        if former is not None and former.authority != self.authority:
+            # Browsers still send the cookies to the former host, which may be another's now.
+            SiteSession.objects.filter(site=self).delete()
+            SignInCode.objects.filter(site=self).delete()
+        if former is not None and former.comfyui_url != self.comfyui_url:
+            ComfyUIUser.objects.filter(site=self).delete()
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         with invalidation.changing_access():

@@ -34,7 +34,7 @@ _PATH: Final = re.compile(r"/(?!/)[!-\[\]-~]*")
 def begin(request: HttpRequest, site: ProtectedSite, *, path: str) -> HttpResponse:
     """Return the redirect from the site to the log-in here, with a nonce for the site's origin."""
     name = site_names.nonce_cookie(site.authority)
-    nonce = request.COOKIES.get(name, "")
+    nonce = site_names.cookie_value(request.META.get("HTTP_COOKIE", ""), name)
     if not site_names.is_token(nonce):
         nonce = secrets.token_urlsafe(32)
     parameters = {"site": site.authority, "challenge": challenge_of(nonce), "path": path}
@@ -86,7 +86,8 @@ def redeem(code: str, site: ProtectedSite, *, nonce: str) -> tuple[SiteSession, 
     # Of two concurrent attempts, one deletes the row.
     if found is None or not SignInCode.objects.filter(pk=found.pk).delete()[0]:
         return None
-    is_own = hmac.compare_digest(found.challenge, challenge_of(nonce))
+    # A browser without a nonce has begun nothing: the empty nonce has a challenge, too.
+    is_own = nonce != "" and hmac.compare_digest(found.challenge, challenge_of(nonce))
     if not is_own or found.site_id != site.pk or found.expires_at <= timezone.now():
         return None
     live = live_sessions.find(StoredKey(found.session_key))

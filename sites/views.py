@@ -77,7 +77,7 @@ def callback(request: HttpRequest, authority: str) -> HttpResponse:
 
 def _begin_session(request: HttpRequest, site: ProtectedSite) -> HttpResponse:
     given = _parameters(request, {"code"})
-    nonce = request.COOKIES.get(site_names.nonce_cookie(site.authority), "")
+    nonce = _cookie(request, site_names.nonce_cookie(site.authority))
     redeemed = sign_in.redeem(given["code"], site, nonce=nonce) if given else None
     if redeemed is None:
         return _failed(site)
@@ -94,9 +94,13 @@ def _begin_session(request: HttpRequest, site: ProtectedSite) -> HttpResponse:
     return response
 
 
+def _cookie(request: HttpRequest, name: str) -> str:
+    return site_names.cookie_value(request.META.get("HTTP_COOKIE", ""), name)
+
+
 def _go_on(request: HttpRequest, site: ProtectedSite) -> HttpResponse:
     given = _parameters(request, {"path"})
-    token = request.COOKIES.get(site_names.session_cookie(site.authority), "")
+    token = _cookie(request, site_names.session_cookie(site.authority))
     if given is None or not sign_in.is_path(given["path"]):
         return _failed(site)
     if sign_in.find_session(token, site) is None:

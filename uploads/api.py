@@ -28,7 +28,7 @@ from core.text import has_controls, is_visible
 from core.validators import reject_api_key
 from uploads import downloads, s3, services, signed_urls, spooling
 from uploads.models import MAX_CONTENT_TYPE, MAX_FILE_NAME, Upload
-from uploads.signed_urls import PARAMETER, ExpiredToken, InvalidToken, Permission
+from uploads.signed_urls import PARAMETER, PERMISSION, ExpiredToken, InvalidToken, Permission
 
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # RFC 9110 §8.3.1.
@@ -270,6 +270,9 @@ def _permission(request: Request, upload_id: UUID, method: str) -> Permission:
     """Return what the token in the URL permits. Raise ForbiddenURL."""
     if not settings.UPLOADS or settings.UPLOADS_IN_S3:
         raise NotFound
+    begun: Permission | None = request.META.get(PERMISSION)
+    if method == "PUT" and begun is not None and begun.upload == upload_id:
+        return begun
     token = request.query_params.get(PARAMETER, "")
     try:
         return Permission.read(token, upload=upload_id, method=method)

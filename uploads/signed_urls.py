@@ -93,8 +93,14 @@ def extension(file_name: str) -> str:
 _PATH: Final = re.compile(r"/customers/storage/([0-9a-f-]{36})/[^/]+")
 
 
+# In the environ of a PUT: its permission when it began. It may end after the URL expires.
+PERMISSION: Final = "uploads.permission"
+
+
 def permission_in(environ: dict[str, Any]) -> Permission | None:
     """Return what a WSGI request for PUT permits by its URL, or None."""
+    if not settings.UPLOADS or settings.UPLOADS_IN_S3:
+        return None
     path = _PATH.fullmatch(environ["PATH_INFO"])
     if environ["REQUEST_METHOD"] != "PUT" or path is None:
         return None

@@ -15,11 +15,11 @@ from django.core.files.base import File
 from core.exceptions import StorageUnavailable
 
 # Bytes of one read.
-CHUNK: Final = 256 * 1024
+CHUNK: Final = 64 * 1024
 # Bytes of the disk that uploads leave free: the database may be on the same one.
 RESERVE: Final = 1 << 30
 # Seconds after which a temporary file is of a process that ended without deleting it.
-ABANDONED: Final = 24 * 60 * 60
+ABANDONED: Final = 6 * 60 * 60
 
 
 class Incomplete(Exception):  # noqa: N818 (what the client did, not an error of the platform)
@@ -42,8 +42,8 @@ class SpooledBody(File[bytes]):
         return self._temporary.name
 
     def close(self) -> None:
-        # A storage may have moved it.
-        with suppress(FileNotFoundError):
+        # A storage may have moved it, or what is still buffered can't be written.
+        with suppress(OSError):
             super().close()
 
 
@@ -64,8 +64,7 @@ def spool(
     try:
         path = folder()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if shutil.disk_usage(path).free - length < RESERVE:
-            raise StorageUnavailable("The disk for uploads is nearly full.")
+        _refuse_full_disk(path, length)
         body = SpooledBody(path)
         _copy(read, length, body, progress)
     except OSError as error:
@@ -80,11 +79,13 @@ def spool(
 def _copy(
     read: Callable[[int], bytes], length: int, body: SpooledBody, progress: Callable[[int], Any]
 ) -> None:
-    digest = sha256()
+    digest, path = sha256(), folder()
     while body.length < length:
         data = read(min(CHUNK, length - body.length))
         if not data:
             raise Incomplete
+        # Again: other uploads are written at the same time.
+        _refuse_full_disk(path, len(data))
         body.write(data)
         digest.update(data)
         body.length += len(data)
@@ -92,6 +93,11 @@ def _copy(
     body.flush()
     body.seek(0)
     body.digest = digest.hexdigest()
+
+
+def _refuse_full_disk(path: Path, length: int) -> None:
+    if shutil.disk_usage(path).free - length < RESERVE:
+        raise StorageUnavailable("The disk for uploads is nearly full.")
 
 
 def _discard(body: SpooledBody | None) -> None:

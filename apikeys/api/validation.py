@@ -23,7 +23,7 @@ from apikeys.api.key_extraction import presented_key
 from apikeys.service_secrets import ServiceScope
 from apikeys.services import VerdictCode
 from core import request_log
-from core.client_ip import in_networks
+from core.client_ip import in_networks, was_forwarded
 from core.requests import request_ip
 
 
@@ -166,7 +166,9 @@ def _validate_body(request: Request, *, may_name_client: bool) -> services.Verdi
 
 def _is_trusted_proxy(request: Request) -> bool:
     """Return whether the request is a trusted proxy's own, and not one that it forwards."""
-    return in_networks(request_ip(request) or "", settings.TRUSTED_PROXIES)
+    return not was_forwarded(request.META) and in_networks(
+        request_ip(request) or "", settings.TRUSTED_PROXIES
+    )
 
 
 def _as_object(verdict: services.Verdict) -> dict[str, object]:

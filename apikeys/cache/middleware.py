@@ -211,7 +211,8 @@ class ValidationCache:
         found = [
             pair
             for each in environ["HTTP_COOKIE"].split(";")
-            if (pair := each.strip()).startswith(name)
+            # As in core.site_names.cookie_value, which views use.
+            if (pair := each.strip(" \t")).startswith(name)
         ]
         if len(found) != 1:
             return None

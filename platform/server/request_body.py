@@ -83,6 +83,7 @@ def fetch(environ: Environ) -> Body | Reason:
         if environ["REQUEST_METHOD"] == "PUT" and (
             permission := signed_urls.permission_in(environ)
         ):
+            environ[signed_urls.PERMISSION] = permission
             return _fetch_upload(environ, permission.max_size, beyond)
         return _fetch_stated(stream, environ["CONTENT_LENGTH"], limit, beyond)
     # One byte more than the limit shows that the body is too large.

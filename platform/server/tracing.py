@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import Link, Span, SpanKind, Status
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status
 
 from apikeys import tokens
 from core import request_log
@@ -89,21 +89,28 @@ def _add_request_id(span: Span, _request: HttpRequest) -> None:
 def _sanitized(span: ReadableSpan) -> ReadableSpan:
     return ReadableSpan(
         name=tokens.redact(span.name),
-        context=span.get_span_context(),
-        parent=span.parent,
+        context=_without_state(span.context),
+        parent=span.parent and _without_state(span.parent),
         resource=span.resource,
         attributes=_chosen(span.attributes, ATTRIBUTES),
         events=[
             Event(event.name, _chosen(event.attributes, _EVENT_ATTRIBUTES), event.timestamp)
             for event in span.events
         ],
-        links=[Link(link.context) for link in span.links],
+        links=[Link(_without_state(link.context)) for link in span.links],
         kind=span.kind,
         # Its description is the message of an exception.
         status=Status(span.status.status_code),
         start_time=span.start_time,
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+def _without_state(context: SpanContext) -> SpanContext:
+    """Return the context without its tracestate, which is a header of the client's choice."""
+    return SpanContext(
+        context.trace_id, context.span_id, context.is_remote, trace_flags=context.trace_flags
     )
 
 

@@ -273,6 +273,16 @@ def test_a_trusted_proxy_names_the_client_ip(restricted, settings):
 
 
 @pytest.mark.parametrize(
+    "header",
+    [{"X-Forwarded-For": "192.0.2.1"}, {"X-Real-IP": "192.0.2.1"}, {"Forwarded": "for=_x"}],
+)
+def test_a_request_that_a_trusted_proxy_forwards_does_not_name_it(restricted, settings, header):
+    """All machines of a wide range are trusted, and its load balancers hide the client's IP."""
+    settings.TRUSTED_PROXIES = ["192.0.2.1"]
+    assert named(restricted[1], INSIDE, peer="192.0.2.1", **header) == CODE
+
+
+@pytest.mark.parametrize(
     ("secrets", "authorization", "status", "error"),
     [
         ([f"gateway:introspect:{SECRET}"], BEARER["Authorization"], 403, "INSUFFICIENT_SCOPE"),

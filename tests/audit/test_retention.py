@@ -120,3 +120,11 @@ def test_the_migration_works_both_ways(settings):
     assert clean_up() == 1
     settings.RETAIN_AUDIT_EVENTS = None
     append_only.install()
+
+
+def test_the_deletion_of_an_account_stays(keep_a_month):
+    """Only this event keeps a restore of an older backup from reviving the account."""
+    event_of(2 * MONTH)
+    kept = record(Action.ACCOUNT_DELETED, by=Actor(), at=timezone.now() - 2 * MONTH)
+    assert clean_up() == 1
+    assert Event.objects.get() == kept

@@ -16,6 +16,7 @@ from apikeys import services
 from apikeys.services import VerdictCode
 from backups.tombstones import State, Tombstone, TombstoneFile, as_text
 from tests.conftest import Issue
+from uploads.models import Upload
 
 pytestmark = pytest.mark.django_db
 
@@ -50,9 +51,12 @@ def test_sessions_end_only_if_asked_for(
     options: list[str], kept: bool, client: Client, alice: User, tmp_path: Path
 ) -> None:
     client.force_login(alice)
+    upload = Upload.objects.create(owner=alice, file_name="a", expires_at=timezone.now())
     (tmp_path / "host").touch()
     replay(tmp_path / "host", "--since", SINCE, *options)
     assert Session.objects.exists() is kept
+    # Its file is still stored, and found by the row only.
+    assert Upload.objects.get() == upload
 
 
 def test_lines_that_cannot_be_read_are_counted(tmp_path: Path) -> None:

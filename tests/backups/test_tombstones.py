@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 from django.core.checks import run_checks
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts.models import User
 from accounts.services import delete_account
 from apikeys import services
-from apikeys.models import APIKey, Reason
+from apikeys.models import APIKey, Reason, RemovedKey
 from audit.services import Actor
+from backups import tombstone_recorder
 from backups.tombstones import State, Tombstone, TombstoneFile, as_text, read
 from tests.backups.conftest import read_entries
 from tests.conftest import Issue
@@ -235,3 +236,13 @@ def test_concurrent_processes_write_whole_lines(tmp_path: Path) -> None:
     assert [process.wait(120) for process in processes] == [0, 0, 0, 0]
     log = read([path])
     assert (len(log.tombstones), len(log.outcomes), log.torn) == (200, 200, 0)
+
+
+def test_a_database_that_is_not_migrated_yet_has_no_removed_keys(issue):
+    """A restore reads the tombstones of the database that it replaces, of any earlier version."""
+    key, _token = issue()
+    services.revoke(key, reason=Reason.DELETED_BY_OWNER)
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE {RemovedKey._meta.db_table}")
+    found = [tombstone for tombstone, _happened in tombstone_recorder.from_database([])]
+    assert [each.ids for each in found] == [(key.public_id,)]

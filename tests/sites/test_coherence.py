@@ -238,6 +238,15 @@ def test_other_cookies_make_no_difference(cached, cookie, alice):
     assert cached.misses == before
 
 
+def test_django_and_the_cache_read_the_same_cookie(cached, cookie):
+    """Of two names that differ by a blank, Django's own parser takes the last."""
+    name, _equals, token = cookie.partition("=")
+    invented = f"{name}={'A' * 43}"
+    assert cached.ask(f"{invented}; {name} ={token}") == "401"
+    assert cached.ask(invented) == "401"
+    assert cached.ask(f"{name} ={token}") == "401"
+
+
 def test_a_repeated_cookie_is_left_to_django(cached, cookie):
     before = cached.misses
     cached.ask(f"{cookie}; {COOKIE}={'b' * 43}")

@@ -1,10 +1,12 @@
 """The log-in at a protected site: from a page of the site, here, and back."""
 
 from datetime import timedelta
+from urllib.parse import urlencode
 
 import pytest
 from django.test import Client
 
+from sites import sign_in
 from sites.models import ProtectedSite, SignInCode, SiteSession
 from tests.factories import browser, later, log_in
 from tests.sites.conftest import COOKIE, HERE, NAME, NAVIGATION, NONCE, ORIGIN, SiteBrowser
@@ -93,6 +95,27 @@ def test_a_code_works_only_in_the_browser_that_began(enter, alice, mallory, has_
     assert COOKIE not in ours.cookies
     # The attempt has used it up.
     assert theirs.visit(callback)["Location"].startswith(f"{HERE}/sites/failed")
+
+
+def test_a_code_for_the_empty_nonce_is_refused(enter, alice, mallory):
+    """A browser that has begun nothing has no nonce, and a link may name any challenge."""
+    theirs, ours = enter(mallory), enter(alice)
+    parameters = {"site": NAME, "challenge": sign_in.challenge_of(""), "path": "/"}
+    callback = theirs.to_callback(f"/sites/sign-in?{urlencode(parameters)}")
+    assert ours.visit(callback)["Location"].startswith(f"{HERE}/sites/failed")
+    assert COOKIE not in ours.cookies
+    assert not SiteSession.objects.exists()
+
+
+def test_sessions_and_codes_end_when_the_site_moves_to_another_host(at_site, site):
+    begun = {"site": NAME, "challenge": sign_in.challenge_of("a" * 43), "path": "/"}
+    at_site.to_callback(f"/sites/sign-in?{urlencode(begun)}")
+    assert SiteSession.objects.exists()
+    assert SignInCode.objects.exists()
+    site.origin = "https://moved.example.com"
+    site.save()
+    assert not SiteSession.objects.exists()
+    assert not SignInCode.objects.exists()
 
 
 def test_a_code_of_one_site_is_refused_at_another(enter, alice):

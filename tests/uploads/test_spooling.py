@@ -1,16 +1,21 @@
 """An upload as the server hands it over: the file of the body becomes the stored file."""
 
 import io
+import resource
+import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
 from django.test import RequestFactory
 
+from core.exceptions import StorageUnavailable
 from server.request_body import with_bodies
 from tests.uploads.conftest import get, path_of, stored_files
-from uploads import services, spooling
+from uploads import services, signed_urls, spooling
 
 CONTENT = bytes(range(256)) * 16 * 1024
 
@@ -84,3 +89,48 @@ def test_a_full_disk_is_503(ask, send, folder, monkeypatch):
     status, headers, content = send(body["upload_url"], CONTENT)
     assert (status, b"SERVICE_UNAVAILABLE" in content) == ("503 Service Unavailable", True)
     assert headers["Retry-After"]
+
+
+def test_the_disk_is_checked_while_a_file_arrives(ask, send, folder, monkeypatch):
+    """Other uploads are written at the same time."""
+    free = iter([2 << 30] * 3)
+    usage = SimpleNamespace(free=0)
+
+    def disk_usage(path: Path) -> SimpleNamespace:
+        usage.free = next(free, 0)
+        return usage
+
+    monkeypatch.setattr(spooling.shutil, "disk_usage", disk_usage)
+    status, _headers, _content = send(ask(content_type="video/mp4").json()["upload_url"], CONTENT)
+    assert status == "503 Service Unavailable"
+    assert stored_files(folder) == []
+
+
+def test_a_failed_write_of_the_last_bytes_is_503(folder):
+    """They are in a buffer, which closing the file writes again."""
+    spooling.folder().mkdir(parents=True)
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, former[1]))
+        with pytest.raises(StorageUnavailable):
+            spooling.spool(io.BytesIO(b"x" * 1000).read, 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert stored_files(folder) == []
+
+
+def test_an_upload_may_end_after_its_url_has_expired(ask, send, folder, monkeypatch):
+    url = ask(content_type="video/mp4").json()["upload_url"]
+    content, now = io.BytesIO(CONTENT), time.time()
+
+    def read(_stream: Any, size: int) -> bytes:
+        monkeypatch.setattr(signed_urls.time, "time", lambda: now + 2 * signed_urls.UPLOAD_WINDOW)
+        return content.read(size)
+
+    slow = type("Stream", (), {"read": read})()
+    status, _headers, _content = send(url, CONTENT, **{"wsgi.input": slow})
+    assert status == "200 OK"
+    status, _headers, _content = send(url, CONTENT)
+    assert status == "403 Forbidden"

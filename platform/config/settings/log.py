@@ -49,6 +49,8 @@ LOGGING = {
         "django.request": {"level": "ERROR", "filters": ["without_unavailable"]},
         # At DEBUG it logs the context of pages: codes, email addresses, forms.
         "django.template": {"level": "INFO"},
+        # At DEBUG they log what a pre-signed URL consists of.
+        **{name: {"level": "INFO"} for name in ("boto3", "botocore", "s3transfer", "urllib3")},
         # LOG_REQUESTS decides, not LOG_LEVEL.
         "core.request_log": {"level": "INFO"},
         "django.security.DisallowedHost": {"handlers": ["nowhere"], "propagate": False},
