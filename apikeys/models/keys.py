@@ -280,6 +280,12 @@ class APIKey(models.Model):
                 condition=models.Q(revoked_at__isnull=True, expires_at__isnull=False),
                 name="apikeys_apikey_expiring",
             ),
+            # For the cleanup: among expired keys, few were replaced.
+            models.Index(
+                fields=["expires_at", "id"],
+                condition=models.Q(revoked_at__isnull=True, successor__isnull=False),
+                name="apikeys_apikey_replaced",
+            ),
             models.Index(
                 fields=["folded_name"],
                 opclasses=["varchar_pattern_ops"],
