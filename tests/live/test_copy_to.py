@@ -160,7 +160,12 @@ def test_a_database_that_others_are_leaving_is_not_in_use(
     done = subprocess.run(
         [sys.executable, "manage.py", "shell", "--no-imports", "-c", LEAVING.format(url=url)],
         cwd=ROOT,
-        env={**os.environ, "VAR_DIR": str(fresh_folder()), "DATABASE_URL": url},
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "VAR_DIR": str(fresh_folder()),
+            "DATABASE_URL": url,
+        },
         capture_output=True,
         text=True,
         check=False,
