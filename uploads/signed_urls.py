@@ -7,7 +7,7 @@ an upload also fixes the content type and the maximum size.
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import parse_qs, urlencode
 from uuid import UUID
 
@@ -15,7 +15,9 @@ from django.conf import settings
 from django.core import signing
 from django.urls import reverse
 
-from uploads.models import Upload
+if TYPE_CHECKING:
+    # The server reads permissions before Django is set up.
+    from uploads.models import Upload
 
 # Seconds from the request for an upload until its PUT has to begin.
 UPLOAD_WINDOW: Final = 60 * 60
@@ -61,19 +63,19 @@ class Permission:
         return cls(upload, claims.get("type", ""), claims.get("size", 0))
 
 
-def upload_url(upload: Upload) -> str:
+def upload_url(upload: "Upload") -> str:
     """Return the URL for PUT, valid for UPLOAD_WINDOW seconds, at most as long as the upload."""
     until = min(upload.created_at.timestamp() + UPLOAD_WINDOW, upload.expires_at.timestamp())
     size = settings.UPLOAD_MAX_SIZE << 20
     return _url(upload, "PUT", until, type=upload.content_type, size=size)
 
 
-def download_url(upload: Upload) -> str:
+def download_url(upload: "Upload") -> str:
     """Return the URL for GET, valid as long as the upload."""
     return _url(upload, "GET", upload.expires_at.timestamp())
 
 
-def _url(upload: Upload, method: str, until: float, **more: Any) -> str:
+def _url(upload: "Upload", method: str, until: float, **more: Any) -> str:
     claims = {"id": str(upload.pk), "until": int(until), **more}
     token = signing.Signer(salt=_SALTS[method]).sign_object(claims)
     path = reverse("api_stored_file", args=[upload.pk, f"file{extension(upload.file_name)}"])

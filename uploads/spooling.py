@@ -7,12 +7,18 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django.conf import settings
 from django.core.files.base import File
 
 from core.exceptions import StorageUnavailable
+
+if TYPE_CHECKING:
+    _File = File[bytes]
+else:
+    # Django's class is generic only after its settings are loaded, and the server starts before.
+    _File = File
 
 # Bytes of one read.
 CHUNK: Final = 64 * 1024
@@ -26,7 +32,7 @@ class Incomplete(Exception):  # noqa: N818 (what the client did, not an error of
     """The body ended before its stated length."""
 
 
-class SpooledBody(File[bytes]):
+class SpooledBody(_File):
     """A whole request body in a temporary file, which is deleted when this is closed.
 
     A file system storage moves the file instead of copying it. digest: SHA-256 in hexadecimal.

@@ -34,8 +34,8 @@ def test_granians_own_lines_have_the_form_of_all_others(tmp_path: Path) -> None:
     program = """
 import logging
 from django import setup
-setup()
 from server import granian_server
+setup()
 server = granian_server.build(None)
 logging.getLogger("_granian").error("one\\ntwo")
 """
