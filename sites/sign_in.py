@@ -87,7 +87,7 @@ def redeem(code: str, site: ProtectedSite, *, nonce: str) -> tuple[SiteSession, 
     if found is None or not SignInCode.objects.filter(pk=found.pk).delete()[0]:
         return None
     # A browser without a nonce has begun nothing: the empty nonce has a challenge, too.
-    is_own = nonce != "" and hmac.compare_digest(found.challenge, challenge_of(nonce))
+    is_own = bool(nonce) and hmac.compare_digest(found.challenge, challenge_of(nonce))
     if not is_own or found.site_id != site.pk or found.expires_at <= timezone.now():
         return None
     live = live_sessions.find(StoredKey(found.session_key))
