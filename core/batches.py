@@ -82,6 +82,12 @@ def _delete(rows: QuerySet[Any], batch: Sequence[Any]) -> int:
         return rows.filter(pk__in=batch).delete()[0]
 
 
+def delete_some(rows: QuerySet[Any], limit: int) -> None:
+    """Delete the first `limit` of `rows`: called for each new row, it keeps a table small."""
+    if batch := list(rows.values_list("pk", flat=True)[:limit]):
+        rows.model._default_manager.filter(pk__in=batch).delete()
+
+
 def delete_related(model: type[Model], ids: Sequence[Any]) -> Batches:
     """Delete what is deleted by cascade with rows of `model`, in batches, before these rows.
 

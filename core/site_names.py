@@ -56,10 +56,11 @@ def cookie_value(header: str, name: str) -> str:
     Stricter than Django, which takes blanks around a name away: `__Host-` has no meaning for such a
     name, and the validation cache must not read another token than Django's views.
     """
+    begin = f"{name}="
     found = [
-        pair[len(name) + 1 :]
+        pair[len(begin) :]
         for each in header.split(";")
-        if (pair := each.strip(" \t")).startswith(f"{name}=")
+        if (pair := each.strip(" \t")).startswith(begin)
     ]
     return found[0] if len(found) == 1 else ""
 

@@ -291,11 +291,8 @@ def _issue(
 
 
 def _delete_expired(model: type[DeviceRequest] | type[AuthorizationCode]) -> None:
-    """Delete some expired rows: called for each new row, it keeps the table small."""
     expired = model.objects.filter(expires_at__lt=timezone.now() - _RETENTION)
-    batch = list(expired.order_by("expires_at").values_list("pk", flat=True)[:_DELETE_BATCH])
-    if batch:
-        model.objects.filter(pk__in=batch).delete()
+    batches.delete_some(expired.order_by("expires_at"), _DELETE_BATCH)
 
 
 def delete_expired(dry_run: bool) -> Batches:

@@ -10,7 +10,6 @@ from typing import Final
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.db import models
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
@@ -18,7 +17,7 @@ from django.utils import timezone
 from accounts import live_sessions
 from accounts.models import User
 from accounts.sessions import StoredKey
-from core import site_names
+from core import batches, site_names
 from sites import access
 from sites.models import MAX_PATH, ProtectedSite, SignInCode, SiteSession
 
@@ -63,7 +62,8 @@ def issue_code(
     user: User, site: ProtectedSite, *, session_key: StoredKey, challenge: str, path: str
 ) -> str:
     """Return a new code for the browser that knows the nonce of `challenge`."""
-    _delete_some(SignInCode.objects.filter(expires_at__lt=timezone.now()))
+    expired = SignInCode.objects.filter(expires_at__lt=timezone.now())
+    batches.delete_some(expired.order_by(), _DELETE_BATCH)
     code = secrets.token_urlsafe(32)
     SignInCode.objects.create(
         digest=digest_of(code),
@@ -93,9 +93,8 @@ def redeem(code: str, site: ProtectedSite, *, nonce: str) -> tuple[SiteSession, 
     live = live_sessions.find(StoredKey(found.session_key))
     if live is None or live.user.pk != found.owner_id or not access.may_enter(live.user, site):
         return None
-    _delete_some(
-        SiteSession.objects.filter(created_at__lt=timezone.now() - settings.SESSION_LIFETIME)
-    )
+    over = SiteSession.objects.filter(created_at__lt=timezone.now() - settings.SESSION_LIFETIME)
+    batches.delete_some(over.order_by(), _DELETE_BATCH)
     # The cookie of this browser is replaced.
     SiteSession.objects.filter(session_key=found.session_key, site=site).delete()
     token = secrets.token_urlsafe(32)
@@ -135,10 +134,3 @@ def set_cookie(
         httponly=True,
         samesite="Lax",
     )
-
-
-def _delete_some(rows: models.QuerySet[SignInCode] | models.QuerySet[SiteSession]) -> None:
-    """Delete some rows that are over: called for each new row, it keeps the table small."""
-    batch = list(rows.order_by().values_list("pk", flat=True)[:_DELETE_BATCH])
-    if batch:
-        rows.model._default_manager.filter(pk__in=batch).delete()

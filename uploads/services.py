@@ -20,6 +20,7 @@ from django.utils.crypto import salted_hmac
 from accounts.models import User
 from apikeys import allowed_networks
 from apikeys.models import APIKey
+from apikeys.verdict_codes import VerdictCode
 from core.exceptions import StorageUnavailable
 from uploads import s3, spooling
 from uploads.models import Upload
@@ -89,13 +90,7 @@ def check_key(upload: Upload, *, client_ip: str | None) -> None:
     client_ip: the client's; None: unknown.
     """
     key = upload.key
-    if (
-        key is None
-        or key.revoked_at is not None
-        or key.suspended_at is not None
-        or key.is_expired
-        or not upload.owner.is_active
-    ):
+    if key is None or key.state(owner_is_active=upload.owner.is_active) is not VerdictCode.VALID:
         raise KeyNotUsable
     if not allowed_networks.allow(key.allowed_networks, client_ip):
         raise NetworkNotAllowed

@@ -24,6 +24,7 @@ from apikeys.cache.responses import (
 from apikeys.cache.versions import VersionTable, bucket_of, is_stable
 from apikeys.tokens import LENGTH, Token, parse
 from core import request_log
+from core.site_names import cookie_value
 
 type Environ = dict[str, Any]
 type StartResponse = Callable[..., Any]
@@ -208,23 +209,15 @@ class ValidationCache:
         ):
             return None
         name = self._cookie_names.get(query) or self._remember_cookie_name(query)
-        found = [
-            pair
-            for each in environ["HTTP_COOKIE"].split(";")
-            # As in core.site_names.cookie_value, which views use.
-            if (pair := each.strip(" \t")).startswith(name)
-        ]
-        if len(found) != 1:
-            return None
-        token: str = found[0][len(name) :]
+        token = cookie_value(environ["HTTP_COOKIE"], name)
         return token if len(token) == self._session_length else None
 
     def _remember_cookie_name(self, query: str) -> str:
-        """Return what the cookie's pair begins with; ";" if the query names no site."""
+        """Return the cookie's name; ";", which no cookie has, if the query names no site."""
         name = self._session_cookie(query)
         if len(self._cookie_names) >= _MAX_COOKIE_NAMES:
             self._cookie_names.clear()
-        found = self._cookie_names[query] = ";" if name is None else f"{name}="
+        found = self._cookie_names[query] = ";" if name is None else name
         return found
 
     def _negotiate(self, accepted: str) -> str:

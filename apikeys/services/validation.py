@@ -47,23 +47,6 @@ _PARSE_ERRORS = {
 }
 
 
-def _noted[**Parameters](
-    validate: Callable[Parameters, Verdict],
-) -> Callable[Parameters, Verdict]:
-    """Decorate `validate`: note the verdicts on uses for the log line of the request."""
-
-    @functools.wraps(validate)
-    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Verdict:
-        verdict = validate(*args, **kwargs)
-        if kwargs.get("is_use", True):
-            owner = None if verdict.key is None else str(verdict.key.owner_id)
-            request_log.note(verdict=verdict.code.value, account_id=owner)
-        return verdict
-
-    return wrapper
-
-
-@_noted
 def validate(
     presented: str | Token,
     *,
@@ -92,6 +75,8 @@ def validate(
     )
     if is_use:
         metrics.count(metrics.VALIDATIONS, verdict.code, level)
+        owner = None if verdict.key is None else str(verdict.key.owner_id)
+        request_log.note(verdict=verdict.code.value, account_id=owner)
     return verdict
 
 

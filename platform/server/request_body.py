@@ -80,12 +80,19 @@ def fetch(environ: Environ) -> Body | Reason:
         # HTTP/2 ends a body with a flag, perhaps in a separate frame. A stream that is answered
         # before that frame is reset, and the client may lose the response.
         beyond = 0 if environ["SERVER_PROTOCOL"].startswith("HTTP/1") else 1
-        if environ["REQUEST_METHOD"] == "PUT" and (
-            permission := signed_urls.permission_in(environ)
-        ):
+        stated = environ["CONTENT_LENGTH"]
+        if not stated.isdecimal():
+            return UnclearLength("Content-Length has to be a number.")
+        permission = (
+            signed_urls.permission_in(environ) if environ["REQUEST_METHOD"] == "PUT" else None
+        )
+        length = int(stated)
+        if length > (limit if permission is None else permission.max_size):
+            return RequestDataTooBig("The stated length is above the limit.")
+        if permission is not None:
             environ[signed_urls.PERMISSION] = permission
-            return _fetch_upload(environ, permission.max_size, beyond)
-        return _fetch_stated(stream, environ["CONTENT_LENGTH"], limit, beyond)
+            return _fetch_upload(environ, length, beyond)
+        return _fetch_stated(stream, length, beyond)
     # One byte more than the limit shows that the body is too large.
     data: bytes = stream.read(SMALL + 1)
     if len(data) > SMALL:
@@ -98,12 +105,7 @@ def fetch(environ: Environ) -> Body | Reason:
     return data
 
 
-def _fetch_stated(stream: Stream, stated: str, limit: int, beyond: int) -> bytes | Reason:
-    if not stated.isdecimal():
-        return UnclearLength("Content-Length has to be a number.")
-    length = int(stated)
-    if length > limit:
-        return RequestDataTooBig("The stated length is above the limit.")
+def _fetch_stated(stream: Stream, length: int, beyond: int) -> bytes | Reason:
     size = length + beyond
     data = stream.read(size) if length <= SMALL else _fetch_large(stream, size)
     if isinstance(data, bytes) and len(data) < length:
@@ -121,19 +123,13 @@ def _fetch_large(stream: Stream, length: int) -> bytes | BodiesBusy:
         _large.release()
 
 
-def _fetch_upload(environ: Environ, limit: int, beyond: int) -> SpooledBody | Reason:
+def _fetch_upload(environ: Environ, length: int, beyond: int) -> SpooledBody | Reason:
     """Read the body into a file, of which the caller is the owner."""
-    stream, stated = environ["wsgi.input"], environ["CONTENT_LENGTH"]
-    if not stated.isdecimal():
-        return UnclearLength("Content-Length has to be a number.")
-    if int(stated) > limit:
-        return RequestDataTooBig("The stated length is above the limit.")
+    stream = environ["wsgi.input"]
     if not _uploads.acquire(blocking=False):
         return BodiesBusy("Too many files are being uploaded.")
     try:
-        body = spool(
-            stream.read, int(stated), progress=lambda size: environ.update({RECEIVED: size})
-        )
+        body = spool(stream.read, length, progress=lambda size: environ.update({RECEIVED: size}))
     except StorageUnavailable as error:
         logger.error("%s", error)
         return error
