@@ -3,7 +3,6 @@
 What the pages must do is in the tests.
 """
 
-import json
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.factories import PASSWORD
-from tests.platforms import ROOT, Platform, Pool
+from tests.platforms import ROOT, Platform, Pool, shell
 
 SCREENSHOTS = ROOT / "var" / "screenshots"
 # Not a loopback address: to the browser, plain http on it is an insecure context, as on a LAN.
@@ -32,7 +31,7 @@ COMFYUI_HOST = "comfy.example.com"
 # The login form allows 30 attempts a minute, so most tests start with a session.
 _POOL = 200
 _MAKE_PEOPLE = """
-import json, time, uuid
+import time, uuid
 from importlib import import_module
 from allauth.account.internal.flows.login import AUTHENTICATION_METHODS_SESSION_KEY
 from allauth.account.models import EmailAddress
@@ -42,16 +41,16 @@ from django.contrib.auth.hashers import make_password
 from django.db import transaction
 from accounts.models import User
 
-password = make_password({password!r})
+password = make_password(given["password"])
 people = User.objects.bulk_create(
     User(
-        email=f"alice-{{uuid.uuid4().hex[:12]}}@example.org",
+        email=f"alice-{uuid.uuid4().hex[:12]}@example.org",
         name="Alice",
         password=password,
         is_staff=number == 0,
         is_superuser=number == 0,
     )
-    for number in range({pool})
+    for number in range(given["pool"])
 )
 EmailAddress.objects.bulk_create(
     EmailAddress(user=user, email=user.email, verified=True, primary=True) for user in people
@@ -65,12 +64,21 @@ with transaction.atomic():
         session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
         session[HASH_SESSION_KEY] = user.get_session_auth_hash()
         session[AUTHENTICATION_METHODS_SESSION_KEY] = [
-            {{"method": "password", "at": time.time(), "email": user.email}}
+            {"method": "password", "at": time.time(), "email": user.email}
         ]
         session["account_authentication_methods_user"] = str(user.pk)
         session.save()
         made.append([user.email, session.session_key])
-print(json.dumps([settings.SESSION_COOKIE_NAME, made]))
+answer = [settings.SESSION_COOKIE_NAME, made]
+"""
+# Creates a key and returns it. email: the owner's. fields: those of the key.
+ISSUE = """
+from accounts.models import User
+from apikeys import services
+
+owner = User.objects.get(email=given["email"])
+_key, token = services.issue(owner=owner, **given["fields"])
+answer = token.reveal()
 """
 
 
@@ -139,6 +147,16 @@ def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[s
         # Playwright disables the back/forward cache, which keeps whole pages in real browsers.
         "ignore_default_args": ["--disable-back-forward-cache"],
     }
+
+
+@pytest.fixture(scope="session")
+def browser_context_args(browser_context_args: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of every browser profile.
+
+    Motion is reduced: without a graphics processor, an animation that waits for something takes a
+    third of a processor. test_first_key.py has it on.
+    """
+    return {**browser_context_args, "reduced_motion": "reduce"}
 
 
 @pytest.fixture(scope="session")
@@ -222,10 +240,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def accounts(site: Platform) -> list[Person]:
     """Return enough accounts for all tests. The first one is staff."""
-    printed = site.manage(
-        "shell", "--no-imports", "-c", _MAKE_PEOPLE.format(password=PASSWORD, pool=_POOL)
-    )
-    cookie, made = json.loads(printed.splitlines()[-1])
+    cookie, made = shell(site, _MAKE_PEOPLE, password=PASSWORD, pool=_POOL)
     return [
         Person(email, "Alice", {"name": cookie, "value": session, "url": site.url})
         for email, session in made
@@ -260,6 +275,17 @@ def enter(new_context: Callable[..., BrowserContext], alice: Person) -> Enter:
         return page
 
     return open_keys
+
+
+@pytest.fixture
+def issue(site: Platform, alice: Person) -> Generate:
+    """Return a function that creates a key of alice's without a page, and returns it."""
+
+    def create(name: str = "studio", description: str = "") -> str:
+        fields = {"name": name, "description": description}
+        return str(shell(site, ISSUE, email=alice.email, fields=fields))
+
+    return create
 
 
 @pytest.fixture(scope="session")

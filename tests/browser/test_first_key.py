@@ -11,8 +11,12 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser.conftest import log_out, wait_for_count
 
-LOOKS = {
-    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}},
+LOOKS: dict[str, dict[str, Any]] = {
+    "dark": {
+        "color_scheme": "dark",
+        "viewport": {"width": 1280, "height": 800},
+        "reduced_motion": "no-preference",
+    },
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
     "phone": {
         "color_scheme": "dark",
@@ -157,11 +161,11 @@ def test_back_after_log_out_shows_no_account_page(
     enter: Callable[..., Page],
     alice: Any,
     base_url: str,
-    keep: Callable[..., str],
+    issue: Callable[..., str],
     remains: Callable[[Page], str],
 ) -> None:
+    issue("alices-own")
     page = enter()
-    keep(page, "alices-own")
     page.goto(path)
     log_out(page)
     expect(page).to_have_url(f"{base_url}/login")

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Person
-from tests.platforms import Platform
+from tests.platforms import Platform, shell
 
 # The promise is 5 seconds; a test machine is busy. Without the immediate write and the polling
 # nothing would appear at all.
@@ -45,9 +45,9 @@ def test_the_dialog_and_the_page_show_the_first_use(
     expect(other.get_by_text(connected)).to_be_visible(timeout=SOON)
 
 
-def test_a_hidden_page_asks_nothing(enter: Callable[..., Page], keep: Callable[..., str]) -> None:
+def test_a_hidden_page_asks_nothing(enter: Callable[..., Page], issue: Callable[..., str]) -> None:
+    issue()
     page = enter()
-    keep(page)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     with page.expect_request("**/first-use"):
@@ -72,11 +72,11 @@ def test_a_hidden_page_asks_nothing(enter: Callable[..., Page], keep: Callable[.
 
 
 def test_selected_keys_are_deleted_after_one_question(
-    enter: Callable[..., Page], keep: Callable[..., str], base_url: str
+    enter: Callable[..., Page], issue: Callable[..., str], base_url: str
 ) -> None:
-    page = enter()
     for name in ("one", "two", "three"):
-        keep(page, name)
+        issue(name)
+    page = enter()
     page.get_by_role("link", name="Name").click()
     expect(page.get_by_role("columnheader", name="Name")).to_have_attribute(
         "aria-sort", "ascending"
@@ -98,10 +98,10 @@ def test_selected_keys_are_deleted_after_one_question(
 
 
 def test_a_menu_closes_on_escape_and_on_leaving_it(
-    enter: Callable[..., Page], keep: Callable[..., str]
+    enter: Callable[..., Page], issue: Callable[..., str]
 ) -> None:
+    issue()
     page = enter()
-    keep(page)
     menu = page.get_by_label("More actions for “studio”")
     rotate = page.get_by_role("link", name="Rotate")
     menu.press("Enter")
@@ -134,15 +134,15 @@ def test_twelve_keys_are_seen_at_once_on_a_small_laptop(
     enter: Callable[..., Page], alice: Person, site: Platform
 ) -> None:
     page = enter(viewport={"width": 1280, "height": 800})
-    site.manage(
-        "shell",
-        "-c",
+    shell(
+        site,
         "from apikeys import services; from accounts.models import User; "
-        f"owner = User.objects.get(email={alice.email!r}); "
+        "owner = User.objects.get(email=given['email']); "
         "keys = [services.issue(owner=owner, name=f'key {n}')[0] for n in range(25)]; "
         "from django.utils import timezone; from apikeys.models import APIKey, DailyUse; "
         "now = timezone.now(); APIKey.objects.filter(owner=owner).update(last_used_at=now); "
         "DailyUse.objects.bulk_create(DailyUse(key=key, day=now.date(), calls=9) for key in keys)",
+        email=alice.email,
     )
     page.goto("/keys/")
     rows = page.locator("table.keys tbody tr")
@@ -158,16 +158,16 @@ def test_names_stay_readable_beside_the_use_in_every_language(
     enter: Callable[..., Page], alice: Person, site: Platform, language: str
 ) -> None:
     page = enter(viewport={"width": 1280, "height": 800}, locale=language)
-    site.manage(
-        "shell",
-        "-c",
+    shell(
+        site,
         "from apikeys import services; from accounts.models import User; "
-        f"owner = User.objects.get(email={alice.email!r}); "
+        "owner = User.objects.get(email=given['email']); "
         "from django.utils import timezone; from datetime import timedelta; "
         "soon = timezone.now() + timedelta(days=5); "
         "[services.issue(owner=owner, name='studio-workstation', expires_at=soon),"
         " services.issue(owner=owner, name='render-node-2')]; "
         "owner.api_keys.update(last_used_at=timezone.now() - timedelta(minutes=42))",
+        email=alice.email,
     )
     page.goto("/keys/")
     name = page.locator("tbody .key-name").first

@@ -12,14 +12,11 @@ PHONE = {"viewport": {"width": 360, "height": 740}}
 WHERE = "https://video.example/watch?v=1"
 THANKS = "It was an API key of this site and no longer works."
 
-Keep = Callable[..., str]
-
 
 @pytest.fixture
-def leaked(enter: Callable[..., Page], keep: Keep) -> str:
+def leaked(issue: Callable[..., str]) -> str:
     """Return a key of alice's that was leaked."""
-    page = enter()
-    return keep(page, "studio")
+    return issue()
 
 
 def is_held(page: Page, key: str, remains: Callable[[Page], str]) -> bool:

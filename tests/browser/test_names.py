@@ -97,10 +97,10 @@ def test_an_ordinary_key_fits_on_a_phone(
 
 @pytest.mark.parametrize("width", [320, 1280])
 def test_the_chart_and_the_table_of_the_usage_page_fit(
-    width: int, enter: Callable[..., Page], keep: Callable[..., str]
+    width: int, enter: Callable[..., Page], issue: Callable[..., str]
 ) -> None:
+    key = issue("W" * 60)
     page = enter(viewport={"width": width, "height": 800}, timezone_id="Asia/Tokyo")
-    key = keep(page, "W" * 60)
     page.request.post("/customers", headers={"X-API-Key": key})
     wait_for_count(page, "API calls: 1.")
     for period in ("24h", "7d", "30d", "90d"):
@@ -124,10 +124,10 @@ def test_login_pages_fit_on_a_phone(width: int, new_context: Callable[..., Any])
 
 
 def test_a_search_for_a_whole_key_uses_its_prefix_only(
-    enter: Callable[..., Page], keep: Callable[..., str]
+    enter: Callable[..., Page], issue: Callable[..., str]
 ) -> None:
+    key = issue("studio-pc")
     page = enter()
-    key = keep(page, "studio-pc")
     page.goto("/keys/?q=nothing-like-it")
     page.get_by_role("searchbox").fill(key)
     page.get_by_role("searchbox").press("Enter")

@@ -46,10 +46,10 @@ def test_a_key_is_created_with_scopes_and_expiry(
 
 
 def test_a_key_is_rotated_by_keyboard_and_shown_once(
-    enter: Callable[..., Page], keep: Callable[..., str], base_url: str
+    enter: Callable[..., Page], issue: Callable[..., str], base_url: str
 ) -> None:
+    old = issue()
     page = enter()
-    old = keep(page, "studio")
     page.get_by_label("More actions for “studio”").press("Enter")
     page.get_by_role("link", name="Rotate").press("Enter")
     expect(page.get_by_role("heading", name="Rotate “studio”?")).to_be_visible()
@@ -71,10 +71,10 @@ def test_a_key_is_rotated_by_keyboard_and_shown_once(
 
 
 def test_a_tested_key_is_not_in_the_page_after_back(
-    enter: Callable[..., Page], keep: Callable[..., str], remains: Callable[[Page], str]
+    enter: Callable[..., Page], issue: Callable[..., str], remains: Callable[[Page], str]
 ) -> None:
+    key = issue()
     page = enter()
-    key = keep(page, "studio")
     page.goto("/connect")
     page.get_by_label("Your key", exact=True).fill(key)
     page.get_by_role("button", name="Test", exact=True).click()
@@ -101,10 +101,10 @@ def test_a_command_is_copied_completely(
 
 
 def test_the_list_fits_into_every_window(
-    enter: Callable[..., Page], keep: Callable[..., str]
+    enter: Callable[..., Page], issue: Callable[..., str]
 ) -> None:
+    issue("render-node-2", "Second shelf, no screen")
     page = enter()
-    keep(page, "render-node-2", "Second shelf, no screen")
     page.get_by_label("More actions for “render-node-2”").click()
     page.get_by_role("link", name="Rotate").click()
     page.get_by_role("button", name="Rotate").click()

@@ -3,7 +3,6 @@
 A passkey belongs to a host name, so the pages are opened at `localhost`, not at 127.0.0.1.
 """
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ NOT_USED = "No passkey was used: you cancelled, or this device has none for this
 
 # Makes accounts with sessions of a given age.
 _MAKE_PEOPLE = """
-import json, time, uuid
+import time, uuid
 from importlib import import_module
 from allauth.account.internal.flows.login import AUTHENTICATION_METHODS_SESSION_KEY
 from allauth.account.models import EmailAddress
@@ -42,11 +41,11 @@ from django.contrib.auth.hashers import make_password
 from django.db import transaction
 from accounts.models import User
 
-password = make_password(password)
+password = make_password(given["password"])
 Session = import_module(settings.SESSION_ENGINE).SessionStore
 made = []
 with transaction.atomic():
-    for wanted in people:
+    for wanted in given["people"]:
         user = User(email=f"alice-{uuid.uuid4().hex[:12]}@example.org", password=password)
         user.is_staff = user.is_superuser = wanted["staff"]
         user.save()
@@ -66,7 +65,7 @@ with transaction.atomic():
         session["account_authentication_methods_user"] = str(user.pk)
         session.save()
         made.append([user.email, session.session_key, secret, codes])
-print(json.dumps([settings.SESSION_COOKIE_NAME, made]))
+answer = [settings.SESSION_COOKIE_NAME, made]
 """
 
 _GROW_OLD = """
@@ -160,9 +159,7 @@ def make_accounts(running: Platform, *parts: tuple[int, dict[str, Any]]) -> list
     """
     usual = {"staff": False, "app": False, "ago": 0}
     people = [{**usual, **what} for count, what in parts for _person in range(count)]
-    code = f"password = {PASSWORD!r}\n{people = }\n{_MAKE_PEOPLE}"
-    printed = running.manage("shell", "--no-imports", "-c", code)
-    name, made = json.loads(printed.splitlines()[-1])
+    name, made = shell(running, _MAKE_PEOPLE, password=PASSWORD, people=people)
     everybody = (
         Person(email, {"name": name, "value": key, "url": by_name(running)}, secret, tuple(codes))
         for email, key, secret, codes in made

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.browser.conftest import SCREENSHOTS, Person
-from tests.platforms import ROOT, Platform
+from tests.platforms import ROOT, Platform, shell
 
 FOLDER = SCREENSHOTS / "docs"
 COMMITTED = ROOT / "docs" / "screenshots"
@@ -42,7 +42,7 @@ from accounts.models import User
 from apikeys import services
 from apikeys.models import APIKey, DailyUse, HourlyUse
 
-owner = User.objects.get(email={email!r})
+owner = User.objects.get(email=given["email"])
 now = timezone.now().replace(minute=0, second=0, microsecond=0)
 keys = [
     ("studio-pc", "The workstation in the studio", 40, 3, 90),
@@ -58,7 +58,7 @@ for name, description, days, minutes, calls in keys:
     APIKey.objects.filter(pk=key.pk).update(
         created_at=timezone.now() - timedelta(days=days), last_used_at=used_at
     )
-    by_day = {{}}
+    by_day = {}
     hours = []
     for ago in range(1, min(days, 30) * 24 if calls else 0):
         hour = now - timedelta(hours=ago)
@@ -78,8 +78,8 @@ for name, description, days, minutes, calls in keys:
 @pytest.fixture
 def page(enter: Callable[..., Page], site: Platform, alice: Person) -> Page:
     """Return a page of an account with keys that are in use."""
-    site.manage("shell", "--no-imports", "-c", SEED.format(email=alice.email))
-    return enter(viewport=SIZE, reduced_motion="reduce")
+    shell(site, SEED, email=alice.email)
+    return enter(viewport=SIZE)
 
 
 def test_the_pictures_show_pages_that_fit_into_every_window(page: Page) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from tests.browser.conftest import ISSUE
 from tests.browser.test_accessibility import violations
 from tests.browser.test_every_page import Walk
 from tests.browser.test_keyboard import tab_to
@@ -25,10 +26,10 @@ EVENTS = "/admin/audit/event/"
 _PUT_INTO_ROLE = """
 from accounts.models import User
 from django.contrib.auth.models import Group
-user = User.objects.get(email=email)
+user = User.objects.get(email=given["email"])
 user.is_superuser = False
 user.save()
-user.groups.set([Group.objects.get(name=role)])
+user.groups.set([Group.objects.get(name=given["role"])])
 """
 
 
@@ -41,14 +42,13 @@ class Cast:
 
     def in_role(self, role: str) -> Person:
         person = next(self.staff)
-        code = f"email = {person.email!r}\n{role = }\n{_PUT_INTO_ROLE}"
-        shell(self.platform, code)
+        shell(self.platform, _PUT_INTO_ROLE, email=person.email, role=role)
         return person
 
     def with_key(self, name: str) -> tuple[Person, str]:
         person = next(self.people)
-        printed = self.platform.manage("issue_key", person.email, "--name", name)
-        return person, printed.split()[-1]
+        fields = {"name": name}
+        return person, shell(self.platform, ISSUE, email=person.email, fields=fields)
 
 
 @pytest.fixture(scope="module")

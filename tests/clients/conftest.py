@@ -26,9 +26,17 @@ from playwright.sync_api import Browser
 from apikeys import tokens
 from tests.browser.conftest import browser_type_launch_args  # noqa: F401 (a fixture)
 from tests.live.conftest import Account, join
-from tests.platforms import ROOT, Platform, Pool
+from tests.platforms import ROOT, Platform, Pool, shell
 
 CLIENTS = ROOT / "var" / "clients"
+
+_REVOKE = """
+from apikeys import services
+from apikeys.models import APIKey, Reason
+
+key = APIKey.objects.get(public_id=given["public_id"])
+answer = services.revoke(key, reason=Reason.REVOKED_BY_STAFF)
+"""
 
 
 def client(name: str) -> Path:
@@ -36,6 +44,11 @@ def client(name: str) -> Path:
     folder = CLIENTS / name
     assert (folder / ".stamp").exists(), f"{folder} is not there: run scripts/clients"
     return folder
+
+
+def revoke(platform: Platform, public_id: str) -> None:
+    """Revoke a key, as `manage.py revoke_key` does."""
+    assert shell(platform, _REVOKE, public_id=public_id)
 
 
 @pytest.fixture(scope="session")
@@ -169,7 +182,7 @@ def wrong(alice: Account, running: Platform) -> Callable[[str], tuple[str, str]]
             return token[:-1] + ("0" if token[-1] != "0" else "1"), "MALFORMED"
         if why == "of another platform":
             return tokens.make(tag_key=b"another platform's").reveal(), "NOT_FOUND"
-        running.manage("revoke_key", alice.keys[0].public_id)
+        revoke(running, alice.keys[0].public_id)
         return token, "REVOKED"
 
     return make

@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 import pytest
 import requests
 
-from tests.clients.conftest import ComfyCLI
+from tests.clients.conftest import ComfyCLI, revoke
 from tests.live.conftest import TOKEN, Account, shell
 from tests.platforms import Platform
 
@@ -105,7 +105,7 @@ def test_login_through_the_browser_gives_comfy_cli_a_key(
     assert names == [["comfy-cli", ["customers:read", "proxy:*"], token[8:20]]]
     assert token[20:56] not in running.printed()
 
-    running.manage("revoke_key", token[8:20])
+    revoke(running, token[8:20])
     refused = comfy.ask("cloud", "status")
     assert refused["error"]["code"] == "cloud_unauthorized"
 
