@@ -33,7 +33,7 @@ Issue = Callable[..., tuple[APIKey, Token]]
 LONGEST = {
     "test_backup.py", "test_coherence.py", "test_warm.py", "test_forward_auth.py",
     "test_squashed_migrations.py", "test_faults_postgres.py", "test_at_once.py", "test_cluster.py",
-    "test_runbook.py", "test_mfa.py", "test_passkeys.py", "test_social.py", "test_staff.py",
+    "test_runbook.py", "test_mfa.py", "test_passkeys.py", "test_accessibility.py", "test_staff.py",
 }  # fmt: skip
 
 

@@ -137,7 +137,6 @@ def test_without_providers_there_are_no_buttons(page: Page, site: Platform) -> N
             assert answer.status_code == 404
 
 
-
 # --- Failures --------------------------------------------------------------------------------
 
 
