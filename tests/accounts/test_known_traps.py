@@ -7,7 +7,7 @@ Some are tested elsewhere:
 - oauthlib breaks the device grant: oauth/test_device tests ours,
 - users with only a social login skip reauthentication: test_reauthentication,
 - an unfinished log-in of a disabled account continues: test_disabled_and_deleted_accounts, oauth/,
-- accounts are found by the name at a provider: test_provider_attacks, browser/test_social.
+- accounts are found by the name at a provider: test_provider_attacks, live/test_social.
 """
 
 import json

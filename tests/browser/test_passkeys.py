@@ -62,6 +62,10 @@ with transaction.atomic():
         session[AUTHENTICATION_METHODS_SESSION_KEY] = [
             {"method": "password", "at": time.time() - wanted["ago"], "email": user.email}
         ]
+        if wanted["used_app"]:
+            session[AUTHENTICATION_METHODS_SESSION_KEY].append(
+                {"method": "mfa", "type": "totp", "at": time.time() - wanted["ago"]}
+            )
         session["account_authentication_methods_user"] = str(user.pk)
         session.save()
         made.append([user.email, session.session_key, secret, codes])
@@ -154,10 +158,10 @@ def by_name(running: Platform) -> str:
 def make_accounts(running: Platform, *parts: tuple[int, dict[str, Any]]) -> list[Iterator[Person]]:
     """Make the accounts of each part: how many, and their options.
 
-    staff: whether they are staff. app: whether they have an authenticator app. ago: seconds since
-    they logged in.
+    staff: whether they are staff. app: whether they have an authenticator app. used_app: whether
+    they logged in with its code as well. ago: seconds since they logged in.
     """
-    usual = {"staff": False, "app": False, "ago": 0}
+    usual = {"staff": False, "app": False, "used_app": False, "ago": 0}
     people = [{**usual, **what} for count, what in parts for _person in range(count)]
     name, made = shell(running, _MAKE_PEOPLE, password=PASSWORD, people=people)
     everybody = (

@@ -12,7 +12,7 @@ from tests.browser.conftest import ISSUE
 from tests.browser.test_accessibility import violations
 from tests.browser.test_every_page import Walk
 from tests.browser.test_keyboard import tab_to
-from tests.browser.test_mfa import NARROW, code_of, give_password, send_code
+from tests.browser.test_mfa import NARROW
 from tests.browser.test_passkeys import Person, by_name, make_accounts
 from tests.browser.test_shown_once import watch_for_the_cache
 from tests.platforms import Platform, Pool, shell
@@ -36,12 +36,13 @@ user.groups.set([Group.objects.get(name=given["role"])])
 @dataclass(frozen=True, slots=True)
 class Cast:
     platform: Platform
-    # Staff with an authenticator app, and accounts without one.
+    # Staff logged in with the code of an app, staff logged in without it, and accounts without one.
     staff: Iterator[Person]
+    without_code: Iterator[Person]
     people: Iterator[Person]
 
-    def in_role(self, role: str) -> Person:
-        person = next(self.staff)
+    def in_role(self, role: str, *, with_code: bool = True) -> Person:
+        person = next(self.staff if with_code else self.without_code)
         shell(self.platform, _PUT_INTO_ROLE, email=person.email, role=role)
         return person
 
@@ -59,8 +60,10 @@ def strict(pool: Pool) -> Platform:
 
 @pytest.fixture(scope="module")
 def cast(strict: Platform) -> Cast:
-    staff, people = make_accounts(strict, (9, {"staff": True, "app": True}), (8, {}))
-    return Cast(strict, staff, people)
+    staff = {"staff": True, "app": True}
+    return Cast(
+        strict, *make_accounts(strict, (8, staff | {"used_app": True}), (1, staff), (8, {}))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +78,13 @@ def browser_context_args(browser_context_args: dict[str, Any], home: str) -> dic
 
 @pytest.fixture
 def enter(new_context: Callable[..., BrowserContext], home: str) -> Callable[..., Page]:
-    """Return a function that opens the staff pages as `person`, with the code of their app."""
+    """Return a function that opens the staff pages as `person`, who is logged in."""
 
     def open_browser(person: Person, **options: Any) -> Page:
-        page = new_context(**options).new_page()
-        give_password(page, person, "/admin/")
-        send_code(page, code_of(person.secret))
+        context = new_context(**options)
+        context.add_cookies([person.cookie])
+        page = context.new_page()
+        page.goto("/admin/")
         expect(page).to_have_url(f"{home}/admin/")
         return page
 
@@ -274,9 +278,8 @@ def test_the_password_alone_opens_no_staff_page(
     new_context: Callable[..., BrowserContext], cast: Cast, home: str
 ) -> None:
     alice, _key = cast.with_key("studio")
-    sam = cast.in_role("Security")
+    sam = cast.in_role("Security", with_code=False)
     context = new_context()
-    # A session started with the password alone.
     context.add_cookies([sam.cookie])
     page = context.new_page()
     for path in (LOOKUP, ACCOUNTS):
