@@ -3,6 +3,7 @@
 A URL without a row in the table fails, and so does a row without a URL.
 """
 
+import functools
 import itertools
 import json
 import re
@@ -13,6 +14,7 @@ from datetime import timedelta
 from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
+from uuid import UUID
 
 import pytest
 from allauth.account.models import EmailAddress
@@ -24,13 +26,14 @@ from django.conf import settings
 from django.contrib.auth.models import Group
 from django.contrib.contenttypes.models import ContentType
 from django.core.cache import cache
-from django.db import transaction
+from django.db import connection, transaction
 from django.http import HttpResponseBase
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 from django.utils.csp import CSP
 
+from accounts.models import User
 from apikeys.models import APIKey, DailyUse
 from audit.models import Action, Event
 from oauth.models import DeviceRequest, Site
@@ -557,27 +560,38 @@ def alices_objects(alice, issue) -> dict[str, str]:
     return {name: str(value) for name, value in ids.items()}
 
 
-def all_data_of(alice) -> list[list[dict[str, Any]]]:
+def all_data_of(alice) -> list[list[tuple[Any, ...]]]:
     """Return all rows of alice, and those that decide who can log in as her."""
+    found = []
+    with connection.cursor() as cursor:
+        for statement, parameters in _statements(alice.pk, alice.email):
+            cursor.execute(statement, parameters)
+            found.append(cursor.fetchall())
+    return found
+
+
+@functools.cache
+def _statements(user_id: UUID, email: str) -> list[tuple[str, tuple[Any, ...]]]:
+    """Return the statements of `all_data_of`, which are made once and run after each request."""
     return [
-        list(rows.order_by("pk").values())
+        rows.order_by("pk").query.sql_with_params()
         for rows in (
-            type(alice).objects.filter(pk=alice.pk),
-            APIKey.objects.filter(owner=alice),
-            DailyUse.objects.filter(key__owner=alice),
+            User.objects.filter(pk=user_id),
+            APIKey.objects.filter(owner=user_id),
+            DailyUse.objects.filter(key__owner=user_id),
             # Audit events of attempts and views are recorded beside her own.
-            Event.objects.filter(account=alice).exclude(
+            Event.objects.filter(account=user_id).exclude(
                 action__in=[Action.SIGN_IN_REFUSED, Action.STAFF_VIEWED]
             ),
-            EmailAddress.objects.filter(user=alice),
-            SocialAccount.objects.filter(user=alice),
-            SocialToken.objects.filter(account__user=alice),
+            EmailAddress.objects.filter(user=user_id),
+            SocialAccount.objects.filter(user=user_id),
+            SocialToken.objects.filter(account__user=user_id),
             SocialApp.objects.all(),
-            Authenticator.objects.filter(user=alice),
-            UserSession.objects.filter(user=alice),
-            Mail.objects.filter(to=alice.email),
-            DeviceRequest.objects.filter(owner=alice),
-            Upload.objects.filter(owner=alice),
+            Authenticator.objects.filter(user=user_id),
+            UserSession.objects.filter(user=user_id),
+            Mail.objects.filter(to=email),
+            DeviceRequest.objects.filter(owner=user_id),
+            Upload.objects.filter(owner=user_id),
             Site.objects.all(),
             ProtectedSite.objects.all(),
             Group.objects.all(),

@@ -12,6 +12,7 @@ write whose outcome is never reported leaves its bucket dirty; `sweep` makes it 
 """
 
 import fcntl
+import functools
 import mmap
 import os
 import tempfile
@@ -153,9 +154,11 @@ class VersionTable:
         os.close(self._fd)
 
     def _apply(self, buckets: Collection[int], change: Callable[[int], int]) -> None:
+        # A change of access is one of all buckets, most of which have the same version.
+        changed = functools.cache(change)
         with self._locked():
             for bucket in buckets:
-                self._versions[bucket] = change(self._versions[bucket])
+                self._versions[bucket] = changed(self._versions[bucket])
 
     def _make_stable(self, versions: Mapping[int, int]) -> int:
         """Make the buckets stable that still have these versions; return how many."""

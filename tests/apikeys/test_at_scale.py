@@ -36,8 +36,9 @@ from outbox.models import Mail
 from sites.models import ProtectedSite
 from tests.conftest import PASSWORD
 
-# As many accounts, keys, events … as tell reading all from reading some.
-MANY = 20_000
+# As many accounts, keys, events … as tell reading all from reading some. With fewer rows PostgreSQL
+# reads whole tables where there is an index; SQLite does not estimate what that costs.
+MANY = 20_000 if connection.vendor == "postgresql" else 8_000
 # How far a list counts in these tests, and how far it leads.
 BOUND = 300
 # What a page may read of one table: twice the bound, as what is counted and what is shown.
@@ -141,9 +142,13 @@ def test_the_page_of_an_account_asks_as_much_for_five_hundred_keys_as_for_one(
     staff.get(url)
     one = queries(staff, url)
     add_keys(alice, range(1, 500))
-    for key in APIKey.objects.filter(owner=alice):
-        KeyNetwork.objects.create(key=key, network="192.0.2.0/24", first_used_at=timezone.now())
-        DailyUse.objects.create(key=key, day=timezone.now().date(), calls=1)
+    keys = APIKey.objects.filter(owner=alice)
+    KeyNetwork.objects.bulk_create(
+        KeyNetwork(key=key, network="192.0.2.0/24", first_used_at=timezone.now()) for key in keys
+    )
+    DailyUse.objects.bulk_create(
+        DailyUse(key=key, day=timezone.now().date(), calls=1) for key in keys
+    )
     assert queries(staff, url) == one <= at_most
 
 

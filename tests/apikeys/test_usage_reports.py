@@ -38,6 +38,17 @@ def add_calls(key, hour: str, calls: int) -> None:
     day.save()
 
 
+def add_uses(uses: list[HourlyUse]) -> None:
+    """Add calls of one key by hour, and their sums by day."""
+    by_day = Counter[date]()
+    for use in uses:
+        by_day[use.hour.date()] += use.calls
+    HourlyUse.objects.bulk_create(uses)
+    DailyUse.objects.bulk_create(
+        DailyUse(key=uses[0].key, day=day, calls=calls) for day, calls in by_day.items()
+    )
+
+
 def add_refusals(key, hour: str, calls: int, code: str = "EXPIRED") -> None:
     HourlyRefusal.objects.create(key=key, hour=at(hour), code=code, calls=calls)
 
@@ -73,10 +84,14 @@ def test_bars_rows_and_codes_have_the_same_total(alice, issue, now, zone, period
     hour = now.replace(minute=0)
     for number in range(3):
         key, _token = issue(f"key {number}")
-        for back in range(0, 95 * 24, 7 + number):
-            moment = f"{hour - timedelta(hours=back):%Y-%m-%d %H:00}"
-            add_calls(key, moment, back + 1)
-            add_refusals(key, moment, 1)
+        uses = [
+            HourlyUse(key=key, hour=hour - timedelta(hours=back), calls=back + 1)
+            for back in range(0, 95 * 24, 7 + number)
+        ]
+        add_uses(uses)
+        HourlyRefusal.objects.bulk_create(
+            HourlyRefusal(key=key, hour=use.hour, code="EXPIRED", calls=1) for use in uses
+        )
     report = usage_reports.report(owner=alice, period=period, tz=zone)
     start = report.slots[0].start
     expected = sum(use.calls for use in HourlyUse.objects.filter(hour__gte=start))
@@ -182,18 +197,14 @@ def test_a_report_runs_seven_queries(alice, issue, number, django_assert_num_que
 @pytest.mark.parametrize("period", ["7d", "90d"])
 def test_each_day_has_the_hours_that_begin_in_it(alice, issue, now, zone, period):
     key, _token = issue()
-    last, by_day, expected = now.replace(minute=0), Counter[date](), Counter[date]()
+    last, expected = now.replace(minute=0), Counter[date]()
     uses = [
         HourlyUse(key=key, hour=last - timedelta(hours=back), calls=back % 41)
         for back in range(100 * 24)
     ]
     for use in uses:
-        by_day[use.hour.date()] += use.calls
         expected[use.hour.astimezone(zone).date()] += use.calls
-    HourlyUse.objects.bulk_create(uses)
-    DailyUse.objects.bulk_create(
-        DailyUse(key=key, day=day, calls=calls) for day, calls in by_day.items()
-    )
+    add_uses(uses)
     # Summer time ends within these days.
     report = usage_reports.report(owner=alice, period=period, tz=zone)
     assert [slot.calls for slot in report.slots] == [
