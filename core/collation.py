@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from django.db import connection
 from django.db.backends.signals import connection_created
-from django.db.models import F, Func
+from django.db.models import F, Func, Value
 from django.db.models.functions import Collate
 from django.dispatch import receiver
 from django.utils.translation import get_language
@@ -23,17 +23,17 @@ def in_alphabetical_order(field: str) -> Func:
     """Return an expression that orders the text in `field`.
 
     On PostgreSQL by the ICU collation of the current language (`de-x-icu`, `zh-Hans-x-icu`), or the
-    root collation (`und-x-icu`); initdb creates them. On SQLite by `alphabetical_key`
-    (docs/adr/0038). If PostgreSQL was built without ICU, letters with marks follow those without,
-    and scripts follow each other by code points.
+    root collation (`und-x-icu`); initdb creates them. On SQLite by `alphabetical_key`, and
+    nearly so if PostgreSQL was built without ICU (docs/adr/0038).
     """
     if connection.vendor == "sqlite":
         return Collate(field, _SQLITE)
     known, language = _icu_collations(), (get_language() or "").lower()
     if collation := known.get(f"{language}-x-icu") or known.get("und-x-icu"):
         return Collate(field, collation)
-    # Marks become characters of their own, after the letters.
-    return Func(F(field), template='normalize(%(expressions)s, NFKD) COLLATE "C"')
+    letters, bases = _translation()
+    plain = F(f"{field}__search_form")
+    return Collate(Func(plain, Value(letters), Value(bases), function="translate"), "C")
 
 
 def root_collation() -> str:
@@ -90,3 +90,12 @@ def _base_letters() -> dict[int, str]:
 
 
 _BASE_LETTERS: Final = _base_letters()
+
+
+def _translation() -> tuple[str, str]:
+    """Return letters, and the single letters that they are sorted as, in the same order."""
+    kana = {chr(code) for code in range(0x3041, 0x30FB)}
+    letters = sorted(kana | set(map(chr, _BASE_LETTERS)))
+    bases = {letter: alphabetical_key(letter)[0] for letter in letters}
+    single = [letter for letter, base in bases.items() if len(base) == 1]
+    return "".join(single), "".join(bases[letter] for letter in single)
