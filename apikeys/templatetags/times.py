@@ -6,7 +6,7 @@ and use the calendar of `timesince`.
 """
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from django import template
 from django.contrib.humanize.templatetags.humanize import naturaltime
@@ -17,14 +17,14 @@ from django.utils.translation import ngettext_lazy, npgettext_lazy
 register = template.Library()
 
 _DAY: Final = timedelta(days=1)
-# By the unit, as `timesince` and `timeuntil` take them.
-_AGO: Final = {
+# By the unit, as `timesince` and `timeuntil` take them; lazy plurals are no str to mypy.
+_AGO: Final[dict[str, Any]] = {
     "year": ngettext_lazy("%(num)d year ago", "%(num)d years ago", "num"),
     "month": ngettext_lazy("%(num)d month ago", "%(num)d months ago", "num"),
     "week": ngettext_lazy("%(num)d week ago", "%(num)d weeks ago", "num"),
     "day": ngettext_lazy("%(num)d day ago", "%(num)d days ago", "num"),
 }
-_UNTIL: Final = {
+_UNTIL: Final[dict[str, Any]] = {
     "year": npgettext_lazy("Expires in …", "%(num)d year", "%(num)d years", "num"),
     "month": npgettext_lazy("Expires in …", "%(num)d month", "%(num)d months", "num"),
     "week": npgettext_lazy("Expires in …", "%(num)d week", "%(num)d weeks", "num"),
