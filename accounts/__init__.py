@@ -1,1 +1,1 @@
-"""Accounts: user model, log-in, MFA, sessions and account pages."""
+"""Accounts: user model, login, MFA, sessions and account pages."""

@@ -1,4 +1,4 @@
-"""django-allauth's account adapter: log-in, emails, reauthentication and mails."""
+"""django-allauth's account adapter: login, emails, reauthentication and mails."""
 
 import logging
 from typing import Any
@@ -128,7 +128,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         response: HttpResponse = super().post_login(request, user, **kwargs)
         is_new = kwargs.get("signup", False)
         if is_new and not get_authentication_records(request, user):
-            # allauth records log-ins, but not a sign-up.
+            # allauth records logins, but not a sign-up.
             record_authentication(request, user, method="signup")
         audit_receivers.record_login(request, user)
         _store_browser_language(request, user)
@@ -146,7 +146,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         return [ours.get(stage, stage) for stage in super().get_login_stages()]
 
     def is_reauthentication_required(self, *, app: str, **kwargs: Any) -> bool:
-        """Return False if the log-in is fresh, else raise an exception that redirects to the form.
+        """Return False if the login is fresh, else raise an exception that redirects to the form.
 
         Returning True would let allauth skip users with a social login, and store a POST with its
         cookies in the session. Here, the page is opened again afterwards.

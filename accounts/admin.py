@@ -1,4 +1,4 @@
-"""Staff pages for accounts, emails and the clients of social log-in providers."""
+"""Staff pages for accounts, emails and the clients of social login providers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Record log-ins and changes of accounts in the audit log.
+"""Record logins and changes of accounts in the audit log.
 
 No email as typed, no password and no code is recorded; of a browser, its name and system.
 """
@@ -38,13 +38,13 @@ def record_login(request: HttpRequest, user: User) -> None:
 def record_login_failure(
     request: HttpRequest | None, user: User | None, *, reason: str, **more: str
 ) -> None:
-    """Record that a log-in failed.
+    """Record that a login failed.
 
     user: the account that was tried; None if there is none.
     reason: `password`, `factor`, `code`, `provider`, `disabled` or a provider's id.
     more: further details of the event, such as which provider failed.
     """
-    # The event has no actor: a failed log-in identifies no one.
+    # The event has no actor: a failed login identifies no one.
     by = Actor(via=Via.PAGE, client_ip=None if request is None else request_ip(request))
     detail = {"why": reason, **more} | ({} if request is None else {"device": _device(request)})
     account_id = None if user is None else user.pk

@@ -56,7 +56,7 @@ describe_lazy = lazy(describe, str)
 
 
 def track_activity(get_response: GetResponse) -> GetResponse:
-    """Update a session's "last seen", and set the device cookie after a log-in."""
+    """Update a session's "last seen", and set the device cookie after a login."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
@@ -74,7 +74,7 @@ def track_activity(get_response: GetResponse) -> GetResponse:
 
 
 def notify_new_device(request: HttpRequest, user: User, *, is_new_account: bool) -> None:
-    """Notify `user` by mail of a log-in with a browser that they never logged in with before."""
+    """Notify `user` by mail of a login with a browser that they never logged in with before."""
     if not is_new_account and not _is_known(request, user):
         agent = request.headers.get("User-Agent", "")
         services.notify(
@@ -176,7 +176,7 @@ def _is_known(request: HttpRequest, user: User) -> bool:
 
 
 def _remember(request: HttpRequest, response: HttpResponseBase, user: User) -> None:
-    # A public device is never known, so every log-in there is notified.
+    # A public device is never known, so every login there is notified.
     if request.session.get_expire_at_browser_close():
         return
     device, known = _read_cookie(request)

@@ -1,6 +1,6 @@
 """E-mail codes for reauthentication and for changing the email.
 
-django-allauth has no codes for these two. It sends the codes for log-in and email verification.
+django-allauth has no codes for these two. It sends the codes for login and email verification.
 """
 
 import hmac

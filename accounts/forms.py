@@ -1,4 +1,4 @@
-"""Forms for log-in, sign-up and account pages where they differ from django-allauth's."""
+"""Forms for login, sign-up and account pages where they differ from django-allauth's."""
 
 from typing import Any, ClassVar
 

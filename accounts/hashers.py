@@ -23,7 +23,7 @@ class PasswordHasher(Argon2PasswordHasher):
     """The second recommended option of RFC 9106: m=64 MiB, t=3, p=4.
 
     Costs as much work as Django's parameters (100 MiB, t=2, p=8) in two thirds of the memory.
-    Hashes with other parameters stay valid and are upgraded at the next log-in.
+    Hashes with other parameters stay valid and are upgraded at the next login.
     """
 
     time_cost = 3

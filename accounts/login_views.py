@@ -1,4 +1,4 @@
-"""Views for log-in, passkeys and MFA where they differ from django-allauth's."""
+"""Views for login, passkeys and MFA where they differ from django-allauth's."""
 
 import hashlib
 from collections.abc import Callable
@@ -38,17 +38,17 @@ from core.private_names.allauth import STATE_SESSION_KEY
 
 type View = Callable[..., HttpResponseBase]
 
-# Validity of the challenge of a log-in by passkey.
+# Validity of the challenge of a login by passkey.
 CHALLENGE_LIFETIME = timedelta(minutes=10)
 _CHALLENGE_SALT = "accounts.login_views.challenge"
 
-# Retry-After of a limited log-in. The longest window: five minutes per account (allauth's
+# Retry-After of a limited login. The longest window: five minutes per account (allauth's
 # `login_failed`, our `factor`). The window per client IP is a minute.
 LOGIN_LIMIT_SECONDS = 300
 
 
 def honor_public_device(view: View) -> View:
-    """Wrap an allauth view to honor the "public device" checkbox of the log-in page."""
+    """Wrap an allauth view to honor the "public device" checkbox of the login page."""
 
     @wraps(view)
     def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -79,7 +79,7 @@ def with_limit_status(view: View) -> View:
 
 
 def _limit_unknown_browsers(view: View) -> View:
-    """Limit log-ins by client IP, except with a browser that has logged in to the account before.
+    """Limit logins by client IP, except with a browser that has logged in to the account before.
 
     Such a browser has a separate limit (accounts.adapters), so that others on the same network
     can't lock it out.
@@ -110,7 +110,7 @@ def redirect_to_provider(view: View) -> View:
     @wraps(view)
     def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if request.method == "HEAD":
-            # allauth shows a confirmation for GET only, and would begin a log-in for HEAD.
+            # allauth shows a confirmation for GET only, and would begin a login for HEAD.
             request.method = "GET"
         # allauth passes on `scope` from the query, so that a link could request more permissions.
         kept = [name for name in ("process", "next", "action") if name in request.GET]
@@ -184,7 +184,7 @@ def remove_passkey(request: HttpRequest, pk: int) -> HttpResponseBase:
 
 
 class PasskeyLoginView(webauthn.LoginWebAuthnView):  # type: ignore[misc]
-    """Keeps `next` after a failed log-in, and the challenge in a signed cookie.
+    """Keeps `next` after a failed login, and the challenge in a signed cookie.
 
     allauth stores the challenge in a session, so that any client could fill the session table.
     """

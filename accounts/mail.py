@@ -50,7 +50,7 @@ class MailReason(Enum):
     UNKNOWN_RECIPIENT = "unknown recipient"
     # Notifies of an event: sent later, or dropped after a day.
     NOTICE = "notice"
-    # An urgent notice, such as a leaked key or a log-in from a new device. It has its own limit for
+    # An urgent notice, such as a leaked key or a login from a new device. It has its own limit for
     # each template, so that requests for other mails can't delay it.
     SECURITY = "security"
     # A periodic notice, such as of a key that expires soon. It has a limit of its own, so that it

@@ -1,4 +1,4 @@
-"""MFA: django-allauth's adapter and log-in stage, and encryption of authenticator secrets."""
+"""MFA: django-allauth's adapter and login stage, and encryption of authenticator secrets."""
 
 import ipaddress
 import logging

@@ -100,7 +100,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         blank=True,
         help_text=_("Used on pages and in emails."),
     )
-    # Language of the browser at the last log-in, for mails.
+    # Language of the browser at the last login, for mails.
     browser_language = models.CharField(
         _("browser language"),
         max_length=16,

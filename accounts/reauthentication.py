@@ -1,6 +1,6 @@
 """Reauthentication before sensitive actions.
 
-A log-in of any kind, or a password, code or passkey given again, is fresh for some minutes.
+A login of any kind, or a password, code or passkey given again, is fresh for some minutes.
 django-allauth's reauthentication skips users with a social login, and stores a whole request with
 its cookies in the session. This one does neither.
 """
@@ -29,7 +29,7 @@ type View = Callable[..., HttpResponseBase]
 
 
 def is_fresh(request: HttpRequest, *, within: timedelta | None = None) -> bool:
-    """Return whether the last log-in or reauthentication was `within` this time.
+    """Return whether the last login or reauthentication was `within` this time.
 
     within: REAUTHENTICATION_GRACE by default.
     """
@@ -42,7 +42,7 @@ def is_fresh(request: HttpRequest, *, within: timedelta | None = None) -> bool:
 def has_fresh_factor(request: HttpRequest) -> bool:
     """Return whether a second factor or a passkey was used within REAUTHENTICATION_GRACE.
 
-    For an account without one, where STAFF_SECOND_FACTOR is off, any log-in is enough.
+    For an account without one, where STAFF_SECOND_FACTOR is off, any login is enough.
     """
     if not settings.STAFF_SECOND_FACTOR and not mfa.types(request.user):
         return is_fresh(request)
@@ -126,7 +126,7 @@ def take_draft(request: HttpRequest) -> dict[str, str | list[str]]:
 
 
 def required(view: View) -> View:
-    """Wrap a view for logged-in users to require a fresh log-in."""
+    """Wrap a view for logged-in users to require a fresh login."""
 
     @wraps(view)
     def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:

@@ -30,7 +30,7 @@ _CLEAR_SITE_DATA: Final = '"cache", "storage"'
 _BEGAN_AT: Final = "began_at"
 _STAFF_SEEN: Final = "at_staff_pages"
 _ENDS_WITH_BROWSER: Final = "ends_with_browser"
-# Paths below /admin/ that need no staff session: log-out, and the API for services.
+# Paths below /admin/ that need no staff session: logout, and the API for services.
 _OUTSIDE_STAFF_PAGES: Final = ("/admin/logout", "/admin/verify-api-key")
 # Seconds between two writes of _STAFF_SEEN, since a write per page would be too expensive.
 _STAFF_SEEN_INTERVAL: Final = 60
@@ -77,7 +77,7 @@ def _has_expired(request: HttpRequest) -> bool:
 
 
 def began_at(session: SessionBase) -> float:
-    """Return the Unix time of the log-in; 0 if it is unknown."""
+    """Return the Unix time of the login; 0 if it is unknown."""
     return float(session.get(_BEGAN_AT, _authentication_times(session)[0]))
 
 
@@ -108,8 +108,8 @@ def _is_staff_session_valid(request: HttpRequest) -> bool:
 
 
 def _authentication_times(session: SessionBase) -> list[float]:
-    """Return the Unix times of the log-in and of each reauthentication, at least one."""
-    # A log-in as another user flushes the session, so all records are of the same user.
+    """Return the Unix times of the login and of each reauthentication, at least one."""
+    # A login as another user flushes the session, so all records are of the same user.
     records = session.get(AUTHENTICATION_METHODS_SESSION_KEY) or [{"at": 0}]
     return [record["at"] for record in records]
 
@@ -127,7 +127,7 @@ def _on_login(sender: Any, *, request: HttpRequest | None, **_: Any) -> None:
 def _rotate_session_id(
     sender: Any, *, request: HttpRequest, reauthenticated: bool = False, **_: Any
 ) -> None:
-    # At a log-in, Django rotates the session id.
+    # At a login, Django rotates the session id.
     if not reauthenticated or not request.user.is_authenticated:
         return
     former = stored_key(request.session.session_key)

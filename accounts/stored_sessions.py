@@ -1,7 +1,7 @@
 """Rotation of SECRET_KEY for stored sessions: count them by key, and re-encrypt them.
 
 A session needs two keys. It is signed and encrypted under the SECRET_KEY of the process that saved
-it last. It contains a digest of its owner's password hash, made with the SECRET_KEY of the log-in:
+it last. It contains a digest of its owner's password hash, made with the SECRET_KEY of the login:
 Django ends a session with a digest of a key that is no longer configured.
 """
 

@@ -1,4 +1,4 @@
-"""URLs of log-in and of the account pages.
+"""URLs of login and of the account pages.
 
 allauth's views are listed one by one. Two are left out on purpose: Google's one-tap login
 (google/login/token/), which accepts a POST from any site without CSRF protection, and the download

@@ -14,7 +14,7 @@ type GetResponse = Callable[[HttpRequest], HttpResponseBase]
 def reject_key_in_query_string(get_response: GetResponse) -> GetResponse:
     """Reject a query string that holds a whole key: URLs are logged, stored and shown again.
 
-    Pages pass it on, to the language form and to the log-in page. The public part of a key, which
+    Pages pass it on, to the language form and to the login page. The public part of a key, which
     may be shown, may be searched for.
     """
 

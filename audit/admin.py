@@ -46,7 +46,7 @@ class EventAdmin(LargeTableAdmin, ReadOnlyAdmin):
         "or a day, such as 2026-11-24."
     )
     empty_text = _(
-        "Log-ins, changes to accounts and keys, refused keys, and what staff view and change are "
+        "Logins, changes to accounts and keys, refused keys, and what staff view and change are "
         "recorded here."
     )
     fields = ["at", "action", "public_id", "account", "actor", "via", "address", "detail"]

@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from audit.models import Action, Event
 
 _STAFF_ACTIONS: Final = {Action.STAFF_VIEWED, Action.STAFF_CHANGED, Action.STAFF_LOOKED_UP}
-# Login methods, and reasons for failed log-ins.
+# Login methods, and reasons for failed logins.
 _LOGIN_METHODS: Final = {
     "password": _("password"),
     "code": _("code by email"),

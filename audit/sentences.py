@@ -108,7 +108,7 @@ _SENTENCES: Final[Mapping[str, Text]] = {
     Action.KEY_REFUSED: gettext_lazy("{key} was refused."),
     Action.ACCOUNT_CREATED: gettext_lazy("Created the account."),
     Action.SIGNED_IN: gettext_lazy("Logged in."),
-    Action.SIGN_IN_REFUSED: gettext_lazy("A log-in failed."),
+    Action.SIGN_IN_REFUSED: gettext_lazy("A login failed."),
     Action.SIGNED_OUT: gettext_lazy("Logged out."),
     Action.PASSWORD_CHANGED: gettext_lazy("Changed the password."),
     Action.EMAIL_CHANGED: gettext_lazy("Changed the email."),
@@ -199,13 +199,13 @@ _VARIANTS: Final[Mapping[str, Sequence[tuple[str, Mapping[str | None, Text]]]]] 
         (
             "why",
             {
-                "password": gettext_lazy("A log-in failed: the password was wrong."),
+                "password": gettext_lazy("A login failed: the password was wrong."),
                 "factor": gettext_lazy(
-                    "A log-in failed: the two-factor authentication code was wrong."
+                    "A login failed: the two-factor authentication code was wrong."
                 ),
-                "code": gettext_lazy("A log-in failed: the code from the email was wrong."),
-                "disabled": gettext_lazy("A log-in failed: the account is disabled."),
-                "provider": gettext_lazy("A log-in with {provider} failed."),
+                "code": gettext_lazy("A login failed: the code from the email was wrong."),
+                "disabled": gettext_lazy("A login failed: the account is disabled."),
+                "provider": gettext_lazy("A login with {provider} failed."),
                 "google": gettext_lazy("A Google login that is not connected here was refused."),
                 "github": gettext_lazy("A GitHub login that is not connected here was refused."),
             },
@@ -378,7 +378,7 @@ def _who(event: Event, reader_id: UUID | None) -> str:
 
 
 def _device(event: Event) -> str:
-    """Return browser and system of a log-in in the current language; empty if unknown."""
+    """Return browser and system of a login in the current language; empty if unknown."""
     browser, on, system = str(event.detail.get("device", "")).partition(" on ")
     if not on:
         return "" if browser == "Unknown device" else browser
@@ -441,7 +441,7 @@ _KEYS: Final = tuple(action for action in Action if action.startswith("key."))
 # The filters of the page: the value of `kind`, its words and its actions.
 KINDS: Final[Mapping[str, tuple[Text, Sequence[Action]]]] = {
     "keys": (gettext_lazy("Keys"), _KEYS),
-    "logins": (gettext_lazy("Log-ins"), _LOGINS),
+    "logins": (gettext_lazy("Logins"), _LOGINS),
     "account": (
         gettext_lazy("Account"),
         tuple(action for action in Action if action not in {*_KEYS, *_LOGINS}),

@@ -114,7 +114,7 @@ def security_headers(get_response: GetResponse) -> GetResponse:
 
 
 def no_store_html(get_response: GetResponse) -> GetResponse:
-    """Forbid storing of HTML: after a log-out, Back must not show a page of the account."""
+    """Forbid storing of HTML: after a logout, Back must not show a page of the account."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)

@@ -1,7 +1,7 @@
 """Pages whose lists and charts may lag read PostgreSQL's streaming replica (REPLICA_URL).
 
 A view opts in with `may_lag`, and only the models in MODELS are read there, so nothing that decides
-about a key, a log-in, a permission or a limit can be. Where the replica does not answer, is not
+about a key, a login, a permission or a limit can be. Where the replica does not answer, is not
 recent enough or was promoted, the primary is read. Why not all reads: docs/adr/0033-replica.md.
 """
 

@@ -24,7 +24,7 @@ WORDS = {
     r"trails?": "audit log",
     r"lane": "validation cache, cached response",
     r"rooms?": "app, package",
-    r"doors?": "log-in, endpoint, permission check",
+    r"doors?": "login, endpoint, permission check",
     # Except in the names of two targets of the Makefile, and in those of their variables.
     r"(?<!make )(?<!test-)fleets?(?!:| test-fleet| SHORT| ONLY)": "cluster, hosts",
     r"epochs?": "version table",
@@ -32,6 +32,8 @@ WORDS = {
     r"once more": "again",
     # A proxy in front of a server, and a server behind a proxy, are standard terms.
     r"(?<!proxy )(?<!gateway )in front of": "before, above",
+    # "Log in" is the verb. Not in addresses and identifiers, such as icons.svg#log-out.
+    r"(?<![\w/#])log-ins?": "login",
     r"behind(?![ -](?:(?:a|the)[ -])?(?:proxy|gateway|nginx|HAProxy|Caddy))": "name the part",
 }
 # In texts for users: docs/translating.md has their vocabulary.
@@ -48,10 +50,10 @@ USER_WORDS = {
     r"kept": "stored, saved",
     r"by which|one's": "write a plain sentence",
     r"unproved": "not verified",
-    r"log in page|log-in page": "login page",
+    r"log in page": "login page",
 }
 # In documents, outside code. The tables of docs/translating.md are in other languages.
-DOCUMENT_WORDS = {r"e-mails?": "email", r"log-ins?": "login"}
+DOCUMENT_WORDS = {r"e-mails?": "email"}
 CODE = re.compile(r"`[^`]*`")
 # Strings in these files are texts for users, also without gettext.
 FOR_USERS = ("apikeys/api/", "clients/python/src/", "oauth/endpoints/", "oauth/server/")

@@ -1,1 +1,1 @@
-"""Protected sites: ComfyUI servers whose pages need a log-in here (docs/sites.md)."""
+"""Protected sites: ComfyUI servers whose pages need a login here (docs/sites.md)."""

@@ -121,7 +121,7 @@ class SiteAuthView(ForwardAuthView):
     """ForwardAuthView with the parameter `site`.
 
     With it, sessions count as well as keys, accounts need access to the site, and a navigation of
-    a browser without a session is redirected to the log-in.
+    a browser without a session is redirected to the login.
     """
 
     parameters = frozenset({"scope", "site", "status"})

@@ -15,7 +15,7 @@ from core import origins, site_names
 from core.origins import RejectReason
 from core.validators import reject_api_key
 
-# Of the path that a log-in leads back to.
+# Of the path that a login leads back to.
 MAX_PATH = 1024
 MAX_NAME = 80
 
@@ -191,7 +191,7 @@ class SiteSession(models.Model):
 
 
 class SignInCode(models.Model):
-    """A code that a browser carries from the log-in here to the site, once."""
+    """A code that a browser carries from the login here to the site, once."""
 
     LIFETIME = timedelta(seconds=60)
 

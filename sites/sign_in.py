@@ -1,4 +1,4 @@
-"""The log-in at a site: begin it, issue a code here, redeem it there (docs/adr/0036)."""
+"""The login at a site: begin it, issue a code here, redeem it there (docs/adr/0036)."""
 
 import hmac
 import re
@@ -23,7 +23,7 @@ from sites.models import MAX_PATH, ProtectedSite, SignInCode, SiteSession
 
 # The location on the site's origin that its proxy forwards to `sites/at/<authority>/callback`.
 CALLBACK: Final = "/_site/callback"
-# Seconds in which a person logs in. The cookie is renewed each time that a log-in begins.
+# Seconds in which a person logs in. The cookie is renewed each time that a login begins.
 _NONCE_AGE: Final = 3600
 _DELETE_BATCH: Final = 100
 # A path and query as browsers send them. Browsers take a backslash for a slash.
@@ -31,7 +31,7 @@ _PATH: Final = re.compile(r"/(?!/)[!-\[\]-~]*")
 
 
 def begin(request: HttpRequest, site: ProtectedSite, *, path: str) -> HttpResponse:
-    """Return the redirect from the site to the log-in here, with a nonce for the site's origin."""
+    """Return the redirect from the site to the login here, with a nonce for the site's origin."""
     name = site_names.nonce_cookie(site.authority)
     nonce = site_names.cookie_value(request.META.get("HTTP_COOKIE", ""), name)
     if not site_names.is_token(nonce):

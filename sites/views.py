@@ -1,4 +1,4 @@
-"""Pages of protected sites: the list for people, the log-in, and the callback at the site."""
+"""Pages of protected sites: the list for people, the login, and the callback at the site."""
 
 from collections.abc import Collection
 from contextlib import suppress
@@ -58,7 +58,7 @@ def start(request: HttpRequest) -> HttpResponse:
         path=given["path"],
     )
     url = f"{site.origin}{sign_in.CALLBACK}?{urlencode({'code': code})}"
-    # A page and no redirect: Chromium applies form-action of the log-in to redirects after it.
+    # A page and no redirect: Chromium applies form-action of the login to redirects after it.
     return render(request, "sites/continue.html", {"site": site, "url": url})
 
 
@@ -120,7 +120,7 @@ def users(request: HttpRequest, authority: str) -> HttpResponse:
 
 @require_safe
 def failed(request: HttpRequest) -> HttpResponse:
-    """The page for a log-in that did not arrive at the site."""
+    """The page for a login that did not arrive at the site."""
     given = _parameters(request, {"site"})
     if given is None:
         return error_views.bad_request(request, ValueError())

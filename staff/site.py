@@ -1,4 +1,4 @@
-"""The admin site: log-in with a second factor, an access log, and pages for staff."""
+"""The admin site: login with a second factor, an access log, and pages for staff."""
 
 from typing import Any
 from urllib.parse import urlencode

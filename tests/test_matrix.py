@@ -680,13 +680,13 @@ def test_every_row_is_routed_to_its_view(alices_objects):
 
 
 def test_every_url_responds_to_every_visitor_as_listed(browser_of, alice, alices_objects):
-    """And every page has the security headers, and a log-out form if its visitor is logged in."""
+    """And every page has the security headers, and a logout form if its visitor is logged in."""
     before = all_data_of(alice)
     browsers = {visitor: browser_of(visitor) for visitor in VISITORS}
     cookies = {visitor: SimpleCookie(client.cookies) for visitor, client in browsers.items()}
     pages: Counter[str] = Counter()
     for route in TABLE:
-        # Roll back sam's changes and log-outs before the next URL.
+        # Roll back sam's changes and logouts before the next URL.
         with transaction.atomic():
             # In this order: sam comes last, since sam may change alice's data.
             for visitor, client in browsers.items():
@@ -726,7 +726,7 @@ def responses_to(
 
 
 def has_log_out_form(response: HttpResponseBase, label: str) -> bool:
-    """Return whether this is a page with a menu, which must have a log-out form."""
+    """Return whether this is a page with a menu, which must have a logout form."""
     text = response.content.decode() if not response.streaming else ""
     # The navigation of our pages, and that of the admin.
     if not re.search(r'<nav [^>]*class="sections"|<nav [^>]*id="nav-sidebar"', text):

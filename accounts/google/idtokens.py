@@ -1,6 +1,6 @@
 """Verify ID tokens: signature, issuer, audience and times (OpenID Connect Core §3.1.3.7).
 
-accounts.social compares the nonce with that of the session that began the log-in.
+accounts.social compares the nonce with that of the session that began the login.
 """
 
 import time

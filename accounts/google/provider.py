@@ -57,7 +57,7 @@ class GoogleAdapter(StrictOAuth2Adapter, _VerifyingAdapter):
 class GoogleProvider(VerifiedEmailsOnly, google.GoogleProvider):  # type: ignore[misc]
     """Sends a nonce (OpenID Connect Core §3.1.2.1) and stores it in the request's state.
 
-    `accounts.social` compares it with the nonce in the ID token, so that a token of another log-in
+    `accounts.social` compares it with the nonce in the ID token, so that a token of another login
     is refused. allauth's provider sends no nonce.
     """
 

@@ -122,7 +122,7 @@ def delete_account(user: User, *, client_ip: str | None = None) -> None:
     try:
         _delete_pending_logins(user)
     except Error:
-        logger.exception("Log-ins that a deleted account had begun are left to expire.")
+        logger.exception("Logins that a deleted account had begun are left to expire.")
     _notify_of_deletion(user.email, language=locked.mail_language)
 
 
@@ -145,7 +145,7 @@ def _notify_of_deletion(email: str, *, language: str) -> None:
 
 
 def _delete_pending_logins(user: User) -> None:
-    """Delete anonymous sessions that hold the email or id of `user` from an unfinished log-in.
+    """Delete anonymous sessions that hold the email or id of `user` from an unfinished login.
 
     Runs after the deletion is committed, since the search would prolong its locks. Anonymous
     sessions expire soon (accounts.session_expiry), so few rows are read.

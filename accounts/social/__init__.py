@@ -1,4 +1,4 @@
-"""Social log-in with Google or GitHub.
+"""Social login with Google or GitHub.
 
 An email at the provider alone never logs in to an existing account. A user whose email is verified
 on both sides is redirected to another login method, after which the social login is connected.

@@ -71,8 +71,8 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         exception: Exception | None = None,
         extra_context: dict[str, Any] | None = None,
     ) -> None:
-        """Log and record a failure of the provider. A log-in cancelled by the user is none."""
-        # Without a state, the log-in was not begun in this session: any client can request the
+        """Log and record a failure of the provider. A login cancelled by the user is none."""
+        # Without a state, the login was not begun in this session: any client can request the
         # callback URL.
         was_begun = bool((extra_context or {}).get("state"))
         if error == AuthError.CANCELLED or not was_begun:
@@ -85,7 +85,7 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         if not _ERROR_CODE.fullmatch(str(code)):
             code = "unreadable"
         kind = type(exception).__name__ if exception else "refused"
-        logger.warning("A log-in with %s failed: %s (%s).", provider.id, code, kind)
+        logger.warning("A login with %s failed: %s (%s).", provider.id, code, kind)
         user = request.user if isinstance(request.user, User) else None
         audit_receivers.record_login_failure(
             request, user, reason="provider", provider=provider.id, error=str(code)

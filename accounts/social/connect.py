@@ -1,4 +1,4 @@
-"""Connect a social login to an existing account after a log-in with another method."""
+"""Connect a social login to an existing account after a login with another method."""
 
 from allauth.account.models import EmailAddress
 from allauth.socialaccount.models import SocialAccount, SocialLogin
@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from accounts.models import User
 from accounts.social.emails import verified_email
 
-# Session key of a social login that waits for a log-in with another method.
+# Session key of a social login that waits for a login with another method.
 _PENDING = "login_to_connect"
 
 
@@ -22,7 +22,7 @@ def connect_pending_login(request: HttpRequest, user: User) -> None:
     """Connect the pending social login to `user`, who has just logged in with another method.
 
     Only if both the provider and `user` have verified the same email, since another user may have
-    started the social log-in in this session.
+    started the social login in this session.
     """
     pending = request.session.pop(_PENDING, None)
     if pending is None:

@@ -1,4 +1,4 @@
-"""Responses to a social log-in that does not simply log in or sign up."""
+"""Responses to a social login that does not simply log in or sign up."""
 
 from allauth.account.models import EmailAddress
 from allauth.socialaccount.models import SocialLogin
@@ -16,13 +16,13 @@ from core.private_names.allauth import record_authentication
 
 
 def restart_social_login(request: HttpRequest) -> HttpResponse:
-    """Redirect to the log-in page after a conflict, such as two concurrent sign-ups."""
+    """Redirect to the login page after a conflict, such as two concurrent sign-ups."""
     messages.info(request, _("The login was interrupted. Press the button again."))
     return redirect("account_login")
 
 
 def reauthenticate(request: HttpRequest, user: User, sociallogin: SocialLogin) -> HttpResponse:
-    """Handle a social log-in by a logged-in user as a reauthentication.
+    """Handle a social login by a logged-in user as a reauthentication.
 
     With a login of another account, nothing changes and the user stays logged in.
     """

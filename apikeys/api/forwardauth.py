@@ -74,7 +74,7 @@ def _documented[View: Callable[..., Response]](operation_id: str) -> Callable[[V
         responses={
             200: OpenApiResponse(description="The key is valid, with `status=200`."),
             204: OpenApiResponse(description="The key is valid."),
-            302: OpenApiResponse(description="To the log-in, for a navigation, with `site`."),
+            302: OpenApiResponse(description="To the login, for a navigation, with `site`."),
             **schema.SCOPED,
         },
     )

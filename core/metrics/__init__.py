@@ -73,20 +73,20 @@ ARGON2_WAIT: Final = Histogram(
     bounds=(0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 
-# --- Log-ins ---
+# --- Logins ---
 
 # django-allauth's names.
 LOGIN_METHODS: Final = ("password", "code", "mfa", "socialaccount", "signup")
 LOGIN_REASONS: Final = ("password", "factor", "code", "provider", "disabled")
 LOGINS: Final = Counter(
     "comfyui_keys_logins_total",
-    "Log-ins, by the first method; `mfa` is a passkey.",
+    "Logins, by the first method; `mfa` is a passkey.",
     ["method"],
     known=[(method,) for method in (*LOGIN_METHODS, "other")],
 )
 LOGIN_FAILURES: Final = Counter(
     "comfyui_keys_login_failures_total",
-    "Refused log-ins, by what was wrong.",
+    "Refused logins, by what was wrong.",
     ["reason"],
     known=[(reason,) for reason in LOGIN_REASONS],
 )

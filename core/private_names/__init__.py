@@ -12,16 +12,16 @@ from typing import Final
 # Dotted name: where and why it is used.
 NAMES: Final = {
     "allauth.account.adapter.DefaultAccountAdapter._get_login_attempts_cache_key": (
-        "accounts.adapters overrides it, to count failed log-ins without the host name"
+        "accounts.adapters overrides it, to count failed logins without the host name"
     ),
     "allauth.account.internal.flows.login.record_authentication": (
-        "accounts record reauthentication by e-mail code and log-in by a provider"
+        "accounts record reauthentication by e-mail code and login by a provider"
     ),
     "allauth.account.internal.flows.manage_email.add_email": "accounts.views add an email",
     "allauth.account.internal.flows.reauthentication.resume_request": (
         "accounts.views continue a request after reauthentication by e-mail code"
     ),
-    "allauth.account.internal.stagekit.clear_login": "accounts.adapters end a log-in half-way",
+    "allauth.account.internal.stagekit.clear_login": "accounts.adapters end a login half-way",
     "allauth.account.views.EmailView._action_primary": (
         "accounts.views override it, so that only a confirmed email becomes the account's"
     ),

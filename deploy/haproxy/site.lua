@@ -13,7 +13,7 @@ local REFUSED = {
     "content-type", "cache-control", "www-authenticate", "retry-after",
     "access-control-allow-origin", "access-control-expose-headers", "location", "set-cookie",
 }
--- 302 leads to the log-in.
+-- 302 leads to the login.
 local REFUSALS = {[302] = true, [400] = true, [401] = true, [403] = true, [429] = true}
 local UNKNOWN = '{"error": "SERVICE_UNAVAILABLE", '
     .. '"message": "Access can\'t be checked right now. Try again shortly."}'

@@ -57,7 +57,7 @@ def error_responses(*statuses: int) -> dict[int, OpenApiResponse]:
 
 
 class OAuthView(BaseView):
-    """Base of the OAuth endpoints, which need no log-in."""
+    """Base of the OAuth endpoints, which need no login."""
 
     authentication_classes = []
     permission_classes = []

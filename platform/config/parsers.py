@@ -198,7 +198,7 @@ def in_brackets(name: str) -> str:
 
 
 def provider_url_problem(url: str, *, loopback: Collection[str]) -> str | None:
-    """Return what is wrong with the URL of a log-in provider, or None.
+    """Return what is wrong with the URL of a login provider, or None.
 
     Client secrets and ID tokens are exchanged there: it must be https, except on this machine.
     """

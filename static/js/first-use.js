@@ -46,7 +46,7 @@ function waitForFirstUse(step) {
         return giveUp();
       }
     } catch {
-      // Not reachable, or a redirect to the log-in page: asked again until it is given up.
+      // Not reachable, or a redirect to the login page: asked again until it is given up.
     }
     if (isOver) return;
     clearTimeout(timer);

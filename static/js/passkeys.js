@@ -23,7 +23,7 @@ const ceremonies = {
 
 async function requestOptions(form) {
   if (form.dataset.options) return JSON.parse(document.getElementById(form.dataset.options).textContent);
-  // Nobody is known yet on the log-in page: the challenge is asked for when it is wanted.
+  // Nobody is known yet on the login page: the challenge is asked for when it is wanted.
   const response = await fetch(form.action, { headers: { Accept: "application/json" } });
   if (!response.ok) throw new Error(`${response.status}`);
   return (await response.json()).request_options;

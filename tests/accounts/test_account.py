@@ -903,7 +903,7 @@ def test_the_staff_index_shows_the_actual_callback_url(staff, provider, name, ho
     page = staff.get("/admin/", headers={"host": host}).text
     (callback,) = re.findall(rf"<code>([^<]*/{provider}/[^<]*)</code>", page)
     assert callback.startswith(our_settings.PUBLIC_URL)
-    # The callback responds that no log-in was begun, since there is no client.
+    # The callback responds that no login was begun, since there is no client.
     assert staff.get(urlsplit(callback).path).status_code == 404
     add_client(staff, provider)
     response = staff.get(urlsplit(callback).path)

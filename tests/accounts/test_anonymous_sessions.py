@@ -1,4 +1,4 @@
-"""Anonymous requests create no session rows, except when they begin a log-in."""
+"""Anonymous requests create no session rows, except when they begin a login."""
 
 import re
 import time
@@ -83,7 +83,7 @@ def test_no_page_creates_an_anonymous_session(way, query, providers):
     assert wrote == []
 
 
-# Forms that begin a log-in by code, a sign-up or a social log-in, which are limited and need a
+# Forms that begin a login by code, a sign-up or a social login, which are limited and need a
 # session.
 BEGINS = {
     "account_request_login_code",

@@ -1,4 +1,4 @@
-"""Log-ins, failed log-ins and changes of login methods are recorded in the audit log."""
+"""Logins, failed logins and changes of login methods are recorded in the audit log."""
 
 import pytest
 from allauth.mfa.totp.internal import auth as totp

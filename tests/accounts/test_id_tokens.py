@@ -244,7 +244,7 @@ def test_malformed_keys_are_refused_with_a_message(issuer, content, rf):
         adapter.complete_login(rf.get("/"), SocialApp(client_id=CLIENT), None, response=token)
 
 
-# --- Log-in ----------------------------------------------------------------------------------
+# --- Login ----------------------------------------------------------------------------------
 
 
 @pytest.fixture

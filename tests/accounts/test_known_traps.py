@@ -6,7 +6,7 @@ Some are tested elsewhere:
 - a mail server that is down breaks sign-up: server/test_mail_leaves,
 - oauthlib breaks the device grant: oauth/test_device tests ours,
 - users with only a social login skip reauthentication: test_reauthentication,
-- an unfinished log-in of a disabled account continues: test_disabled_and_deleted_accounts, oauth/,
+- an unfinished login of a disabled account continues: test_disabled_and_deleted_accounts, oauth/,
 - accounts are found by the name at a provider: test_provider_attacks, live/test_social.
 """
 
@@ -126,7 +126,7 @@ def test_allauths_headless_api_and_identity_provider_are_not_installed():
     there_are = set(routes(get_resolver()))
     assert len(there_are) > 100
     assert [route for route in there_are if re.search(r"_allauth|headless|identity/", route)] == []
-    # A log-in URL without CSRF protection.
+    # A login URL without CSRF protection.
     assert [route for route in there_are if route.endswith("login/token/")] == []
     for url in ("/_allauth/app/v1/auth/login", "/account/logins/google/login/token/"):
         assert Client().post(url).status_code == 404

@@ -1,4 +1,4 @@
-"""Pages use the browser's language until one is chosen; mails that of the last log-in."""
+"""Pages use the browser's language until one is chosen; mails that of the last login."""
 
 import importlib
 from types import SimpleNamespace

@@ -292,7 +292,7 @@ def has_factors_removed_by_staff(scene: Scene) -> None:
 
 
 def connects_a_login(scene: Scene) -> None:
-    """She logged in with GitHub, was redirected to the log-in page, and gave her password."""
+    """She logged in with GitHub, was redirected to the login page, and gave her password."""
     SocialApp.objects.create(provider="github", name="GitHub", client_id="i", secret="s")
     session = scene.anonymous.session
     session["login_to_connect"] = SocialLogin(
@@ -558,7 +558,7 @@ def links_only_to_this_site(letter: SentMail, has: str, scene: Scene) -> None:
 
 
 def opens(address: str, scene: Scene) -> None:
-    """Open the page logged in and, if it requires no log-in, anonymously."""
+    """Open the page logged in and, if it requires no login, anonymously."""
     anonymous = Client().get(address, follow=True)
     assert anonymous.status_code == 200
     if anonymous.request["PATH_INFO"] == "/login":
@@ -774,7 +774,7 @@ def test_a_public_device_is_notified_at_each_log_in(alice, mailbox):
     for _ in range(3):
         log_out_and_in(library, public_device="on")
     assert len(mailbox.of(NEW_DEVICE)) == 3
-    # One log-in without the checkbox does not make the public device known.
+    # One login without the checkbox does not make the public device known.
     log_out_and_in(library)
     assert len(mailbox.of(NEW_DEVICE)) == 4
 

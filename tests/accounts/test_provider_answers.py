@@ -131,7 +131,7 @@ def test_the_accounts_login_reauthenticates_and_keeps_the_session(
 
 
 def test_a_user_who_logged_in_meanwhile_is_not_switched(alice, providers):
-    """The log-in page was open in two windows."""
+    """The login page was open in two windows."""
     client = Client()
     providers.github(mailbox("new@example.org"), id=9)
     asked = set_out(client, "github")
@@ -190,7 +190,7 @@ def test_a_provider_failure_is_one_warning_and_one_event(
     assert "Login failed" in page.text
     (line,) = [line for line in caplog.records if line.name == "accounts.social"]
     assert line.levelno == logging.WARNING
-    assert line.getMessage() == f"A log-in with github failed: {code} ({kind})."
+    assert line.getMessage() == f"A login with github failed: {code} ({kind})."
     assert reauthentication_page.client_secret not in caplog.text
     event = Event.objects.get(action=Action.SIGN_IN_REFUSED)
     assert event.detail.items() >= {"why": "provider", "provider": "github", "error": code}.items()

@@ -340,15 +340,15 @@ def every_mail(client: Client, alice: User, sam: User, providers: Providers, out
 
 
 SUBJECTS = {
-    "A log-in was added to your account",
-    "A log-in was removed from your account",
+    "A login was added to your account",
+    "A login was removed from your account",
     "A passkey was removed",
     "A password was set",
     "An authenticator app was added",
     "Confirm the change of your email address",
     "Confirm your email address",
     "New API key “studio”",
-    "New log-in to your account",
+    "New login to your account",
     "New recovery codes were created",
     "Reset your password",
     "There is no account with this email address",
@@ -357,7 +357,7 @@ SUBJECTS = {
     "Your account was deleted",
     "Your authenticator app was removed",
     "Your email address was changed",
-    "Your log-in code",
+    "Your login code",
     "Your password was changed",
     "Your password was reset",
 }

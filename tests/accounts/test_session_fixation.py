@@ -85,7 +85,7 @@ def test_a_pending_login_of_mallory_is_not_connected_to_alices_account(
     log_in(browser)
     assert who_is_in(browser) == str(alice.pk)
     assert not SocialAccount.objects.exists()
-    assert "login_to_connect" not in browser.session, "a log-in ends the pending connection"
+    assert "login_to_connect" not in browser.session, "a login ends the pending connection"
 
 
 def test_a_pending_login_of_alice_is_not_connected_to_mallorys_account(alice, mallory, providers):
@@ -149,7 +149,7 @@ def test_a_callback_of_a_log_in_begun_in_another_browser_is_refused(alice, mallo
     alices_browser.force_login(alice)
     assert come_back(alices_browser, providers, "google", asked).status_code == 401
     assert who_is_in(alices_browser) == str(alice.pk)
-    # It is valid once, in the browser that began the log-in.
+    # It is valid once, in the browser that began the login.
     assert come_back(mallorys, providers, "google", asked).status_code == 302
     assert who_is_in(mallorys) == str(mallory.pk)
     mallorys.post("/logout")

@@ -1,4 +1,4 @@
-"""Sign-up, log-in, log-out, password reset and profile."""
+"""Sign-up, login, logout, password reset and profile."""
 
 import inspect
 import re
@@ -171,7 +171,7 @@ def test_signing_up_does_not_make_staff(client, db):
     assert (nora.is_staff, nora.is_superuser) == (False, False)
 
 
-# --- Log-in ----------------------------------------------------------------------------------
+# --- Login ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("email", ["alice@example.org", "ALICE@EXAMPLE.ORG", " Alice@example.org "])
@@ -317,7 +317,7 @@ def test_other_forms_are_rate_limited(client, alice, url, body, limit):
     assert 429 not in responses[:-1]
 
 
-# --- Log-out ---------------------------------------------------------------------------------
+# --- Logout ---------------------------------------------------------------------------------
 
 
 def test_logging_out_requires_a_confirmation(signed_in, alice):
@@ -659,7 +659,7 @@ def test_an_account_without_a_verified_email_gets_no_key_from_page_or_api(
     response = client.post("/customers/api-keys", {"name": "e"}, content_type="application/json")
     assert (response.status_code, response.json()["error"]) == (403, "EMAIL_NOT_VERIFIED")
     assert not APIKey.objects.exists()
-    # The page that they are redirected to has a log-out.
+    # The page that they are redirected to has a logout.
     page = client.get("/account/email")
     assert "action_send" in page.text
     sent = client.post("/account/email", {"email": alice.email, "action_send": ""})
@@ -708,7 +708,7 @@ def _with_connected_login(client, alice):
 
 
 def _reset_form(client, alice) -> str:
-    # A log-in since then invalidates the link: its key depends on the last log-in.
+    # A login since then invalidates the link: its key depends on the last login.
     alice.refresh_from_db()
     key = account_settings.PASSWORD_RESET_TOKEN_GENERATOR().make_token(alice)
     return client.get(f"{RESET}/{user_pk_to_url_str(alice)}-{key}")["Location"]

@@ -1,4 +1,4 @@
-"""Framing of pages of an unfinished log-in, and secrets in tables and logs."""
+"""Framing of pages of an unfinished login, and secrets in tables and logs."""
 
 import json
 import logging

@@ -305,6 +305,16 @@ def test_a_time_in_the_future_has_one_unit_and_whole_days(delta, words):
     assert until(timezone.now() + delta).replace("\xa0", " ") == words
 
 
-def test_times_are_in_the_language_of_the_user():
-    with translation.override("ja"):
-        assert ago(timezone.now() - 3 * DAY).replace("\xa0", " ") == "3日前"
+@pytest.mark.parametrize(
+    ("language", "past", "future"),
+    [
+        ("ja", "3日前", "3日"),
+        ("de", "vor 3 Tagen", "3 Tagen"),
+        ("ru", "3 дня назад", "3 дня"),
+        ("ar", "منذ 3 أيام", "3 أيام"),
+    ],
+)
+def test_times_are_in_the_language_of_the_user(language, past, future):
+    with translation.override(language):
+        assert ago(timezone.now() - 3 * DAY).replace("\xa0", " ") == past
+        assert until(timezone.now() + 3 * DAY).replace("\xa0", " ") == future

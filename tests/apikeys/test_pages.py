@@ -189,7 +189,7 @@ def test_the_list_runs_a_bounded_number_of_queries(
         key, _token = issue(f"key {number}")
     services.rotate(key, overlap=timedelta(days=1))
     client = signed_in(alice)
-    with django_assert_max_num_queries(8):
+    with django_assert_max_num_queries(9):
         client.get("/keys/")
 
 

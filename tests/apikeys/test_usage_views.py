@@ -125,8 +125,8 @@ def test_the_page_runs_a_bounded_number_of_queries(
         use(token)
         HourlyRefusal.objects.create(key=key, hour=timezone.now(), code="EXPIRED", calls=1)
     usage.flush()
-    # Three for the session, its user and its activity.
-    with django_assert_num_queries(9):
+    # Three for the session, its user and its activity; one for the navigation.
+    with django_assert_num_queries(10):
         client.get("/usage/?period=90d")
 
 

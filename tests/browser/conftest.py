@@ -1,4 +1,4 @@
-"""Fixtures for Chromium against a real platform: accounts, log-in and common steps.
+"""Fixtures for Chromium against a real platform: accounts, login and common steps.
 
 What the pages must do is in the tests.
 """

@@ -1,4 +1,4 @@
-"""From sign-up to log-out with one key, and the key in use."""
+"""From sign-up to logout with one key, and the key in use."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""URLs of log-in providers: https only, and either all four of Google or none."""
+"""URLs of login providers: https only, and either all four of Google or none."""
 
 import json
 

@@ -19,6 +19,6 @@ def test_a_page_rejects_methods_other_than_its_own(client, signed_in, alice, who
     for path in PAGES:
         for method in METHODS:
             answer = visitor.generic(method, path)
-            # Not a redirect to the log-in page.
+            # Not a redirect to the login page.
             assert answer.status_code == 405, (method, path)
             assert method not in answer["Allow"]

@@ -4,6 +4,7 @@ import pytest
 
 from apikeys.models import APIKey
 from core import text
+from core.collation import alphabetical_key, in_alphabetical_order
 
 pytestmark = pytest.mark.django_db
 
@@ -55,3 +56,25 @@ def test_names_and_descriptions_are_found_in_any_script(issue, written, words, i
     issue("xyz")
     found = {key.name for key in APIKey.objects.matching(words)}
     assert found == ({written, "other"} if is_found else set())
+
+
+# Each line is in the order of its language, which Unicode's code points are not in.
+ORDERED = [
+    ["Éclair", "eclipse", "Zebra"],
+    ["hat", "ılık", "jale"],
+    ["lab", "łódź", "ocean", "øl", "pizza"],
+    ["ёлка", "ель", "иван", "йод", "клён"],
+    ["アトリエ", "がか", "カメラ", "きって", "キッド", "スタジオ"],
+    ["가나", "각", "스튜디오", "작업실"],
+    ["أحمد", "استوديو", "بيت", "كتاب"],
+    ["工作室", "録音室"],
+]
+
+
+@pytest.mark.parametrize("names", ORDERED, ids=lambda names: names[0])
+def test_names_are_in_alphabetical_order(issue, names):
+    for name in reversed(names):
+        issue(name)
+    ordered = APIKey.objects.order_by(in_alphabetical_order("name"))
+    assert list(ordered.values_list("name", flat=True)) == names
+    assert sorted(names, key=alphabetical_key) == names

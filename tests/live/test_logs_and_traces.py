@@ -163,7 +163,7 @@ def run(fresh_folder: Folder, postgresql: str) -> Iterator[Run]:
                 browser = Browser(started)
                 browser.session.headers["Host"] = "keys.example"
                 form = browser.hidden("/login")
-                browser.session.headers["X-Request-Id"] = "log-in"
+                browser.session.headers["X-Request-Id"] = "login"
                 browser.post("/login", **form, login="a@example.org", password="hunter2")
                 plain = validate(started, key)
                 answers["without"] = plain
@@ -194,7 +194,7 @@ def test_each_request_is_one_json_line(run: Run) -> None:
     assert run.line("page")["account_id"] == miss["account_id"]
     assert run.line("unknown")["route"] is None
     assert run.line("probe")["route"] == "/ready"
-    assert run.line("log-in")["status"] == 200
+    assert run.line("login")["status"] == 200
 
 
 def test_every_response_has_its_id(run: Run) -> None:
@@ -221,12 +221,12 @@ def test_a_request_joins_the_trace_of_its_client(run: Run) -> None:
     assert any("apikeys_apikey" in statement for statement in statements)
     # Cached responses, probes and unknown hosts have no span.
     named = {attributes(span).get("request.id") for span in run.collector.spans()}
-    assert {"miss", "page", "unknown", "log-in"} <= named
+    assert {"miss", "page", "unknown", "login"} <= named
     assert not {"hit", "probe"} & named
 
 
 def test_redis_is_traced(run: Run) -> None:
-    statements = [attributes(span).get("db.statement", "") for span in run.children("log-in")]
+    statements = [attributes(span).get("db.statement", "") for span in run.children("login")]
     assert any(statement.endswith(" ?") for statement in statements)
 
 

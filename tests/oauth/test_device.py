@@ -486,7 +486,7 @@ def test_a_poll_while_argon2_is_busy_can_be_repeated(begin, signed_in, alice, mo
     assert machine.poll().status_code == 200
 
 
-# --- Log-in, permissions and rate limits ------------------------------------------------------
+# --- Login, permissions and rate limits ------------------------------------------------------
 
 
 def test_an_anonymous_user_returns_with_the_code_after_the_log_in(client, begin):

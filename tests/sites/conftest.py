@@ -47,7 +47,7 @@ class SiteBrowser:
         return self.ask(path, kind=NAVIGATION)
 
     def leave_for(self, path: str = "/") -> str:
-        """Begin a log-in; return the URL of the platform that the browser is sent to."""
+        """Begin a login; return the URL of the platform that the browser is sent to."""
         response = self.navigate(path)
         assert response.status_code == 302, response.content
         url: str = response["Location"]
@@ -55,7 +55,7 @@ class SiteBrowser:
         return url.removeprefix(HERE)
 
     def to_callback(self, url: str) -> str:
-        """Follow the log-in page's link; return the URL of the callback at the site."""
+        """Follow the login page's link; return the URL of the callback at the site."""
         page = self.here.get(url)
         assert page.status_code == 200, page.content
         target = unescape(page.text.partition('http-equiv="refresh" content="0;url=')[2])

@@ -174,6 +174,16 @@ def test_the_list_has_the_sites_of_the_user(here, site, alice, mallory):
     assert "https://c1.example.com" not in page
 
 
+def test_the_navigation_leads_to_the_sites_of_people_who_may_enter_one(chosen, enter, alice):
+    here = enter(alice).here
+    link = 'href="/sites/"'
+    assert link not in here.get("/keys/").text
+    assert here.get("/sites/").status_code == 200
+    chosen.accounts.add(alice)
+    for path in ("/keys/", "/sites/"):
+        assert link in here.get(path).text
+
+
 # --- Staff ------------------------------------------------------------------------------------
 
 

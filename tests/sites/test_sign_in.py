@@ -1,4 +1,4 @@
-"""The log-in at a protected site: from a page of the site, here, and back."""
+"""The login at a protected site: from a page of the site, here, and back."""
 
 from datetime import timedelta
 from urllib.parse import urlencode

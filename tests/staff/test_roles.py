@@ -27,7 +27,7 @@ ACCOUNTS = "/admin/accounts/user/"
 ANY, SUPPORT, SECURITY, ADMINISTRATORS, SUPERUSER, NOBODY = range(6)
 VISITORS = [ANY, SUPPORT, SECURITY, ADMINISTRATORS, SUPERUSER]
 
-# Without personal data: log-in and log-out, and assets of the pages.
+# Without personal data: login and logout, and assets of the pages.
 FOR_ALL_STAFF = {
     "admin/",
     "admin/login/",

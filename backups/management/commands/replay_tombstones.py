@@ -28,7 +28,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--end-sessions",
             action="store_true",
-            help="also delete all sessions, codes and pending emails: a log-out may be lost",
+            help="also delete all sessions, codes and pending emails: a logout may be lost",
         )
 
     def handle(

@@ -1,4 +1,4 @@
-"""Accounts: log-in, passwords, sessions, rate limits of allauth, and MFA."""
+"""Accounts: login, passwords, sessions, rate limits of allauth, and MFA."""
 
 from datetime import timedelta
 
@@ -61,7 +61,7 @@ ACCOUNT_RATE_LIMITS = {
     # E-mail codes for a user who is logged in.
     "mail_code": "6/h/user",
     "mail_code_try": "3/15m/key",
-    # Codes and passkeys as second factors. allauth counts them with failed log-ins, where a correct
+    # Codes and passkeys as second factors. allauth counts them with failed logins, where a correct
     # one would reset the count of wrong passwords of that e-mail address.
     "factor": "5/5m/key",
     # Passwords from a browser that has logged in to the account before.
@@ -70,26 +70,26 @@ ACCOUNT_RATE_LIMITS = {
     # out. accounts.login_views.login limits the other ones.
     "login": "",
     "log_in": "30/m/ip",
-    # Failures of a log-in provider that are logged and recorded.
+    # Failures of a login provider that are logged and recorded.
     "provider_failure": "10/m/ip",
-    # With allauth's "1/10s", a log-in right after sign-up is refused as too many wrong passwords.
+    # With allauth's "1/10s", a login right after sign-up is refused as too many wrong passwords.
     "confirm_email": "5/10m/key",
     # OAuth device grants that are started, and user codes that are entered for one.
     "device_code": "30/h/ip",
     "device_try": "10/10m/user,30/10m/ip",
     # Reports of exposed keys.
     "leak_report": "20/h/ip",
-    # Log-ins with Google or GitHub that are started: each creates a session.
+    # Logins with Google or GitHub that are started: each creates a session.
     "social_login": "30/m/ip",
 }
-# How recent a log-in must be for sensitive actions, and for creating a key.
+# How recent a login must be for sensitive actions, and for creating a key.
 REAUTHENTICATION_GRACE = timedelta(minutes=10)
 LONG_SESSION = timedelta(hours=12)
-# A session expires this long after the last request, and this long after log-in. The staff pages
-# require a new log-in sooner (docs/asvs.md).
+# A session expires this long after the last request, and this long after login. The staff pages
+# require a new login sooner (docs/asvs.md).
 SESSION_IDLE = timedelta(days=14)
 SESSION_LIFETIME = timedelta(days=30)
-# Sessions without a user, during log-in and sign-up: longer than any code or link is valid.
+# Sessions without a user, during login and sign-up: longer than any code or link is valid.
 ANONYMOUS_SESSION_LIFETIME = timedelta(hours=1)
 STAFF_IDLE = timedelta(minutes=30)
 STAFF_LIFETIME = timedelta(hours=12)

@@ -68,7 +68,7 @@ MIDDLEWARE = [
     "accounts.device_tracking.track_activity",
 ]
 if "replica" in DATABASES:
-    # Innermost: a log-in or log-out in the view changes the session.
+    # Innermost: a login or logout in the view changes the session.
     MIDDLEWARE.append("core.replica.remember_writes")
 
 ROOT_URLCONF = "config.urls"
@@ -96,6 +96,7 @@ TEMPLATES = [
                 "django.template.context_processors.csp",
                 "core.context_processors.site",
                 "accounts.context_processors.platform",
+                "sites.context_processors.navigation",
             ],
         },
     },

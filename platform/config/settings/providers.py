@@ -1,4 +1,4 @@
-"""Log-in with Google and GitHub."""
+"""Login with Google and GitHub."""
 
 from typing import Any
 

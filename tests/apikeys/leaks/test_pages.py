@@ -277,12 +277,12 @@ def test_the_mail_has_the_urls_and_what_to_do(leaked, alice, settings):
 
 def test_only_our_own_address_is_a_link_in_the_letter(leaked, settings):
     _key, token = leaked
-    reported(Find(token.reveal(), "https://evil.example.net/log-in?to=github.com#a.b"))
+    reported(Find(token.reveal(), "https://evil.example.net/login?to=github.com#a.b"))
     (letter,) = mail.outbox
     ((html, _type),) = letter.alternatives
     assert set(re.findall(r'href="([^"]*)"', html)) == {f"{settings.PUBLIC_URL}/keys/?new=1"}
     for result in (letter.body, html):
-        assert "evil[.]example[.]net/log-in?to=github[.]com#a[.]b" in result
+        assert "evil[.]example[.]net/login?to=github[.]com#a[.]b" in result
         assert "evil.example" not in result
         assert "://" not in result.replace(settings.PUBLIC_URL, "")
 
