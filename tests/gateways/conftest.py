@@ -195,9 +195,10 @@ class ReverseProxy:
         method: str = "GET",
         body: bytes | Iterable[bytes] | None = None,
     ) -> Answer:
-        """Send one request with path and headers unchanged."""
+        """Send one request with path and headers unchanged. They may have another Host."""
+        has_host = any(name == "Host" for name, _value in headers)
         with contextlib.closing(self.connect()) as connection:
-            connection.putrequest(method, path, skip_accept_encoding=True)
+            connection.putrequest(method, path, skip_host=has_host, skip_accept_encoding=True)
             for name, value in ([("X-API-Key", key)] if key else []) + list(headers):
                 connection.putheader(name, value)
             if isinstance(body, bytes):
