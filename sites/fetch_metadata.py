@@ -15,13 +15,15 @@ _LINKABLE: Final = frozenset({"/", "/view", "/api/view"})
 def is_navigation(request: HttpRequest) -> bool:
     """Return whether a browser opens a page in a tab, so that a redirect reaches its user.
 
-    A redirected `fetch` would fail without a status that a page can read.
+    A redirected `fetch` would fail without a status that a page can read. A service worker of
+    ComfyUI that passes a navigation on empties its destination (Fetch §5.4), and its mode stays.
     """
     mode = request.headers.get("Sec-Fetch-Mode", "navigate")
     target = request.headers.get("Sec-Fetch-Dest", "document")
     return (
         _is_safe(request)
-        and (mode, target) == ("navigate", "document")
+        and mode == "navigate"
+        and target in {"document", "empty"}
         and "text/html" in request.headers.get("Accept", "")
     )
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import pytest
@@ -51,6 +51,13 @@ class Seen:
 
     def __contains__(self, text: str) -> bool:
         return text in self.path or any(text in value for _name, value in self.headers)
+
+
+class HasPort(Protocol):
+    """A server on this machine."""
+
+    @property
+    def port(self) -> int: ...
 
 
 @dataclass
@@ -490,7 +497,7 @@ def forward_auth(
 
 @contextmanager
 def site_proxy(
-    name: str, folder: Path, certificates: Certificates, *, site: str, keys: str, comfyui: Backend
+    name: str, folder: Path, certificates: Certificates, *, site: str, keys: str, comfyui: HasPort
 ) -> Iterator[ReverseProxy]:
     """Run a proxy with the configuration of a protected site, for browsers and programs."""
     port = free_port()

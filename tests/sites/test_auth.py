@@ -36,6 +36,12 @@ def test_browsers_without_fetch_metadata_are_redirected_by_what_they_accept(site
     assert answer.status_code == 302
 
 
+def test_a_navigation_that_a_service_worker_passes_on_is_redirected(site):
+    """`fetch(event.request)` keeps the mode, which no other script can set."""
+    passed_on = {**NAVIGATION, "Sec-Fetch-Dest": "empty"}
+    assert Client().get(AUTH, headers=passed_on).status_code == 302
+
+
 @pytest.mark.parametrize("key", ["comfyui-nonsense", "nonsense"])
 def test_a_navigation_with_an_invalid_key_is_not_redirected(site, key):
     answer = Client().get(AUTH, headers={**NAVIGATION, "X-API-Key": key})
