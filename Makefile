@@ -59,7 +59,7 @@ test-fast: ## run the tests that need no server and no browser, on SQLite
 	@scripts/install test
 	@scripts/test fast
 
-test-comfyui: ## run an unmodified ComfyUI server behind the login: COMFYUI=/path/to/a/checkout
+test-comfyui: ## run an unmodified ComfyUI server with a login: COMFYUI=/path/to/a/checkout
 	@test -n '$(COMFYUI)' || { echo 'Name a checkout of ComfyUI: make test-comfyui COMFYUI=/path' >&2; exit 2; }
 	@scripts/install test
 	@mkdir -p -m 700 var

@@ -1,6 +1,6 @@
 """ComfyUI's own frontend, unchanged, at a protected site on another domain than the platform.
 
-The server behind it is a stand-in (tests/clients/comfyui.py); tests/comfyui runs the real one.
+Its server is a stand-in (tests/clients/comfyui.py); tests/comfyui runs the real one.
 """
 
 import re

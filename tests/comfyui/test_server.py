@@ -1,4 +1,4 @@
-"""ComfyUI itself behind the login: people in browsers, scripts with keys, and sessions that end."""
+"""ComfyUI itself with a login: people in browsers, scripts with keys, and sessions that end."""
 
 import json
 import re
