@@ -100,6 +100,8 @@ def _begin_session(request: HttpRequest, site: ProtectedSite) -> HttpResponse:
     sign_in.set_cookie(response, site_names.session_cookie(site.authority), token, site)
     # What the browser has kept of this site may be of another person.
     response["Clear-Site-Data"] = '"cache"'
+    # ComfyUI would read the code there.
+    response["Referrer-Policy"] = "no-referrer"
     return response
 
 

@@ -137,6 +137,7 @@ class Person:
         checked = self.send(_leads_to(page.text), *NAVIGATION, FROM_THE_PLATFORM)
         arrived = self.send(_leads_to(checked.body), *NAVIGATION, OWN)
         assert arrived.headers["location"] == f"{ORIGIN}{path}", (checked, arrived)
+        assert checked.headers["referrer-policy"] == "no-referrer"
         for answer in (begun, checked, arrived):
             assert "strict-transport-security" not in answer.headers
         return self

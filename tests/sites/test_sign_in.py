@@ -132,6 +132,7 @@ def test_the_page_of_the_callback_sets_one_cookie_and_needs_no_style(enter, alic
     page = browsing.visit(browsing.to_callback(browsing.leave_for("/?a=b&c=d")))
     assert set(page.cookies) == {COOKIE}
     assert "no-store" in page["Cache-Control"]
+    assert page["Referrer-Policy"] == "no-referrer"
     assert leads_to(page) == f"{ORIGIN}/_site/callback?path=%2F%3Fa%3Db%26c%3Dd"
     assert "<link" not in page.text
     assert "<script" not in page.text
