@@ -22,7 +22,14 @@ __all__ = ["authority", "certificates"]
 
 _LIST = """
 from sites.models import ProtectedSite
-ProtectedSite.objects.create(origin=given["origin"], access="everyone")
+ProtectedSite.objects.create(origin=given["origin"])
+answer = True
+"""
+_ADMIT = """
+from accounts.models import User
+from sites.models import ProtectedSite
+site = ProtectedSite.objects.get(origin=given["origin"])
+site.accounts.add(User.objects.get(email=given["email"]))
 answer = True
 """
 # Loading takes long on a busy machine.
@@ -64,6 +71,19 @@ def origin(
         yield listed, has_extension
 
 
+@pytest.fixture
+def desk(
+    enter: Enter, site: Platform, alice: Person, origin: tuple[str, bool]
+) -> tuple[Page, str, bool]:
+    """Return ComfyUI's page, its origin, and whether it has the extension."""
+    url, has_extension = origin
+    shell(site, _ADMIT, origin=url, email=alice.email)
+    page = enter(ignore_https_errors=True, locale="en-US")
+    page.goto(url)
+    expect_shown(page)
+    return page, url, has_extension
+
+
 def expect_shown(page: Page) -> None:
     expect(page.get_by_role("button", name="Settings").first).to_be_visible(timeout=_SLOW)
 
@@ -77,12 +97,9 @@ def ask(page: Page, path: str = "/queue") -> int:
 
 
 def test_the_page_after_the_login_has_ended(
-    enter: Enter, alice: Person, origin: tuple[str, bool], base_url: str
+    desk: tuple[Page, str, bool], alice: Person, base_url: str
 ) -> None:
-    url, has_extension = origin
-    page = enter(ignore_https_errors=True, locale="en-US")
-    page.goto(url)
-    expect_shown(page)
+    page, url, has_extension = desk
     other = page.context.new_page()
     other.goto(f"{base_url}/keys/")
     log_out(other)
@@ -113,14 +130,11 @@ def test_the_page_after_the_login_has_ended(
 
 
 def test_a_page_whose_requests_are_refused_reloads_once_at_most(
-    enter: Enter, alice: Person, origin: tuple[str, bool]
+    desk: tuple[Page, str, bool],
 ) -> None:
-    url, has_extension = origin
-    page = enter(ignore_https_errors=True, locale="en-US")
-    page.goto(url)
-    expect_shown(page)
+    page, _url, has_extension = desk
     loads: list[Any] = []
-    page.on("domcontentloaded", loads.append)
+    page.on("domcontentloaded", lambda one: loads.append(one))
     # The page and its scripts pass, as behind a proxy that does not forward cookies everywhere.
     refusal = {"error": "SESSION_ENDED", "message": ""}
     page.route("**/api/prompt", lambda route: route.fulfill(status=401, json=refusal))

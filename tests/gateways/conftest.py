@@ -376,9 +376,13 @@ def caddy(
     port: int,
     config: str = "Caddyfile",
     certificates: Certificates | None = None,
+    host: str = "127.0.0.1",
     **variables: str,
 ) -> Iterator[ReverseProxy]:
-    """Run Caddy with a file of deploy/; by https if there are certificates."""
+    """Run Caddy with a file of deploy/; by https if there are certificates.
+
+    host: the Host that it answers to; "" for any.
+    """
     folder.mkdir(parents=True)
     text = (DEPLOY / "caddy" / config).read_text()
     assert set(re.findall(r"\{\$(\w+)\}", text)) == {"SITE", *variables}
@@ -394,7 +398,7 @@ def caddy(
     with running(
         [program, "run", "--config", "Caddyfile", "--adapter", "caddyfile"],
         ReverseProxy(port, folder, certificates.trusting if certificates else None),
-        SITE=f"{scheme}://127.0.0.1:{port}",
+        SITE=f"{scheme}://{host}:{port}",
         **variables,
     ) as reverse_proxy:
         yield reverse_proxy
@@ -516,6 +520,7 @@ def site_proxy(
             port=port,
             config="site.Caddyfile",
             certificates=certificates,
+            host="",
             SITE_NAME=site,
             **where,
         ) as reverse_proxy:
