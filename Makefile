@@ -10,7 +10,7 @@ export
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 PYTHON := .venv/bin/python
-.PHONY: help run dev staff backup restore test test-fast coverage screenshots mutants coherence fleet test-fleet behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts bench-pages bench-retention install lint-deploy clean
+.PHONY: help run dev staff backup restore test test-fast test-comfyui coverage screenshots mutants coherence fleet test-fleet behaviours check lock audit licences sbom settings-doc messages bench bench-10m bench-soak bench-warm bench-propagation bench-verdicts bench-pages bench-retention install lint-deploy clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +58,14 @@ test: ## run every test: units, PostgreSQL, browser, real ComfyUI clients
 test-fast: ## run the tests that need no server and no browser, on SQLite
 	@scripts/install test
 	@scripts/test fast
+
+test-comfyui: ## run an unmodified ComfyUI server with a login: COMFYUI=/path/to/a/checkout
+	@test -n '$(COMFYUI)' || { echo 'Name a checkout of ComfyUI: make test-comfyui COMFYUI=/path' >&2; exit 2; }
+	@scripts/install test
+	@mkdir -p -m 700 var
+	@scripts/gateways >/dev/null
+	@scripts/comfyui
+	@unset PYTHONDONTWRITEBYTECODE && CHROMIUM="$$(scripts/chromium)" $(PYTHON) -m pytest -q -n0 tests/comfyui
 
 coverage: ## run every test and print the branch coverage
 	@scripts/install test

@@ -23,7 +23,7 @@ from apikeys.cache.responses import CACHE_DIRECTIVE, CacheDirective
 from core import site_names
 from core.causes import Cause
 from core.private_names.rest_framework import django_request
-from sites import access, comfyui_users, sign_in
+from sites import access, comfyui_users, fetch_metadata, sign_in
 from sites.models import ProtectedSite, SiteSession
 
 
@@ -54,6 +54,17 @@ class SiteUnknown(Refused):
         super().__init__(
             "SITE_NOT_LISTED",
             _("This site is not listed. Your administrator can add it."),
+            status.HTTP_403_FORBIDDEN,
+        )
+
+
+class CrossSite(Refused):
+    """403 for a session in a request that a page of another origin has caused."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "CROSS_SITE_REQUEST",
+            _("A page of another site sent this request. Open ComfyUI and try again there."),
             status.HTTP_403_FORBIDDEN,
         )
 
@@ -99,13 +110,13 @@ class SiteSessionAuthentication(BaseAuthentication):
         plain = django_request(request)
         token = _session_token(plain, name := _named(plain))
         site = access.find_site(name) if token else None
-        # Browsers send `Origin` with POST and WebSockets. Cookies don't tell sibling domains apart,
-        # whose pages must not act with this one.
-        if site is None or request.headers.get("Origin") not in {None, site.origin}:
+        if site is None:
             return None
         found = sign_in.find_session(token, site)
         if found is None:
             raise SessionEnded
+        if not fetch_metadata.is_own(plain, site.origin):
+            raise CrossSite
         session, live = found
         live_sessions.touch(StoredKey(session.session_key), live)
         directive: CacheDirective | None = request.META.get(CACHE_DIRECTIVE)
@@ -185,27 +196,14 @@ class SiteAuthView(ForwardAuthView):
             if directive is not None:
                 directive.forbid()
             site = access.find_site(_named(plain)) if self._is_for_browser else None
-            if site is not None and is_navigation(plain):
-                response = sign_in.begin(plain, site, path=_wanted_path(plain))
+            if site is not None and fetch_metadata.is_navigation(plain):
+                response = sign_in.begin(plain, site, path=_path_after_login(plain))
         return super().finalize_response(request, response, *args, **kwargs)
 
 
-def is_navigation(request: HttpRequest) -> bool:
-    """Return whether a browser opens a page in a tab, so that a redirect reaches its user.
-
-    A redirected `fetch` would fail without a status that a page can read.
-    """
-    method = request.headers.get("X-Forwarded-Method", request.method or "")
-    mode = request.headers.get("Sec-Fetch-Mode", "navigate")
-    target = request.headers.get("Sec-Fetch-Dest", "document")
-    return (
-        method in {"GET", "HEAD"}
-        and (mode, target) == ("navigate", "document")
-        and "text/html" in request.headers.get("Accept", "")
-    )
-
-
-def _wanted_path(request: HttpRequest) -> str:
-    """Return the path and query that the browser asked the site for, as its proxy names it."""
-    path = request.headers.get("X-Forwarded-Uri", "/")
+def _path_after_login(request: HttpRequest) -> str:
+    """Return the path that a log-in leads to: that of the request, but not for any link."""
+    path = fetch_metadata.wanted_path(request)
+    if fetch_metadata.is_foreign(request) and not fetch_metadata.is_linkable(path):
+        return "/"
     return path if sign_in.is_path(path) else "/"

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -68,8 +69,14 @@ def callback(request: HttpRequest, authority: str) -> HttpResponse:
 
     With `code` the session begins, and the browser comes again with `path`, which shows whether it
     has kept the cookie: without this step, a browser that refuses it would be redirected for ever.
+    Only navigations count: no script of the site, nor its service worker, redeems a code by itself.
     """
     site = _site_or_404(authority)
+    if (
+        "Service-Worker" in request.headers
+        or request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+    ):
+        raise PermissionDenied
     response = _begin_session(request, site) if "code" in request.GET else _go_on(request, site)
     patch_cache_control(response, no_store=True)
     return response
@@ -87,10 +94,14 @@ def _begin_session(request: HttpRequest, site: ProtectedSite) -> HttpResponse:
         with suppress(comfyui_users.ComfyUIUnavailable):
             comfyui_users.check(site, session.owner)
     url = f"{site.origin}{sign_in.CALLBACK}?{urlencode({'path': path})}"
-    response = HttpResponseRedirect(url)
+    # A page and no redirect: to the browser, the page of ComfyUI is then opened by the site itself,
+    # and not by the platform, from where only some paths can be opened (fetch_metadata).
+    response = render(request, "sites/arrived.html", {"site": site, "url": url})
     sign_in.set_cookie(response, site_names.session_cookie(site.authority), token, site)
     # What the browser has kept of this site may be of another person.
     response["Clear-Site-Data"] = '"cache"'
+    # ComfyUI would read the code there.
+    response["Referrer-Policy"] = "no-referrer"
     return response
 
 

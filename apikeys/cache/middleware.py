@@ -42,6 +42,8 @@ _MAX_LANGUAGE_HEADERS: Final = 1024
 # would cost as much as everything else here.
 _CHECK_INTERVAL: Final = 0.05
 _EMPTY_LENGTHS: Final = ("0", "")
+# Values of Sec-Fetch-Site for which the session of a site needs no further look at the request.
+_OWN_PAGES: Final = ("same-origin", None, "none")
 
 
 def has_no_body(environ: Environ) -> bool:
@@ -206,6 +208,8 @@ class ValidationCache:
             # Django decides which of the two counts.
             or "HTTP_X_API_KEY" in environ
             or "HTTP_AUTHORIZATION" in environ
+            # Another origin's page: the path decides, which is not part of a variant.
+            or environ.get("HTTP_SEC_FETCH_SITE") not in _OWN_PAGES
         ):
             return None
         name = self._cookie_names.get(query) or self._remember_cookie_name(query)

@@ -5,7 +5,7 @@
 
 local ASKED_WITH = {
     "x-api-key", "authorization", "origin", "cookie", "accept", "accept-language",
-    "sec-fetch-mode", "sec-fetch-dest",
+    "sec-fetch-mode", "sec-fetch-dest", "sec-fetch-site",
 }
 -- The third and fourth are empty for sessions, the last without a ComfyUI with --multi-user.
 local GRANTED = {"x-auth-user", "x-auth-email", "x-auth-key-id", "x-auth-scopes", "comfy-user"}

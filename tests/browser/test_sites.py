@@ -132,6 +132,59 @@ def test_two_people_see_their_own_files_and_a_third_a_page(
     assert violations(third) == []
 
 
+_ATTACK = """async url => {
+  const closed = new Promise(done => {
+    const socket = new WebSocket(url.replace("https", "wss") + "/ws");
+    socket.onopen = () => done("open");
+    socket.onerror = () => done("refused");
+  });
+  const image = new Promise(done => {
+    const shown = new Image();
+    shown.onload = shown.onerror = done;
+    shown.src = url + "/view?filename=a.png";
+  });
+  const frame = new Promise(done => {
+    const shown = document.createElement("iframe");
+    shown.onload = done;
+    shown.src = url;
+    document.body.append(shown);
+  });
+  // The answers can't be read, and may fail for that alone.
+  const send = (path, options) =>
+    fetch(url + path, {credentials: "include", mode: "no-cors", ...options}).catch(() => {});
+  await send("/manager/reboot");
+  await send("/prompt", {method: "POST", body: "{}"});
+  await Promise.all([image, frame]);
+  return await closed;
+}"""
+
+
+def test_a_page_of_a_sibling_domain_uses_no_session(
+    enter: Enter, alice: Person, admit: Any, origin: str, comfyui: ComfyUI
+) -> None:
+    """Its requests have the cookie: for SameSite, it is the same site."""
+    admit(alice)
+    page = enter(ignore_https_errors=True)
+    page.goto(origin)
+    expect(page).to_have_url(f"{origin}/")
+    shown(page)
+    sibling = f"https://sibling.{COMFYUI_HOST.partition('.')[2]}/"
+    link = f'<!doctype html><title>x</title><body><a href="{origin}/">open</a></body>'
+    page.route(f"{sibling}**", lambda route: route.fulfill(content_type="text/html", body=link))
+    page.goto(sibling)
+    statuses: list[int] = []
+    page.on("response", lambda one: one.url.startswith(origin) and statuses.append(one.status))
+    before = len(comfyui.seen)
+    assert page.evaluate(_ATTACK, origin) == "refused"
+    assert len(comfyui.seen) == before
+    # The session is there, so this is no lack of a login.
+    assert statuses
+    assert set(statuses) == {403}
+    page.get_by_role("link", name="open").click()
+    expect(page).to_have_url(f"{origin}/")
+    shown(page)
+
+
 def test_the_page_of_sites_opens_comfyui(
     enter: Enter, alice: Person, admit: Any, origin: str
 ) -> None:

@@ -1,7 +1,8 @@
 """A minimal ComfyUI server, with the endpoints that the frontend's built pages need to start.
 
 The pages are served unchanged. The endpoints answer as a ComfyUI without models, workflows or
-custom nodes does; `flags` is what its `--feature-flag` options set.
+custom nodes does; `flags` is what its `--feature-flag` options set. `extensions` are folders with
+scripts of custom nodes, by name.
 """
 
 import base64
@@ -38,7 +39,6 @@ _ANSWERS: dict[str, Any] = {
     "/api/users": {"storage": "server", "migrated": True},
     "/api/settings": _SETTINGS,
     "/api/object_info": {},
-    "/api/extensions": [],
     "/api/i18n": {},
     "/api/workflow_templates": {},
     "/api/global_subgraphs": {},
@@ -55,10 +55,12 @@ _ANSWERS: dict[str, Any] = {
 
 
 @contextmanager
-def serving(pages: Path, flags: Flags) -> Iterator[str]:
+def serving(pages: Path, flags: Flags, extensions: dict[str, Path] | None = None) -> Iterator[str]:
     """Yield the URL of a ComfyUI with the frontend in `pages`."""
     ended = Event()
-    handler = partial(_ComfyUI, flags=flags, ended=ended, directory=str(pages))
+    handler = partial(
+        _ComfyUI, flags=flags, ended=ended, extensions=extensions or {}, directory=str(pages)
+    )
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
@@ -73,9 +75,17 @@ def serving(pages: Path, flags: Flags) -> Iterator[str]:
 class _ComfyUI(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, *args: Any, flags: Flags, ended: Event, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        flags: Flags,
+        ended: Event,
+        extensions: dict[str, Path],
+        **kwargs: Any,
+    ) -> None:
         self.flags = flags
         self.ended = ended
+        self.extensions = extensions
         super().__init__(*args, **kwargs)
 
     def do_GET(self) -> None:
@@ -84,6 +94,14 @@ class _ComfyUI(SimpleHTTPRequestHandler):
             self._talk()
         elif asked.path == "/api/features":
             self._answer({"supports_preview_metadata": True, **self.flags})
+        elif asked.path == "/api/extensions":
+            self._answer(
+                [
+                    f"/extensions/{name}/{script.relative_to(folder)}"
+                    for name, folder in self.extensions.items()
+                    for script in folder.rglob("*.js")
+                ]
+            )
         elif asked.path in _ANSWERS:
             self._answer(_ANSWERS[asked.path])
         elif asked.path == "/api/userdata" and parse_qs(asked.query).get("dir"):
@@ -99,6 +117,13 @@ class _ComfyUI(SimpleHTTPRequestHandler):
         self._answer({})
 
     do_PUT = do_DELETE = do_POST  # noqa: N815 (the handler's names)
+
+    def translate_path(self, path: str) -> str:
+        """Return the file for a path: of an extension, or of the frontend."""
+        match urlsplit(path).path.split("/"):
+            case ["", "extensions", name, *rest] if name in self.extensions:
+                return str(self.extensions[name].joinpath(*rest))
+        return super().translate_path(path)
 
     def _answer(self, value: Any, *, status: int = 200) -> None:
         body = json.dumps(value).encode()

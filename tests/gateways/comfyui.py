@@ -1,15 +1,18 @@
 """A stand-in for a ComfyUI with --multi-user: its users and their files, as in v0.26.2.
 
 `GET /users` has the users by id, `POST /users` creates one with a random part in its id. A request
-is of the user in the header Comfy-User, and of an unknown one 500.
+is of the user in the header Comfy-User, and of an unknown one 500. Requests that a page of another
+site has caused are refused, and so are those whose Origin is not the Host, if that is loopback.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from threading import Thread
 from typing import Any, ClassVar
+from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import uuid4
 
 from tests.gateways.conftest import Backend, Handler, Seen
@@ -48,11 +51,14 @@ class ComfyUIHandler(Handler):
     def do(self) -> None:
         path = self.path.partition("?")[0].removeprefix(self.PREFIX)
         match self.command, path:
+            case _ if self._is_from_elsewhere():
+                self._record()
+                self._answer(403, b"")
             case "GET", "/":
                 self._record()
                 self.send_response(200)
                 self.send_header("Content-Type", "text/html")
-                self.send_header("Cache-Control", "no-cache")
+                self.send_header("Cache-Control", "no-store, must-revalidate")
                 self.send_header("Content-Length", str(len(PAGE)))
                 self.end_headers()
                 self.wfile.write(PAGE)
@@ -60,17 +66,26 @@ class ComfyUIHandler(Handler):
                 self._record()
                 self._answer_json(200, {"storage": "server", "users": self.backend.users})
             case "POST", "/users":
-                name = json.loads(self._record())["username"]
-                if name in self.backend.users.values():
+                name = json.loads(self._record())["username"].strip()
+                if not name or name in self.backend.users.values():
                     self._answer_json(400, {"error": "Duplicate username."})
                 else:
-                    user = f"{name}_{uuid4()}"
+                    user = re.sub("[^a-zA-Z0-9-_]+", "-", name) + f"_{uuid4()}"
                     self.backend.users[user] = name
                     self._answer_json(200, user)
-            case method, file if file.startswith("/userdata/"):
+            # A file is one segment: the slashes in its name are encoded.
+            case method, raw if re.fullmatch("/userdata/[^/]+", raw):
+                file = unquote(raw)
+                query = parse_qs(urlsplit(self.path).query)
                 body, user = self._record(), self.headers.get("Comfy-User", "default")
                 if user not in self.backend.users:
                     self._answer_json(500, "500 Internal Server Error")
+                elif (
+                    method == "POST"
+                    and query.get("overwrite") == ["false"]
+                    and (user, file) in self.backend.files
+                ):
+                    self._answer_json(409, "File already exists")
                 elif method == "POST":
                     self.backend.files[user, file] = body
                     self._answer_json(200, file)
@@ -82,6 +97,16 @@ class ComfyUIHandler(Handler):
                 super().do()
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = do  # noqa: N815
+
+    def _is_from_elsewhere(self) -> bool:
+        if self.headers.get("Sec-Fetch-Site") == "cross-site":
+            return True
+        host = urlsplit(f"//{self.headers.get('Host', '')}")
+        origin = urlsplit(self.headers.get("Origin", ""))
+        if host.hostname not in {"127.0.0.1", "localhost"} or not origin.netloc:
+            return False
+        has_ports = host.port is not None and origin.port is not None
+        return host.netloc != origin.netloc if has_ports else host.hostname != origin.hostname
 
     def _record(self) -> bytes:
         headers = [(name.lower(), value) for name, value in self.headers.items()]

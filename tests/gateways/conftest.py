@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import pytest
@@ -51,6 +51,13 @@ class Seen:
 
     def __contains__(self, text: str) -> bool:
         return text in self.path or any(text in value for _name, value in self.headers)
+
+
+class HasPort(Protocol):
+    """A server on this machine."""
+
+    @property
+    def port(self) -> int: ...
 
 
 @dataclass
@@ -195,9 +202,10 @@ class ReverseProxy:
         method: str = "GET",
         body: bytes | Iterable[bytes] | None = None,
     ) -> Answer:
-        """Send one request with path and headers unchanged."""
+        """Send one request with path and headers unchanged. They may have another Host."""
+        has_host = any(name == "Host" for name, _value in headers)
         with contextlib.closing(self.connect()) as connection:
-            connection.putrequest(method, path, skip_accept_encoding=True)
+            connection.putrequest(method, path, skip_host=has_host, skip_accept_encoding=True)
             for name, value in ([("X-API-Key", key)] if key else []) + list(headers):
                 connection.putheader(name, value)
             if isinstance(body, bytes):
@@ -368,9 +376,13 @@ def caddy(
     port: int,
     config: str = "Caddyfile",
     certificates: Certificates | None = None,
+    host: str = "127.0.0.1",
     **variables: str,
 ) -> Iterator[ReverseProxy]:
-    """Run Caddy with a file of deploy/; by https if there are certificates."""
+    """Run Caddy with a file of deploy/; by https if there are certificates.
+
+    host: the Host that it answers to; "" for any.
+    """
     folder.mkdir(parents=True)
     text = (DEPLOY / "caddy" / config).read_text()
     assert set(re.findall(r"\{\$(\w+)\}", text)) == {"SITE", *variables}
@@ -386,7 +398,7 @@ def caddy(
     with running(
         [program, "run", "--config", "Caddyfile", "--adapter", "caddyfile"],
         ReverseProxy(port, folder, certificates.trusting if certificates else None),
-        SITE=f"{scheme}://127.0.0.1:{port}",
+        SITE=f"{scheme}://{host}:{port}",
         **variables,
     ) as reverse_proxy:
         yield reverse_proxy
@@ -489,7 +501,7 @@ def forward_auth(
 
 @contextmanager
 def site_proxy(
-    name: str, folder: Path, certificates: Certificates, *, site: str, keys: str, comfyui: Backend
+    name: str, folder: Path, certificates: Certificates, *, site: str, keys: str, comfyui: HasPort
 ) -> Iterator[ReverseProxy]:
     """Run a proxy with the configuration of a protected site, for browsers and programs."""
     port = free_port()
@@ -508,6 +520,7 @@ def site_proxy(
             port=port,
             config="site.Caddyfile",
             certificates=certificates,
+            host="",
             SITE_NAME=site,
             **where,
         ) as reverse_proxy:

@@ -95,6 +95,20 @@ def _no_key_is_logged(reverse_proxy: ReverseProxy, running: Platform) -> Iterato
     assert_no_secret_logged(reverse_proxy, running)
 
 
+# The platform is on another domain.
+FROM_THE_PLATFORM = ("Sec-Fetch-Site", "cross-site")
+OWN = ("Sec-Fetch-Site", "same-origin")
+
+
+def _leads_to(page: str) -> str:
+    """Return path and query of the URL at the site that a page leads on to."""
+    found = re.search(r'content="0;url=([^"]+)"', page)
+    assert found, page
+    url = urlsplit(unescape(found[1]))
+    assert f"{url.scheme}://{url.netloc}" == ORIGIN
+    return f"{url.path}?{url.query}"
+
+
 class Person:
     """An account with access, and its browser: here, and at the site."""
 
@@ -108,7 +122,7 @@ class Person:
     def send(self, path: str, *headers: tuple[str, str], **options: object) -> Answer:
         cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         sent = [("Cookie", cookies)] if cookies else []
-        answer = self.proxy.ask(path, *sent, *headers, **options)  # type: ignore[arg-type]
+        answer = self.proxy.ask(path, ("Host", SITE), *sent, *headers, **options)  # type: ignore[arg-type]
         for name, value in re.findall(
             r"(__Host-comfyui_\w+)=([\w-]+)", answer.headers.get("set-cookie", "")
         ):
@@ -120,13 +134,10 @@ class Person:
         assert begun.status == 302, begun
         assert begun.headers["location"].startswith(f"{self.running.url}/sites/sign-in?")
         page = self.here.get(begun.headers["location"].removeprefix(self.running.url))
-        found = re.search(r'content="0;url=([^"]+)"', page.text)
-        assert found, page.text
-        callback = urlsplit(unescape(found[1]))
-        checked = self.send(f"{callback.path}?{callback.query}", *NAVIGATION)
-        again = urlsplit(checked.headers["location"])
-        arrived = self.send(f"{again.path}?{again.query}", *NAVIGATION)
+        checked = self.send(_leads_to(page.text), *NAVIGATION, FROM_THE_PLATFORM)
+        arrived = self.send(_leads_to(checked.body), *NAVIGATION, OWN)
         assert arrived.headers["location"] == f"{ORIGIN}{path}", (checked, arrived)
+        assert checked.headers["referrer-policy"] == "no-referrer"
         for answer in (begun, checked, arrived):
             assert "strict-transport-security" not in answer.headers
         return self
@@ -282,7 +293,59 @@ def test_a_sibling_domain_gets_nothing(alice: Person) -> None:
     answer = alice.send(
         "/prompt", ("Origin", "https://other.example.com"), method="POST", body=b"{}"
     )
-    assert answer.status == 401
+    assert answer.status == 403
+
+
+@pytest.mark.parametrize("source", ["same-site", "cross-site"])
+def test_pages_of_other_origins_cannot_use_the_session(
+    alice: Person, comfyui: ComfyUI, source: str
+) -> None:
+    before = len(comfyui.seen)
+    image = [("Accept", "image/*"), ("Sec-Fetch-Mode", "no-cors"), ("Sec-Fetch-Dest", "image")]
+    frame = [*NAVIGATION[:2], ("Sec-Fetch-Dest", "iframe")]
+    for kind in (FETCH, image, frame):
+        answer = alice.send("/", *kind, ("Sec-Fetch-Site", source))
+        assert (answer.status, answer.json()["error"]) == (403, "CROSS_SITE_REQUEST")
+    # A link, but to something that an extension may do on GET; a client names no other path.
+    link = [*NAVIGATION, ("Sec-Fetch-Site", source)]
+    other = [("X-Forwarded-Uri", "/"), ("X-Forwarded-Method", "GET")]
+    answer = alice.send("/manager/reboot", *link, *other)
+    assert (answer.status, answer.json()["error"]) == (403, "CROSS_SITE_REQUEST")
+    form = alice.send(
+        "/", *NAVIGATION, ("Sec-Fetch-Site", source), *other, method="POST", body=b"a"
+    )
+    assert (form.status, form.json()["error"]) == (403, "CROSS_SITE_REQUEST")
+    assert len(comfyui.seen) == before
+
+
+@pytest.mark.parametrize("path", ["/", "/?workflow=a", "/view?filename=a.png"])
+def test_a_link_from_another_site_opens_comfyui_which_would_refuse_it(
+    alice: Person, comfyui: ComfyUI, path: str
+) -> None:
+    """ComfyUI answers 403 to Sec-Fetch-Site: cross-site, as after the login at another domain."""
+    assert alice.send(path, *NAVIGATION, FROM_THE_PLATFORM).status == 200
+    assert comfyui.last.path == path
+    assert not any(comfyui.last.values("sec-fetch-site"))
+    alice.send(path, *FETCH, OWN)
+    assert comfyui.last.values("sec-fetch-site") == ["same-origin"]
+
+
+def test_only_a_navigation_redeems_a_code(running: Platform, reverse_proxy: ReverseProxy) -> None:
+    for header in (("Service-Worker", "script"), ("Sec-Fetch-Mode", "cors")):
+        answer = reverse_proxy.ask("/_site/callback?code=abc", header)
+        assert answer.status == 403
+        assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("name", ["workflows%2Fa.json", "a%20b%2Fc%25d.json"])
+def test_names_of_files_arrive_as_they_are(alice: Person, comfyui: ComfyUI, name: str) -> None:
+    """ComfyUI's files are one segment of the path, with encoded slashes."""
+    path = f"/api/userdata/{name}?overwrite=false"
+    sent = [("Origin", ORIGIN), OWN, *FETCH]
+    assert alice.send(path, *sent, method="POST", body=b"{}").status == 200
+    assert comfyui.last.path == path
+    assert alice.send(path, *sent, method="POST", body=b"{}").status == 409
+    assert alice.send(f"/api/userdata/{name}", *FETCH).body == "{}"
 
 
 def test_a_client_cannot_name_another_site(alice: Person, comfyui: ComfyUI) -> None:
@@ -309,7 +372,7 @@ def test_the_path_cannot_lead_elsewhere(reverse_proxy: ReverseProxy) -> None:
 def _upgrade(person: Person, *headers: str) -> tuple[bytes, list[bytes]]:
     lines = [
         "GET /ws?clientId=one HTTP/1.1",
-        f"Host: 127.0.0.1:{person.proxy.port}",
+        f"Host: {SITE}",
         "Connection: Upgrade",
         "Upgrade: websocket",
         "Sec-WebSocket-Version: 13",
@@ -341,7 +404,9 @@ def test_a_websocket_passes_and_stays_open_when_the_session_ends(alice: Person) 
 
 
 def test_a_websocket_of_another_origin_is_refused(alice: Person) -> None:
-    assert b" 401 " in _upgrade(alice, "Origin: https://other.example.com")[0]
+    assert b" 403 " in _upgrade(alice, "Origin: https://other.example.com")[0]
+    # Without Origin no browser sent it, or one whose Sec-Fetch-Site says the same.
+    assert b" 403 " in _upgrade(alice, "Sec-Fetch-Site: same-site", "Sec-Fetch-Mode: websocket")[0]
 
 
 def test_an_upload_ends_well_if_the_session_ends_meanwhile(alice: Person, comfyui: ComfyUI) -> None:

@@ -36,6 +36,12 @@ def test_browsers_without_fetch_metadata_are_redirected_by_what_they_accept(site
     assert answer.status_code == 302
 
 
+def test_a_navigation_that_a_service_worker_passes_on_is_redirected(site):
+    """`fetch(event.request)` keeps the mode, which no other script can set."""
+    passed_on = {**NAVIGATION, "Sec-Fetch-Dest": "empty"}
+    assert Client().get(AUTH, headers=passed_on).status_code == 302
+
+
 @pytest.mark.parametrize("key", ["comfyui-nonsense", "nonsense"])
 def test_a_navigation_with_an_invalid_key_is_not_redirected(site, key):
     answer = Client().get(AUTH, headers={**NAVIGATION, "X-API-Key": key})
@@ -65,8 +71,70 @@ def test_a_key_beside_a_session_decides(at_site, issue, mallory):
 @pytest.mark.parametrize("origin", ["https://sibling.example.com", "null", f"{ORIGIN}:8443"])
 def test_pages_of_other_origins_do_not_get_the_session(at_site, origin):
     """Cookies of SameSite=Lax are sent for pages of sibling domains, also with POST."""
-    assert at_site.ask(Origin=origin).status_code == 401
+    answer = at_site.ask(Origin=origin)
+    assert (answer.status_code, answer.json()["error"]) == (403, "CROSS_SITE_REQUEST")
     assert at_site.ask(Origin=ORIGIN).status_code == 204
+
+
+FOREIGN = ["same-site", "cross-site", "anything"]
+
+
+@pytest.mark.parametrize("source", FOREIGN)
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_requests_that_pages_of_other_origins_cause_do_not_get_the_session(at_site, source, mode):
+    """An image or a frame of a sibling domain has the cookie and no Origin."""
+    answer = at_site.ask("/", kind=mode, **{"Sec-Fetch-Site": source})
+    assert (answer.status_code, answer.json()["error"]) == (403, "CROSS_SITE_REQUEST")
+
+
+@pytest.mark.parametrize("source", ["same-origin", "none", ""])
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_requests_of_the_site_and_of_the_address_bar_get_the_session(at_site, source, mode):
+    answer = at_site.ask("/manager/reboot", kind=mode, **{"Sec-Fetch-Site": source})
+    assert answer.status_code == 204
+
+
+@pytest.mark.parametrize("source", FOREIGN)
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/", 204),
+        ("/?workflow=a", 204),
+        ("/view?filename=a.png", 204),
+        ("/api/view?filename=a.png", 204),
+        ("/api/prompt", 403),
+        ("/manager/reboot", 403),
+        ("/view/../manager/reboot", 403),
+        ("/%2e/view", 403),
+        ("//", 403),
+        ("", 403),
+    ],
+)
+def test_links_from_elsewhere_lead_to_pages_and_images_alone(at_site, source, path, status):
+    """Extensions of ComfyUI do things on GET; a link would have the person do them."""
+    link = {**NAVIGATION, "Sec-Fetch-Site": source, "X-Forwarded-Method": "GET"}
+    # As nginx asks, whose subrequest takes no redirect.
+    for accepted in (NAVIGATION["Accept"], "*/*"):
+        answer = at_site.ask(path, kind={**link, "Accept": accepted})
+        assert answer.status_code == status
+    form = at_site.ask(path, kind={**link, "X-Forwarded-Method": "POST"})
+    assert form.status_code == 403
+
+
+def test_a_key_counts_wherever_the_request_is_from(at_site, issue):
+    token = issue()[1].reveal()
+    answer = at_site.ask(**{"Sec-Fetch-Site": "cross-site", "X-API-Key": token})
+    assert answer.status_code == 204
+
+
+def test_a_link_from_elsewhere_leads_through_the_login_to_pages_alone(site):
+    for path, kept in (("/view?filename=a.png", "path=%2Fview"), ("/manager/reboot", "path=%2F")):
+        answer = SiteBrowser(Client()).ask(
+            path, kind={**NAVIGATION, "Sec-Fetch-Site": "cross-site"}
+        )
+        assert answer.status_code == 302
+        assert kept in answer["Location"]
+        assert "manager" not in answer["Location"]
 
 
 def test_a_cookie_works_at_its_own_site_only(at_site):

@@ -257,9 +257,13 @@ def test_another_site_or_origin_is_not_answered_from_the_cache(cached, cookie, a
     ProtectedSite.objects.create(origin="https://other.example.com", access="everyone")
     assert cached.ask(cookie) == f"204 {alice.pk}"
     assert cached.ask(cookie, query="site=other.example.com") == "401"
-    assert cached.ask(cookie, HTTP_ORIGIN="https://evil.example") == "401"
+    assert cached.ask(cookie, HTTP_ORIGIN="https://evil.example") == "403"
+    for source, answer in (("same-site", "403"), ("same-origin", f"204 {alice.pk}")):
+        assert cached.ask(cookie, HTTP_SEC_FETCH_SITE=source) == answer
     assert cached.ask(cookie, HTTP_ORIGIN="https://comfy.example.com") == f"204 {alice.pk}"
-    assert cached.ask(cookie, HTTP_ORIGIN="https://evil.example") == "401"
+    assert cached.ask(cookie, HTTP_ORIGIN="https://evil.example") == "403"
+    for source, answer in (("same-site", "403"), ("same-origin", f"204 {alice.pk}")):
+        assert cached.ask(cookie, HTTP_SEC_FETCH_SITE=source) == answer
 
 
 def test_a_key_beside_the_cookie_is_not_answered_for_the_session(cached, cookie, issue, mallory):

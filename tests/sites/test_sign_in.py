@@ -9,7 +9,16 @@ from django.test import Client
 from sites import sign_in
 from sites.models import ProtectedSite, SignInCode, SiteSession
 from tests.factories import browser, later, log_in
-from tests.sites.conftest import COOKIE, HERE, NAME, NAVIGATION, NONCE, ORIGIN, SiteBrowser
+from tests.sites.conftest import (
+    COOKIE,
+    HERE,
+    NAME,
+    NAVIGATION,
+    NONCE,
+    ORIGIN,
+    SiteBrowser,
+    leads_to,
+)
 
 
 def test_a_navigation_leads_to_the_login_and_back_to_the_same_page(site, alice):
@@ -22,7 +31,7 @@ def test_a_navigation_leads_to_the_login_and_back_to_the_same_page(site, alice):
     )
     callback = browsing.to_callback(landed["Location"])
     checked = browsing.visit(callback)
-    arrived = browsing.visit(checked["Location"])
+    arrived = browsing.visit(leads_to(checked))
     assert arrived["Location"] == f"{ORIGIN}/view?filename=a.png&type=output"
     answer = browsing.ask()
     assert answer.status_code == 204
@@ -70,7 +79,7 @@ def test_on_loopback_the_cookie_has_the_port_and_no_prefix(enter, alice):
 def test_a_code_works_once(enter, alice):
     browsing = enter(alice)
     callback = browsing.to_callback(browsing.leave_for())
-    assert browsing.visit(callback)["Location"].startswith(ORIGIN)
+    assert leads_to(browsing.visit(callback)).startswith(ORIGIN)
     again = browsing.visit(callback)
     assert again["Location"] == f"{HERE}/sites/failed?site={NAME}"
     assert COOKIE not in again.cookies
@@ -95,6 +104,38 @@ def test_a_code_works_only_in_the_browser_that_began(enter, alice, mallory, has_
     assert COOKIE not in ours.cookies
     # The attempt has used it up.
     assert theirs.visit(callback)["Location"].startswith(f"{HERE}/sites/failed")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Service-Worker": "script", "Sec-Fetch-Mode": "same-origin"},
+        {"Service-Worker": "script"},
+        {"Sec-Fetch-Mode": "cors"},
+        {"Sec-Fetch-Mode": "same-origin"},
+        {"Sec-Fetch-Mode": "no-cors"},
+    ],
+)
+def test_only_a_navigation_redeems_a_code(enter, alice, headers):
+    """Scripts and the service worker of a ComfyUI extension see the URLs of their origin."""
+    browsing = enter(alice)
+    callback = browsing.to_callback(browsing.leave_for())
+    refused = browsing.visit(callback, **headers)
+    assert refused.status_code == 403
+    assert COOKIE not in refused.cookies
+    # The code is not used up.
+    assert COOKIE in browsing.visit(callback, **{"Sec-Fetch-Mode": "navigate"}).cookies
+
+
+def test_the_page_of_the_callback_sets_one_cookie_and_needs_no_style(enter, alice):
+    browsing = enter(alice)
+    page = browsing.visit(browsing.to_callback(browsing.leave_for("/?a=b&c=d")))
+    assert set(page.cookies) == {COOKIE}
+    assert "no-store" in page["Cache-Control"]
+    assert page["Referrer-Policy"] == "no-referrer"
+    assert leads_to(page) == f"{ORIGIN}/_site/callback?path=%2F%3Fa%3Db%26c%3Dd"
+    assert "<link" not in page.text
+    assert "<script" not in page.text
 
 
 def test_a_code_for_the_empty_nonce_is_refused(enter, alice, mallory):
@@ -153,7 +194,7 @@ def test_two_tabs_can_log_in_at_once(enter, alice):
     callbacks = [browsing.to_callback(url) for url in (one, other)]
     for callback, path in zip(callbacks, ("/one", "/other"), strict=True):
         checked = browsing.visit(callback)
-        assert browsing.visit(checked["Location"])["Location"] == f"{ORIGIN}{path}"
+        assert browsing.visit(leads_to(checked))["Location"] == f"{ORIGIN}{path}"
     assert SiteSession.objects.count() == 1
     assert browsing.ask().status_code == 204
 
@@ -173,7 +214,7 @@ def test_a_browser_that_loses_the_second_cookie_ends_at_a_page(enter, alice):
     callback = browsing.to_callback(browsing.leave_for())
     browsing.keeps_cookies = False
     checked = browsing.visit(callback)
-    assert browsing.visit(checked["Location"])["Location"].startswith(f"{HERE}/sites/failed")
+    assert browsing.visit(leads_to(checked))["Location"].startswith(f"{HERE}/sites/failed")
 
 
 @pytest.mark.parametrize(
