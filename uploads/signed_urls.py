@@ -70,7 +70,7 @@ def upload_url(upload: "Upload") -> str:
     """Return the URL for PUT, valid for UPLOAD_WINDOW seconds, at most as long as the upload."""
     until = min(upload.created_at.timestamp() + UPLOAD_WINDOW, upload.expires_at.timestamp())
     size = settings.UPLOAD_MAX_SIZE << 20
-    # Not the id of the account: whoever has the URL can read its token.
+    # Not the id of the account: the token can be read by everyone who has the URL.
     owner = salted_hmac("uploads.owner", str(upload.owner_id), algorithm="sha256").hexdigest()[:16]
     return _url(upload, "PUT", until, type=upload.content_type, size=size, owner=owner)
 

@@ -1,7 +1,7 @@
 """Django's migrate, with each migration and its record in one transaction.
 
-On PostgreSQL it waits briefly for a lock and tries again later: while it waits, what comes after it
-waits behind it, validations included.
+On PostgreSQL it waits briefly for a lock and tries again later: locks are queued, so that while it
+waits, later requests wait as well, validations included.
 """
 
 import logging
@@ -47,7 +47,7 @@ class AtomicExecutor(MigrationExecutor):
     ) -> ProjectState:
         apply = super().apply_migration
         if not migration.atomic:
-            # CREATE INDEX CONCURRENTLY waits for transactions, but nothing waits behind it.
+            # CREATE INDEX CONCURRENTLY waits for transactions, and nothing waits for it.
             return apply(state, migration, fake, fake_initial)
         # An attempt that fails leaves a changed state.
         return self._patiently(
