@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds that a migration waits for a lock, and between two attempts. A validation waits for 4
 # seconds (lock_timeout of config.settings.database).
-LOCK_TIMEOUT: Final = 2.0
+_LOCK_TIMEOUT: Final = 2.0
 _RETRY_INTERVAL: Final = 5.0
 # Sessions that a log line names, and characters of a statement in it.
 _HOLDERS: Final = 3
@@ -91,7 +91,7 @@ class AtomicExecutor(MigrationExecutor):
             if database.vendor == "postgresql":
                 # Of this transaction alone: with a pooler others use the session next.
                 with database.cursor() as cursor:
-                    cursor.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT * 1000:.0f}")
+                    cursor.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT * 1000:.0f}")
             return attempt()
 
     def _blocked(self, statements: list[str]) -> str:
@@ -112,7 +112,7 @@ class AtomicExecutor(MigrationExecutor):
                 [tables, _HOLDERS],
             )
             holders = [
-                f"{mode} on {table} by process {pid} ({name or 'no name'}, since {since})"
+                f"{mode} on {table} by process {pid} ({name or 'no name'}, since {since or 'unknown'})"
                 for table, mode, pid, name, since in cursor.fetchall()
             ]
         return f"{statement[:_STATEMENT]} – held: {'; '.join(holders) or 'nothing any more'}."
