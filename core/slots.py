@@ -1,7 +1,7 @@
 """Slots for what occupies a thread for as long as a client likes, such as a transfer of a file."""
 
 from collections import Counter
-from threading import Lock
+from threading import RLock
 
 from core.exceptions import BodiesBusy
 
@@ -12,7 +12,8 @@ class Slots:
     def __init__(self, number: int, *, of_one_owner: int) -> None:
         self._number = number
         self._of_one_owner = of_one_owner
-        self._lock = Lock()
+        # Reentrant: a slot may be collected as garbage, and so given back, while it is held.
+        self._lock = RLock()
         self._held: Counter[str] = Counter()
 
     def take(self, owner: str, message: str) -> "Slot":

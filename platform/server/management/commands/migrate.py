@@ -112,7 +112,7 @@ class AtomicExecutor(MigrationExecutor):
                 [tables, _HOLDERS],
             )
             holders = [
-                f"{mode} on {table} by process {pid} ({name or 'no name'}, since {since or 'unknown'})"
+                f"{mode} on {table} by process {pid} ({name or 'no name'}, since {since})"
                 for table, mode, pid, name, since in cursor.fetchall()
             ]
         return f"{statement[:_STATEMENT]} – held: {'; '.join(holders) or 'nothing any more'}."
