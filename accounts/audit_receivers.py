@@ -35,6 +35,13 @@ def record_login(request: HttpRequest, user: User) -> None:
     record(Action.SIGNED_IN, account_id=user.pk, by=_account_owner(request, user), detail=detail)
 
 
+def record_site_login(request: HttpRequest, user: User, *, site: str) -> None:
+    """Record that a session of `user` began at a protected site. site: its host and port."""
+    detail = {"site": site, "device": _device(request)}
+    by = _account_owner(request, user)
+    record(Action.SITE_SIGNED_IN, account_id=user.pk, by=by, detail=detail)
+
+
 def record_login_failure(
     request: HttpRequest | None, user: User | None, *, reason: str, **more: str
 ) -> None:

@@ -1,6 +1,7 @@
 """Account pages: profile, email, reauthentication by mail, sessions, data export, deletion."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 from allauth.account import views as allauth_views
 from allauth.account.adapter import get_adapter
@@ -14,7 +15,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import REDIRECT_FIELD_NAME, logout
 from django.contrib.auth.decorators import login_required
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -28,10 +29,15 @@ from accounts.forms import AddEmailForm, CodeForm, DeleteAccountForm, ProfileFor
 from accounts.models import User
 from accounts.requests import current_user
 from accounts.sessions import stored_key
+from core.json_stream import json_object
 from core.private_names.allauth import add_email, record_authentication, resume_request
+from core.slots import Slots
 
 _NEW_EMAIL = "new_email"
 _REAUTHENTICATE = "reauthenticate"
+# Exports that a process sends at once. A slow client occupies a thread and a connection to the
+# database: most of both are left to others.
+_exports: Final = Slots(6, of_one_owner=2)
 _TOO_MANY_CODES = gettext_lazy("Too many codes were requested. Try again in an hour.")
 
 
@@ -234,15 +240,27 @@ def end_session(request: HttpRequest, session_id: int) -> HttpResponse:
 # --- Data export and account deletion --------------------------------------------------------
 
 
+class _Export:
+    """Yields the data of `user` as JSON, and holds a slot until it is closed. Raise BodiesBusy."""
+
+    def __init__(self, user: User) -> None:
+        self._parts = json_object({"taken_at": timezone.now(), **services.personal_data(user)})
+        self._slot = _exports.take(str(user.pk), "Too many exports are being downloaded.")
+
+    def __iter__(self) -> Iterator[str]:
+        return self._parts
+
+    def close(self) -> None:
+        self._slot.release()
+
+
 @login_required
 @require_http_methods(["GET", "HEAD"])
 @reauthentication.required
-def data(request: HttpRequest) -> HttpResponse:
-    """Return all personal data of the account as a JSON download."""
-    user = current_user(request)
-    response = JsonResponse(
-        {"taken_at": timezone.now(), **services.personal_data(user)},
-        json_dumps_params={"indent": 2, "ensure_ascii": False},
+def data(request: HttpRequest) -> StreamingHttpResponse:
+    """Stream all personal data of the account as a JSON download."""
+    response = StreamingHttpResponse(
+        _Export(current_user(request)), content_type="application/json"
     )
     day = timezone.now().date()
     response["Content-Disposition"] = f'attachment; filename="comfyui-keys-{day}.json"'

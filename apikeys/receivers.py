@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import batched
+from typing import Any, Final
 from uuid import UUID
 
 from django.dispatch import receiver
@@ -14,27 +15,46 @@ from apikeys.cache import invalidation
 from apikeys.models import APIKey, DailyUse, HourlyRefusal, Reason
 from audit.models import Via
 from audit.services import Actor
+from core import batches
+
+# Keys whose use is exported by one series of reads.
+_KEYS_AT_A_TIME: Final = 20
 
 
 @receiver(accounts.exporting_data)
 def export_keys(sender: type[User], *, user: User, **_: object) -> dict[str, Any]:
     """Return the keys of `user` and their use, without secrets."""
     return {
-        "keys": [
-            _exported(key)
-            for key in APIKey.objects.filter(owner=user).prefetch_related("former_names")
-        ],
-        "daily_uses": list(
-            DailyUse.objects.filter(key__owner=user)
-            .order_by("day", "key")
-            .values("key_id", "day", "calls")
-        ),
-        "hourly_refusals": list(
-            HourlyRefusal.objects.filter(key__owner=user)
-            .order_by("hour", "key", "code")
-            .values("key_id", "hour", "code", "calls")
+        "keys": _keys(user),
+        "daily_uses": _of_keys(user, DailyUse, "key_id", "day", "calls", order=["key_id", "day"]),
+        "hourly_refusals": _of_keys(
+            user,
+            HourlyRefusal,
+            "key_id",
+            "hour",
+            "code",
+            "calls",
+            order=["key_id", "hour", "code"],
         ),
     }
+
+
+def _keys(user: User) -> Iterator[dict[str, Any]]:
+    for ids in batched(_ids(user), batches.BATCH):
+        for key in APIKey.objects.filter(pk__in=ids).prefetch_related("former_names"):
+            yield _exported(key)
+
+
+def _of_keys(
+    user: User, model: type[DailyUse | HourlyRefusal], *fields: str, order: list[str]
+) -> Iterator[dict[str, Any]]:
+    # A batch of keys is sorted for each read: rows of all keys at once would be sorted many times.
+    for ids in batched(_ids(user), _KEYS_AT_A_TIME):
+        yield from batches.read(model._default_manager.filter(key__in=ids), *fields, order=order)
+
+
+def _ids(user: User) -> list[UUID]:
+    return list(APIKey.objects.filter(owner=user).values_list("pk", flat=True))
 
 
 def _exported(key: APIKey) -> dict[str, Any]:

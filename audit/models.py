@@ -24,6 +24,7 @@ class Action(models.TextChoices):
     SIGNED_IN = "account.signed_in", _("logged in")
     SIGN_IN_REFUSED = "account.refused", _("login refused")
     SIGNED_OUT = "account.signed_out", _("logged out")
+    SITE_SIGNED_IN = "account.site_signed_in", _("logged in to a ComfyUI")
     PASSWORD_CHANGED = "account.password", _("password changed")
     EMAIL_CHANGED = "account.address", _("email changed")
     FACTOR_ADDED = "account.factor_added", _("two-factor authentication added")

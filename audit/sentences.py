@@ -110,6 +110,7 @@ _SENTENCES: Final[Mapping[str, Text]] = {
     Action.SIGNED_IN: gettext_lazy("Logged in."),
     Action.SIGN_IN_REFUSED: gettext_lazy("A login failed."),
     Action.SIGNED_OUT: gettext_lazy("Logged out."),
+    Action.SITE_SIGNED_IN: gettext_lazy("Logged in to a ComfyUI."),
     Action.PASSWORD_CHANGED: gettext_lazy("Changed the password."),
     Action.EMAIL_CHANGED: gettext_lazy("Changed the email."),
     Action.FACTOR_ADDED: gettext_lazy("Added a two-factor authentication method."),
@@ -212,6 +213,7 @@ _VARIANTS: Final[Mapping[str, Sequence[tuple[str, Mapping[str | None, Text]]]]] 
         ),
     ],
     Action.SIGNED_OUT: [("where", {"elsewhere": gettext_lazy("Logged out on all other devices.")})],
+    Action.SITE_SIGNED_IN: [("site", {None: gettext_lazy("Logged in to {site}.")})],
     Action.FACTOR_ADDED: [
         (
             "type",
@@ -281,6 +283,7 @@ def _sentence(event: Event, key: KeyPage | None) -> SafeString:
         old_key=_key(event, key, event.at - timedelta.resolution),
         network=_isolated(event.detail.get("network", "")),
         networks=_isolated(", ".join(str(event.detail.get("new_allowed_networks", "")).split())),
+        site=_isolated(event.detail.get("site", "")),
         provider=_PROVIDERS.get(event.detail.get("provider", ""), _("the login provider")),
         methods=_words(event, "how", _METHODS),
         fields=_words(event, "changed", _FIELDS),
@@ -418,6 +421,7 @@ _ICONS: Final[Mapping[str, str]] = {
     Action.SIGNED_IN: "login",
     Action.SIGN_IN_REFUSED: "alert",
     Action.SIGNED_OUT: "logout",
+    Action.SITE_SIGNED_IN: "login",
     Action.PASSWORD_CHANGED: "lock",
     Action.EMAIL_CHANGED: "mail",
     Action.FACTOR_ADDED: "shield",
@@ -436,7 +440,9 @@ def _icon(event: Event) -> str:
     return f"event-{_ICONS.get(event.action, 'account')}"
 
 
-_LOGINS: Final = (Action.SIGNED_IN, Action.SIGN_IN_REFUSED, Action.SIGNED_OUT)
+_LOGINS: Final = (
+    Action.SIGNED_IN, Action.SIGN_IN_REFUSED, Action.SIGNED_OUT, Action.SITE_SIGNED_IN,
+)  # fmt: skip
 _KEYS: Final = tuple(action for action in Action if action.startswith("key."))
 # The filters of the page: the value of `kind`, its words and its actions.
 KINDS: Final[Mapping[str, tuple[Text, Sequence[Action]]]] = {

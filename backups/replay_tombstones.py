@@ -79,13 +79,25 @@ def _final_states(log: TombstoneLog, made_at: datetime) -> _FinalStates:
                 # Reversible states from before the backup are in the backup.
                 continue
             case State.EXPIRES if tombstone.expires_at:
-                final.expiries.update(dict.fromkeys(tombstone.ids, tombstone.expires_at))
+                _set_expiry(final, tombstone, tombstone.expires_at, happened=bool(happened))
+            case State.UNLIMITED if happened:
+                for public_id in tombstone.ids:
+                    final.expiries.pop(public_id, None)
             case State.SUSPENDED | State.DISABLED:
                 _set_reversible(final, tombstone)
             case State.RESTORED | State.ENABLED if happened:
                 # Unresolved, it does not lift a suspension.
                 _set_reversible(final, tombstone)
     return final
+
+
+def _set_expiry(
+    final: _FinalStates, tombstone: Tombstone, expires_at: datetime, *, happened: bool
+) -> None:
+    for public_id in tombstone.ids:
+        former = final.expiries.get(public_id, expires_at)
+        # Unresolved, it does not replace an earlier end by a later one.
+        final.expiries[public_id] = expires_at if happened else min(former, expires_at)
 
 
 def _set_reversible(final: _FinalStates, tombstone: Tombstone) -> None:

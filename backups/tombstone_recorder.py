@@ -71,6 +71,8 @@ def _tombstones(ids: tuple[str, ...], to: Mapping[str, object] | None) -> Iterat
         yield Tombstone(State.SUSPENDED if to["suspended_at"] else State.RESTORED, ids)
     if isinstance(expires_at := to.get("expires_at"), datetime):
         yield Tombstone(State.EXPIRES, ids, expires_at=expires_at)
+    elif "expires_at" in to:
+        yield Tombstone(State.UNLIMITED, ids)
 
 
 def from_database(unresolved: Iterable[Tombstone]) -> Iterator[tuple[Tombstone, bool]]:

@@ -22,12 +22,16 @@ from typing import Any
 
 
 class State(StrEnum):
-    """The new state of keys, identified by public ids, or of accounts, identified by ids."""
+    """The new state of keys, identified by public ids, or of accounts, identified by ids.
+
+    UNLIMITED: the keys no longer expire. Versions before it count such a line as unreadable.
+    """
 
     REVOKED = "key.revoked"
     SUSPENDED = "key.suspended"
     RESTORED = "key.restored"
     EXPIRES = "key.ends"
+    UNLIMITED = "key.unlimited"
     DELETED = "account.deleted"
     DISABLED = "account.disabled"
     ENABLED = "account.enabled"

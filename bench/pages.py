@@ -130,6 +130,7 @@ def _personal(busy: Any, client: "Client") -> Iterator[Page]:
         "/account/activity?page=100",
         "/account/activity?kind=keys",
         f"/account/activity?key={key.pk}",
+        "/account/data",
         "/account/sessions",
         "/account/delete",
         "/account/email",

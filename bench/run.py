@@ -122,10 +122,12 @@ def _try(outcome: Outcome, step: Callable[[Outcome], None]) -> None:
 
 
 def _probe(pool: ServerPool, outcome: Outcome) -> None:
-    row = outcome.row
+    # Before the template: to start a server writes the files of keys that a template reads.
+    server = pool.server(outcome.row.server)
+    template = outcome.row.template(0)
     # A request that may be sent only once can't be probed.
-    if not row.template(0).once:
-        load.probe(pool.server(row.server), row.template(0))
+    if not template.once:
+        load.probe(server, template)
 
 
 def _measure(

@@ -1,4 +1,4 @@
-"""Find and delete old rows in batches, so that no statement and no lock takes long.
+"""Read, find and delete rows in batches, so that no statement and no lock takes long.
 
 A step of a cleanup is a generator: each `next` deletes one batch in a transaction of its own. The
 caller may stop after any batch.
@@ -31,6 +31,31 @@ class Step:
 
     name: str
     batches: Callable[[bool], Batches]
+
+
+def read(
+    rows: QuerySet[Any], *fields: str, order: Sequence[str], newest_first: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yield the values of `fields` of each row, reading 2 * BATCH rows at a time.
+
+    order: fields that are together unique and never null, for which there is an index.
+    No cursor of the server: PgBouncer would send its next read to another connection.
+    """
+    after = "lt" if newest_first else "gt"
+    names = [*fields, *(name for name in order if name not in fields)]
+    every = rows.order_by(*(f"-{name}" if newest_first else name for name in order)).values(*names)
+    rest = every
+    while found := list(rest[: 2 * BATCH]):
+        for row in found:
+            yield {name: row[name] for name in fields}
+        if len(found) < 2 * BATCH:
+            return
+        last, condition = found[-1], Q()
+        for number, name in enumerate(order):
+            same = {before: last[before] for before in order[:number]}
+            condition |= Q(**same, **{f"{name}__{after}": last[name]})
+        # The first condition is what an index can use.
+        rest = every.filter(**{f"{order[0]}__{after}e": last[order[0]]}).filter(condition)
 
 
 def scan(rows: QuerySet[Any], condition: Q) -> Iterator[Sequence[Any]]:

@@ -92,7 +92,8 @@ _reported: dict[Cause, tuple[float, int]] = {}
 def log_unavailable(cause: Cause, error: BaseException | None = None) -> None:
     """Log that a request is answered 503, at most once in 10 seconds for each cause.
 
-    error: what was raised. Its traceback is logged for DATABASE_ERROR alone, which may be a bug.
+    error: what was raised. Its traceback is logged for DATABASE_ERROR alone, which may be a bug,
+        its message for STORAGE_UNAVAILABLE alone: it says whether the disk or the store failed.
     """
     request_log.note(cause=cause.value)
     now = time.monotonic()
@@ -103,8 +104,10 @@ def log_unavailable(cause: Cause, error: BaseException | None = None) -> None:
             return
         _reported[cause] = (now + _INTERVAL, 0)
     fields: dict[str, Any] = {"cause": cause.value, "suppressed": suppressed}
+    reason = f": {error}" if isinstance(error, StorageUnavailable) else "."
     logger.warning(
-        "A request is answered 503.",
+        "A request is answered 503%s",
+        reason,
         extra=fields,
         exc_info=error if cause is Cause.DATABASE_ERROR else None,
     )

@@ -222,6 +222,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
                 request,
                 _("The site is busy. Nothing was changed. Try again shortly."),
                 cause_of(error),
+                error,
             )
     return _respond(
         request,

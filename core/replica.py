@@ -17,7 +17,7 @@ from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 from django.db.models import Model
-from django.http import HttpRequest, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ def _primary_for(hints: dict[str, Any]) -> str | None:
 def may_lag[**P](view: View[P]) -> View[P]:
     """Decorate a view without side effects: its reads of MODELS may go to the replica.
 
-    If the replica fails meanwhile, the view runs again with the primary.
+    If the replica fails meanwhile, or does not have a row that the view needs, which may be made
+    moments ago in another browser or over REST, the view runs again with the primary.
     """
 
     @functools.wraps(view)
@@ -91,6 +92,8 @@ def may_lag[**P](view: View[P]) -> View[P]:
                 response.render()
         except Error as error:
             state.record_failure(error)
+        except Http404:
+            pass
         else:
             return response
         finally:

@@ -10,11 +10,12 @@ from typing import Final
 from urllib.parse import urlencode
 
 from django.conf import settings
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts import live_sessions
+from accounts import audit_receivers, live_sessions
 from accounts.models import User
 from accounts.sessions import StoredKey
 from core import batches, site_names
@@ -77,10 +78,13 @@ def issue_code(
     return code
 
 
-def redeem(code: str, site: ProtectedSite, *, nonce: str) -> tuple[SiteSession, str, str] | None:
+def redeem(
+    request: HttpRequest, code: str, site: ProtectedSite, *, nonce: str
+) -> tuple[SiteSession, str, str] | None:
     """Begin a session at `site`. Return it, its token and the path to go to; None if refused.
 
-    A code is used up by any attempt, also with another nonce or at another site.
+    A code is used up by any attempt, also with another nonce or at another site. The session is in
+    the audit log of its owner.
     """
     found = SignInCode.objects.filter(digest=digest_of(code)).select_related("owner").first()
     # Of two concurrent attempts, one deletes the row.
@@ -95,12 +99,14 @@ def redeem(code: str, site: ProtectedSite, *, nonce: str) -> tuple[SiteSession, 
         return None
     over = SiteSession.objects.filter(created_at__lt=timezone.now() - settings.SESSION_LIFETIME)
     batches.delete_some(over.order_by(), _DELETE_BATCH)
-    # The cookie of this browser is replaced.
-    SiteSession.objects.filter(session_key=found.session_key, site=site).delete()
     token = secrets.token_urlsafe(32)
-    session = SiteSession.objects.create(
-        digest=digest_of(token), site=site, owner=live.user, session_key=found.session_key
-    )
+    with transaction.atomic():
+        # The cookie of this browser is replaced.
+        SiteSession.objects.filter(session_key=found.session_key, site=site).delete()
+        session = SiteSession.objects.create(
+            digest=digest_of(token), site=site, owner=live.user, session_key=found.session_key
+        )
+        audit_receivers.record_site_login(request, live.user, site=site.authority)
     return session, token, found.path
 
 

@@ -85,7 +85,7 @@ def callback(request: HttpRequest, authority: str) -> HttpResponse:
 def _begin_session(request: HttpRequest, site: ProtectedSite) -> HttpResponse:
     given = _parameters(request, {"code"})
     nonce = _cookie(request, site_names.nonce_cookie(site.authority))
-    redeemed = sign_in.redeem(given["code"], site, nonce=nonce) if given else None
+    redeemed = sign_in.redeem(request, given["code"], site, nonce=nonce) if given else None
     if redeemed is None:
         return _failed(site)
     session, token, path = redeemed

@@ -2,6 +2,7 @@
 
 import hmac
 import io
+import json
 import re
 import secrets
 import time
@@ -172,6 +173,11 @@ def language_of(page) -> str:
     language: str = re.search(r'<html lang="([^"]+)"', page.text)[1]
     assert page["Content-Language"] == language
     return language
+
+
+def exported(client: Client) -> Any:
+    """Return the data of the logged-in account, as it is downloaded."""
+    return json.loads(client.get("/account/data").getvalue())
 
 
 def all_text() -> dict[str, str]:

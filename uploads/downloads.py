@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from http import HTTPStatus
-from threading import BoundedSemaphore
 from typing import Final
+from uuid import UUID
 
 from django.core.files.base import File
 from django.http import (
@@ -17,7 +17,7 @@ from django.utils.cache import get_conditional_response
 from django.utils.http import content_disposition_header, http_date
 from django.utils.translation import gettext as _
 
-from core.exceptions import BodiesBusy
+from core.slots import Slots
 from uploads import ranges
 from uploads.models import Upload
 from uploads.ranges import ByteRange
@@ -25,6 +25,8 @@ from uploads.ranges import ByteRange
 # Downloads that a process sends at a time. A slow client keeps a server thread waiting, and half of
 # those that run Django are left to other requests (server.leader_follower).
 MAX_DOWNLOADS: Final = 12
+# Of them, those of one owner's files: other owners have the rest.
+MAX_DOWNLOADS_OF_OWNER: Final = MAX_DOWNLOADS // 2
 _CHUNK: Final = 256 * 1024
 _DEFAULT_TYPE: Final = "application/octet-stream"
 # Whatever the file is, a browser saves it, and would neither run nor frame it.
@@ -33,22 +35,20 @@ _HEADERS: Final = {
     "Content-Security-Policy": "sandbox; default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
-_slots = BoundedSemaphore(MAX_DOWNLOADS)
+_slots = Slots(MAX_DOWNLOADS, of_one_owner=MAX_DOWNLOADS_OF_OWNER)
 
 
 class Part:
     """Yields a part of a file, and closes the file at the end. Takes one of MAX_DOWNLOADS.
 
-    Raise BodiesBusy if all are taken.
+    owner: of the file. Raise BodiesBusy if no slot is free.
     """
 
-    def __init__(self, file: File[bytes], part: ByteRange) -> None:
+    def __init__(self, file: File[bytes], part: ByteRange, *, owner: UUID) -> None:
         file.seek(part.start)
-        if not _slots.acquire(blocking=False):
-            raise BodiesBusy("Too many files are being downloaded.")
+        self._slot = _slots.take(str(owner), "Too many files are being downloaded.")
         self._file = file
         self._left = part.length
-        self._is_open = True
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -61,10 +61,8 @@ class Part:
         return data
 
     def close(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            _slots.release()
-            self._file.close()
+        self._slot.release()
+        self._file.close()
 
 
 def respond(request: HttpRequest, upload: Upload, file: File[bytes]) -> HttpResponseBase:
@@ -123,7 +121,7 @@ def _content(
         headers["Content-Range"] = part.content_range(size)
     if request.method == "HEAD":
         return _headed(HttpResponse(), upload, headers)
-    content = Part(file, part or ByteRange(0, size))
+    content = Part(file, part or ByteRange(0, size), owner=upload.owner_id)
     return _headed(StreamingHttpResponse(content, status=206 if part else 200), upload, headers)
 
 

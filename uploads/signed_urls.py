@@ -14,6 +14,7 @@ from uuid import UUID
 from django.conf import settings
 from django.core import signing
 from django.urls import reverse
+from django.utils.crypto import salted_hmac
 
 if TYPE_CHECKING:
     # The server reads permissions before Django is set up.
@@ -38,12 +39,14 @@ class ExpiredToken(InvalidToken):
 class Permission:
     """What a token permits.
 
-    content_type: what the upload has to say; empty: anything. max_size: in bytes.
+    content_type: what the upload has to say; empty: anything. max_size: in bytes. owner: stands for
+        the owner of an upload; empty in a URL of an older version.
     """
 
     upload: UUID
     content_type: str = ""
     max_size: int = 0
+    owner: str = ""
 
     @classmethod
     def read(cls, token: str, *, upload: UUID, method: str) -> Self:
@@ -60,14 +63,16 @@ class Permission:
             raise InvalidToken
         if claims["until"] <= time.time():
             raise ExpiredToken
-        return cls(upload, claims.get("type", ""), claims.get("size", 0))
+        return cls(upload, claims.get("type", ""), claims.get("size", 0), claims.get("owner", ""))
 
 
 def upload_url(upload: "Upload") -> str:
     """Return the URL for PUT, valid for UPLOAD_WINDOW seconds, at most as long as the upload."""
     until = min(upload.created_at.timestamp() + UPLOAD_WINDOW, upload.expires_at.timestamp())
     size = settings.UPLOAD_MAX_SIZE << 20
-    return _url(upload, "PUT", until, type=upload.content_type, size=size)
+    # Not the id of the account: the token can be read by everyone who has the URL.
+    owner = salted_hmac("uploads.owner", str(upload.owner_id), algorithm="sha256").hexdigest()[:16]
+    return _url(upload, "PUT", until, type=upload.content_type, size=size, owner=owner)
 
 
 def download_url(upload: "Upload") -> str:

@@ -2,7 +2,8 @@
 
 Apps connect to these signals, so that accounts import none of them:
 
-`exporting_data`: user=…; a receiver returns a dictionary of the data that its app stores.
+`exporting_data`: user=…; a receiver returns a dictionary of the data that its app stores. A list
+that may be long is an iterator, which reads its rows when it is written.
 `account_deleting`: user=…, client_ip=…; sent inside the transaction that deletes the account. A
 receiver deletes or anonymizes what its app stores.
 """
@@ -17,13 +18,14 @@ from django.dispatch import Signal
 
 from accounts.models import User
 from audit.models import Event
+from core import batches
 
 exporting_data = Signal()
 account_deleting = Signal()
 
 
 def personal_data(user: User) -> dict[str, Any]:
-    """Return all stored data of `user` as JSON-serializable values, without secrets."""
+    """Return all stored data of `user`, without secrets, as values for core.json_stream."""
     # One piece: the sections of the export, in their order.
     data: dict[str, Any] = {
         "account": _account(user),
@@ -37,10 +39,16 @@ def personal_data(user: User) -> dict[str, Any]:
                 "created_at", "last_seen_at", "ip", "user_agent"
             )
         ),
-        "events": list(
-            Event.objects.filter(account=user).values(
-                "at", "action", "public_id", "via", "address", "detail"
-            )
+        "events": batches.read(
+            Event.objects.filter(account=user),
+            "at",
+            "action",
+            "public_id",
+            "via",
+            "address",
+            "detail",
+            order=["at", "id"],
+            newest_first=True,
         ),
     }
     for _receiver, part in exporting_data.send(User, user=user):

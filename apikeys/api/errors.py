@@ -145,7 +145,9 @@ def _as_problem(error: Exception) -> exceptions.APIException | None:
             )
         case StorageUnavailable():
             return Unavailable(
-                _("Files can't be stored or read right now. Try again shortly."), cause_of(error)
+                _("Files can't be stored or read right now. Try again shortly."),
+                cause_of(error),
+                error,
             )
         case DatabaseError():
             return Unavailable(

@@ -16,7 +16,7 @@ from typing import Any, Final
 import django
 import psycopg
 from django.conf import settings
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import DatabaseError, Error, OperationalError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import load_backend
@@ -48,6 +48,8 @@ def migrate() -> None:
             _apply()
         except OperationalError:
             raise
+        except CommandError as error:
+            raise CannotStart(str(error)) from error
         except DatabaseError as error:
             raise CannotStart(
                 f"The database can't be migrated: {_one_line(error)}. If the role in DATABASE_URL "
@@ -102,7 +104,8 @@ def _direct_url() -> str | None:
 def _migration_connection() -> Iterator[None]:
     """Replace the default database's connection by one for migrations.
 
-    It has no pool, and none of the timeouts of a request: a migration may take hours.
+    It has no pool, and none of the timeouts of a request: a migration may take hours. Its
+    transactions have their own lock_timeout (server.management.commands.migrate).
     """
     serving = connections["default"]
     migrating = load_backend(serving.settings_dict["ENGINE"]).DatabaseWrapper(

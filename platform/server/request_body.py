@@ -6,7 +6,6 @@ timeouts are in server.body_reader. Bodies are held in memory, but for uploads, 
 
 import io
 import json
-import logging
 from collections.abc import Iterable
 from threading import BoundedSemaphore
 from typing import Any, Final, Protocol
@@ -15,12 +14,11 @@ from django.conf import settings
 from django.core.exceptions import BadRequest, RequestDataTooBig
 
 from core.exceptions import BodiesBusy, StorageUnavailable
+from core.slots import Slots
 from uploads import signed_urls
 from uploads.spooling import Incomplete, SpooledBody, spool
 
 type Environ = dict[str, Any]
-
-logger = logging.getLogger(__name__)
 
 # Bytes. A body of at most this size is always read, whatever the response is.
 SMALL: Final = 64 * 1024
@@ -28,11 +26,13 @@ SMALL: Final = 64 * 1024
 MAX_LARGE_READS: Final = 16
 # Uploads that a process takes at once: each occupies a thread for as long as it arrives.
 MAX_UPLOADS: Final = 16
+# Of them, those of one owner: other owners have the rest.
+MAX_UPLOADS_OF_OWNER: Final = MAX_UPLOADS // 2
 # How many bytes of an upload have arrived: its time limit grows with them (server.body_reader).
 RECEIVED: Final = "server.request_body.received"
 
 _large = BoundedSemaphore(MAX_LARGE_READS)
-_uploads = BoundedSemaphore(MAX_UPLOADS)
+_uploads = Slots(MAX_UPLOADS, of_one_owner=MAX_UPLOADS_OF_OWNER)
 
 
 class UnclearLength(BadRequest):
@@ -91,7 +91,7 @@ def fetch(environ: Environ) -> Body | Reason:
             return RequestDataTooBig("The stated length is above the limit.")
         if permission is not None:
             environ[signed_urls.PERMISSION] = permission
-            return _fetch_upload(environ, length, beyond)
+            return _fetch_upload(environ, length, beyond, owner=permission.owner)
         return _fetch_stated(stream, length, beyond)
     # One byte more than the limit shows that the body is too large.
     data: bytes = stream.read(SMALL + 1)
@@ -123,20 +123,24 @@ def _fetch_large(stream: Stream, length: int) -> bytes | BodiesBusy:
         _large.release()
 
 
-def _fetch_upload(environ: Environ, length: int, beyond: int) -> SpooledBody | Reason:
+def _fetch_upload(
+    environ: Environ, length: int, beyond: int, *, owner: str
+) -> SpooledBody | Reason:
     """Read the body into a file, of which the caller is the owner."""
     stream = environ["wsgi.input"]
-    if not _uploads.acquire(blocking=False):
-        return BodiesBusy("Too many files are being uploaded.")
+    try:
+        slot = _uploads.take(owner, "Too many files are being uploaded.")
+    except BodiesBusy as error:
+        return error
     try:
         body = spool(stream.read, length, progress=lambda size: environ.update({RECEIVED: size}))
     except StorageUnavailable as error:
-        logger.error("%s", error)
+        # Logged with its cause where the request is answered (core.causes).
         return error
     except Incomplete:
         return BadRequest("The body ended before its stated length.")
     finally:
-        _uploads.release()
+        slot.release()
     if beyond:
         stream.read(beyond)
     return body

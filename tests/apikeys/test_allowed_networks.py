@@ -15,7 +15,7 @@ from audit import formatting
 from audit.models import Action, Event, Via
 from audit.services import Actor
 from core.client_ip import apply_forwarded_headers
-from tests.factories import generate_key, run_command
+from tests.factories import exported, generate_key, run_command
 
 NETWORKS = ["203.0.113.0/24", "2001:db8:1::/48"]
 INSIDE, OUTSIDE = "203.0.113.7", "198.51.100.7"
@@ -433,5 +433,4 @@ def test_a_key_creates_keys_for_its_own_networks_only(issue, settings):
 
 
 def test_the_export_has_the_networks(here, restricted):
-    exported = here.get("/account/data")
-    assert NETWORKS[0] in exported.text
+    assert NETWORKS[0] in str(exported(here))

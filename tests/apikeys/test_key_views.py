@@ -12,7 +12,7 @@ from apikeys.models import APIKey, HourlyRefusal, HourlyUse, KeyNetwork, Reason
 from audit.models import Action, Event, Via
 from audit.services import Actor
 from tests.conftest import show_who
-from tests.factories import browser, shown_messages
+from tests.factories import browser, exported, shown_messages
 
 pytestmark = pytest.mark.django_db
 DAY = timedelta(days=1)
@@ -304,8 +304,8 @@ def test_a_pasted_key_is_refused_and_not_repeated(here, issue, field):
 def test_the_data_export_has_former_names(here, issue):
     key, _token = issue("studio")
     here.post(url(key), fields(key, name="atelier"))
-    (exported,) = here.get("/account/data").json()["keys"]
-    assert (exported["name"], exported["former_names"]) == ("atelier", ["studio"])
+    (row,) = exported(here)["keys"]
+    assert (row["name"], row["former_names"]) == ("atelier", ["studio"])
 
 
 # --- Reauthentication ---

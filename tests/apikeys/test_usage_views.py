@@ -160,7 +160,7 @@ def test_the_data_export_has_refusals_and_deletion_removes_them(alice, issue):
     hour = timezone.now().replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
     HourlyRefusal.objects.create(key=key, hour=hour, code="EXPIRED", calls=2)
     exported = accounts.personal_data(alice)["hourly_refusals"]
-    assert exported == [{"key_id": key.pk, "hour": hour, "code": "EXPIRED", "calls": 2}]
+    assert list(exported) == [{"key_id": key.pk, "hour": hour, "code": "EXPIRED", "calls": 2}]
     accounts.delete_account(alice)
     for model in (HourlyRefusal, HourlyUse, DailyUse):
         assert not model.objects.exists()

@@ -296,6 +296,7 @@ DETAILS = {
         {"why": "provider", "provider": "github", "error": "redirect_uri_mismatch"},
     ],
     Action.SIGNED_OUT: [{"where": "elsewhere"}],
+    Action.SITE_SIGNED_IN: [{"site": "192.0.2.1:8188", "device": "Firefox on Windows"}],
     Action.FACTOR_ADDED: [{"type": kind} for kind in ("totp", "webauthn", "recovery_codes")],
     Action.FACTOR_REMOVED: [{"type": kind} for kind in ("totp", "webauthn", "recovery_codes")],
     Action.LOGIN_ADDED: [{"provider": "google"}],

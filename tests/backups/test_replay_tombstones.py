@@ -136,6 +136,25 @@ def test_an_unresolved_restoration_is_ignored(
     assert not User.objects.get().is_active
 
 
+@pytest.mark.parametrize("state", [State.UNLIMITED, State.EXPIRES])
+@pytest.mark.parametrize("happened", [True, None])
+def test_an_expiry_that_was_removed_or_moved_does_not_come_back(
+    issue: Issue, make_log: MakeLog, made_at: datetime, state: State, happened: bool | None
+) -> None:
+    """If that is certain: its tombstone is within the margin before the time of the copy."""
+    later = timezone.now() + timedelta(days=9) if state is State.EXPIRES else None
+    key, _token = issue(expires_at=later)
+    ends = timezone.now() + timedelta(hours=1)
+    first, second = (made_at - timedelta(minutes=minutes) for minutes in (4, 2))
+    log = make_log(Tombstone(State.EXPIRES, (key.public_id,), expires_at=ends, at=first))
+    change = Tombstone(state, (key.public_id,), expires_at=later, at=second)
+    log.tombstones.append(change)
+    if happened is not None:
+        log.outcomes[change.number] = happened
+    replay(log, made_at=made_at)
+    assert APIKey.objects.get().expires_at == (later if happened else ends)
+
+
 @pytest.mark.parametrize("given", [None, timedelta(days=9), timedelta(minutes=1)])
 def test_an_expiry_is_shortened_and_never_extended(
     issue: Issue, make_log: MakeLog, made_at: datetime, given: timedelta | None

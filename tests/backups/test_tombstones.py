@@ -90,6 +90,13 @@ def test_a_rotated_key_is_recorded_with_its_expiry(
 
 
 @committed
+def test_a_removed_expiry_is_recorded(issue: Issue, file: Path) -> None:
+    key, _token = issue(expires_at=timezone.now() + timedelta(days=9))
+    services.update(key, by=Actor(), expires_at=None)
+    assert read_entries(file) == [("key.unlimited", (key.public_id,), True)]
+
+
+@committed
 def test_other_changes_of_a_key_are_not_recorded(issue: Issue, file: Path) -> None:
     key, _token = issue()
     APIKey.objects.filter(pk=key.pk).update(description="of the studio")

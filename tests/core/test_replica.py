@@ -100,7 +100,20 @@ def test_a_view_runs_again_with_the_primary_if_the_replica_fails(rf, monkeypatch
     assert not state.is_recent()
 
 
-def test_other_errors_of_a_view_are_not_the_replicas(rf, monkeypatch) -> None:
+def test_a_row_that_the_replica_lacks_is_looked_for_on_the_primary(rf, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(replica, "_may_read_replica", lambda request: True)
+
+    @replica.may_lag
+    def view(request: HttpRequest) -> HttpResponse:
+        if router.db_for_read(APIKey) == ALIAS:
+            raise Http404
+        return HttpResponse()
+
+    assert view(rf.get("/usage/")).status_code == 200
+    assert caplog.text == ""
+
+
+def test_what_neither_of_them_has_is_not_found(rf, monkeypatch) -> None:
     monkeypatch.setattr(replica, "_may_read_replica", lambda request: True)
 
     @replica.may_lag

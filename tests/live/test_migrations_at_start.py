@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
@@ -170,6 +171,59 @@ def test_a_start_that_waits_too_long_ends_with_a_message(postgresql: str, tmp_pa
     assert "Waiting for another machine's migrations" in ended.stdout
     assert "Waited 3 seconds (MIGRATION_WAIT) for another machine's migrations" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+# The next one adds a column to a table.
+BEFORE = "0015_refusals_in_usage"
+READ = "SELECT count(*) FROM apikeys_keynetwork"
+
+
+@contextmanager
+def table_being_read(
+    postgresql: str, folder: Path
+) -> Iterator[tuple[str, psycopg.Connection[Any]]]:
+    """Yield a database of a former version, and a connection whose transaction reads a table."""
+    database = new_database(postgresql)
+    environment = {"PATH": os.environ["PATH"], "VAR_DIR": str(folder), "DATABASE_URL": database}
+    for arguments in ([], ["apikeys", BEFORE]):
+        command = [sys.executable, "manage.py", "migrate", "-v0", *arguments]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    with closing(psycopg.connect(database, application_name="a report")) as reader:
+        reader.execute(READ)
+        yield database, reader
+
+
+def test_a_migration_that_waits_for_a_lock_lets_others_pass(
+    postgresql: str, tmp_path: Path
+) -> None:
+    with table_being_read(postgresql, tmp_path) as (database, reader):
+        host = migrating(database, tmp_path)
+        assert host.stderr is not None
+        with closing(psycopg.connect(database, autocommit=True)) as other:
+            # Longer than the migration waits; without its limit, this would wait for the report.
+            other.execute("SET lock_timeout = 20000")
+            blocked = host.stderr.readline()
+            other.execute(READ)
+        pid = reader.info.backend_pid
+        reader.rollback()
+        _printed, rest = host.communicate(timeout=120)
+    assert host.returncode == 0, rest
+    assert "Migration apikeys.0016_last_use_of_networks waits for a lock" in blocked
+    assert 'ALTER TABLE "apikeys_keynetwork" ADD COLUMN "last_used_at"' in blocked
+    assert f"AccessShareLock on apikeys_keynetwork by process {pid} (a report" in blocked
+    assert "It is tried again in 5 seconds." in blocked
+    with closing(psycopg.connect(database)) as connection:
+        assert connection.execute("SELECT last_used_at FROM apikeys_keynetwork").fetchall() == []
+
+
+def test_a_migration_that_gets_no_lock_ends_with_a_message(postgresql: str, tmp_path: Path) -> None:
+    with table_being_read(postgresql, tmp_path) as (database, _reader):
+        host = migrating(database, tmp_path, MIGRATION_WAIT="3")
+        _printed, complained = host.communicate(timeout=60)
+    assert host.returncode == 1
+    assert "Migration apikeys.0016_last_use_of_networks waits for a lock" in complained
+    assert "(MIGRATION_WAIT) and changed nothing" in complained
+    assert "Traceback" not in complained
 
 
 def test_a_start_waits_for_another_platform_in_the_same_folder(tmp_path: Path) -> None:

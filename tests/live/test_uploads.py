@@ -17,7 +17,7 @@ import requests
 from tests.live.conftest import Account, ask, join, until, validate
 from tests.live.raw import assert_serves_and_logs_no_secret, connect
 from tests.platforms import Platform, Pool
-from uploads.downloads import MAX_DOWNLOADS
+from uploads.downloads import MAX_DOWNLOADS_OF_OWNER
 
 MIB = 1 << 20
 # ComfyUI sends bytes, too.
@@ -204,21 +204,28 @@ def test_many_uploads_at_once(running: Platform, account: Account) -> None:
 
 
 def test_stalled_downloads_leave_threads_for_others(running: Platform, account: Account) -> None:
-    urls = request_urls(running, account)
-    assert asyncio.run(put_as_comfyui(urls["upload_url"], b"x" * (32 * MIB), None)) == 200
-    url = urlsplit(urls["download_url"])
-    sent = f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    """Those of one account leave downloads for others, and those of all leave threads."""
+    accounts = [account, join(running, keys=1), join(running, keys=1)]
+    downloads = []
+    for one in accounts:
+        urls = request_urls(running, one)
+        assert asyncio.run(put_as_comfyui(urls["upload_url"], b"x" * (32 * MIB), None)) == 200
+        downloads.append(urls["download_url"])
     with ExitStack() as stalled:
-        for _ in range(MAX_DOWNLOADS):
-            connection = stalled.enter_context(connect(running))
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.sendall(sent)
-            assert connection.recv(12) == b"HTTP/1.1 200"
-        assert send("GET", urls["download_url"]).status_code == 503
+        for download, refused, answered in ((0, [0], [1, 2]), (1, [0, 1, 2], [])):
+            url = urlsplit(downloads[download])
+            sent = f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+            for _ in range(MAX_DOWNLOADS_OF_OWNER):
+                connection = stalled.enter_context(connect(running))
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.sendall(sent)
+                assert connection.recv(12) == b"HTTP/1.1 200"
+            assert [get_status(downloads[n]) for n in refused] == [503] * len(refused)
+            assert [get_status(downloads[n]) for n in answered] == [200] * len(answered)
         assert validate(running, account.keys[0].token).status == 200
         assert ask(running, "GET", "/login").status == 200
     # The places are free again once the clients have gone.
-    assert until(lambda: get_status(urls["download_url"]) == 200)
+    assert until(lambda: get_status(downloads[0]) == 200)
 
 
 def get_status(url: str) -> Any:

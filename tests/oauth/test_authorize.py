@@ -18,6 +18,7 @@ from apikeys.services import VerdictCode
 from audit.models import Event, Via
 from oauth.models import AuthorizationCode, Site
 from tests.conftest import show_who
+from tests.factories import exported
 from tests.oauth.conftest import CALLBACK, SITE, Login, redirect_params
 from tests.oauth.test_device import error
 
@@ -478,9 +479,9 @@ def test_a_double_click_on_approve_creates_two_codes_and_no_key(signed_in, alice
 def test_the_data_export_has_the_decided_grants(signed_in, alice, listed):
     http = signed_in(alice)
     site().code(http)
-    exported = http.get("/account/data").json()
-    assert [row["client_id"] for row in exported["sites_answered"]] == [SITE]
-    assert "digest" not in str(exported)
+    data = exported(http)
+    assert [row["client_id"] for row in data["sites_answered"]] == [SITE]
+    assert "digest" not in str(data)
 
 
 def test_codes_and_keys_are_in_no_row_or_log(signed_in, alice, caplog):

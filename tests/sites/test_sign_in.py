@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 import pytest
 from django.test import Client
 
+from audit.models import Action, Event, Via
 from sites import sign_in
 from sites.models import ProtectedSite, SignInCode, SiteSession
 from tests.factories import browser, later, log_in
@@ -83,6 +84,24 @@ def test_a_code_works_once(enter, alice):
     again = browsing.visit(callback)
     assert again["Location"] == f"{HERE}/sites/failed?site={NAME}"
     assert COOKIE not in again.cookies
+
+
+def test_a_log_in_is_in_the_activity_once(at_site, alice):
+    """Not for each request, and not for a code that is refused."""
+    for _ in range(3):
+        assert at_site.ask().status_code == 204
+    at_site.visit(f"{ORIGIN}/_site/callback?code={'a' * 43}")
+    (event,) = Event.objects.filter(action=Action.SITE_SIGNED_IN)
+    assert (event.account, event.actor, event.via) == (alice, alice, Via.PAGE)
+    assert event.address == "127.0.0.1"
+    assert event.detail == {"site": NAME, "device": "Unknown device"}
+    for query in ("", "?kind=logins"):
+        assert (
+            f"Logged in to <bdi>{NAME}</bdi>." in at_site.here.get(f"/account/activity{query}").text
+        )
+    del at_site.cookies[COOKIE]
+    at_site.sign_in()
+    assert Event.objects.filter(action=Action.SITE_SIGNED_IN).count() == 2
 
 
 def test_a_code_expires(enter, alice):

@@ -1,6 +1,7 @@
 """Ask for an upload, upload the file, download it: who may, and what is refused."""
 
 import io
+import logging
 import re
 from datetime import timedelta
 from hashlib import sha256
@@ -14,6 +15,7 @@ from django.utils.dateparse import parse_datetime
 from accounts.models import User
 from apikeys import services as keys
 from apikeys.models import APIKey, Reason
+from core import causes
 from tests.factories import failing_statements, invented_key, later
 from tests.uploads.conftest import get, path_of, put, stored_files
 from uploads import spooling
@@ -402,6 +404,17 @@ def test_a_nearly_full_disk_takes_no_uploads(client, ask, folder, monkeypatch):
     assert code_of(response) == (503, "SERVICE_UNAVAILABLE")
     assert response["Retry-After"]
     assert stored_files(folder) == []
+
+
+def test_a_full_disk_is_logged_once_with_its_reason(client, ask, folder, monkeypatch, caplog):
+    urls = [ask().json()["upload_url"] for _ in range(3)]
+    monkeypatch.setattr(spooling, "RESERVE", 1 << 60)
+    causes.reset()
+    caplog.clear()
+    assert {put(client, url, PNG).status_code for url in urls} == {503}
+    (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert (line.name, line.cause) == ("core.causes", "storage_unavailable")
+    assert "The disk for uploads is nearly full." in line.getMessage()
 
 
 def test_a_folder_that_cant_be_written_is_503(client, ask, settings, tmp_path):

@@ -1,18 +1,22 @@
 """Downloads: ranges, conditional requests, and nothing that a browser runs."""
 
 import io
+from contextlib import ExitStack
 from hashlib import sha256
+from uuid import uuid4
 
 import pytest
 from django.core.files.base import File
 from django.test import Client
 from django.utils.http import http_date
 
+from core.exceptions import BodiesBusy
 from tests.uploads.conftest import Ask, get, path_of, put
 from uploads import downloads, ranges
 from uploads.ranges import ByteRange, Unsatisfiable
 
 CONTENT = bytes(range(100))
+MALLORY = uuid4()
 ETAG = f'"{sha256(CONTENT).hexdigest()}"'
 
 
@@ -140,13 +144,20 @@ def test_errors_are_no_active_content_either(client, url):
     assert response["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_number_of_downloads_at_once_is_limited(client, url, monkeypatch):
-    reading = [client.get(path_of(url)) for _ in range(downloads.MAX_DOWNLOADS)]
+def test_the_downloads_of_one_owner_at_once_are_limited(client, url):
+    reading = [client.get(path_of(url)) for _ in range(downloads.MAX_DOWNLOADS_OF_OWNER)]
     refused = client.get(path_of(url))
     assert (refused.status_code, refused.json()["error"]) == (503, "SERVICE_UNAVAILABLE")
     assert refused["Retry-After"]
     # Without content.
     assert client.head(path_of(url)).status_code == 200
+    with ExitStack() as others:
+        for _ in range(downloads.MAX_DOWNLOADS - len(reading)):
+            file = File(io.BytesIO(CONTENT))
+            part = downloads.Part(file, ByteRange(0, 10), owner=MALLORY)
+            others.callback(part.close)
+        with pytest.raises(BodiesBusy):
+            downloads.Part(File(io.BytesIO(CONTENT)), ByteRange(0, 10), owner=uuid4())
     for response in reading:
         assert response.getvalue() == CONTENT
     for _ in range(downloads.MAX_DOWNLOADS + 1):
@@ -156,7 +167,7 @@ def test_the_number_of_downloads_at_once_is_limited(client, url, monkeypatch):
 def test_a_download_that_is_broken_off_frees_its_place(client, url):
     for _ in range(downloads.MAX_DOWNLOADS + 1):
         file = File(io.BytesIO(CONTENT))
-        part = downloads.Part(file, ByteRange(0, 10))
+        part = downloads.Part(file, ByteRange(0, 10), owner=MALLORY)
         part.close()
         part.close()
         assert file.closed

@@ -132,7 +132,8 @@ MIGRATION_WAIT: float = env.seconds(
     default=600.0,
     least=1,
     most=86_400,
-    help="How long a start waits while another host migrates; then it ends with exit code 1.",
+    help="How long a start waits while another host migrates, and a migration for a lock; then it "
+    "ends with exit code 1.",
 )
 LISTEN_DATABASE_URL, listener_parameters = _client_url(
     "LISTEN_DATABASE_URL",
