@@ -85,7 +85,8 @@ def platform(folder: Path, **variables: str) -> Iterator[Platform]:
     }
     if counted := os.environ.get("COUNT_PLATFORMS"):
         with Path(counted).open("a") as lines:
-            lines.write(f"{folder}\n")
+            # pytest sets the variable: which test starts it, or a fixture of that test.
+            lines.write(f"{os.environ.get('PYTEST_CURRENT_TEST', '')} {folder}\n")
     command = [sys.executable, "manage.py", "serve"]
     with run_server(command, folder / "server.log", environment) as started:
         yield started

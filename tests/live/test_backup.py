@@ -116,13 +116,14 @@ def test_an_invalid_backup_is_refused_with_a_message(sqlite_place: Place) -> Non
 def test_a_backup_of_an_older_version_is_migrated(sqlite_place: Place) -> None:
     with sqlite_place.running() as platform:
         key = join(platform, keys=1).keys[0]
-    # The process that served has moved its journal into this file.
     live = sqlite_place.folder / "platform.sqlite3"
-    newer = shutil.copy2(live, live.with_name("newer"))
+    # The last connection that closes moves the journal into the file: here, and before it is
+    # replaced.
     applied = set(sqlite_place.rows(MIGRATIONS))
+    newer = shutil.copy2(live, live.with_name("newer"))
     assert sqlite_place.manage("migrate", "accounts", "0002").returncode == 0
-    assert set(sqlite_place.rows(MIGRATIONS)) < applied
     path = sqlite_place.backup()
+    assert set(sqlite_place.rows(MIGRATIONS)) < applied
     # The platform is newer than the backup.
     newer.replace(live)
     assert set(sqlite_place.rows(MIGRATIONS)) == applied
