@@ -22,7 +22,6 @@ from django.core.cache.backends.db import DatabaseCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import Error, IntegrityError, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from redis.exceptions import RedisError
 
 from core import metrics
 from core.batches import BATCH, Batches
@@ -35,7 +34,15 @@ RETRY_INTERVAL: Final = 5.0
 _MAX_LOCAL_ENTRIES: Final = 20_000
 # Every so many additions, a process counts the rows and removes those past MAX_ENTRIES.
 _CULL_EVERY: Final = 100
-_FAILURES: Final = (OSError, RedisError, Error)
+
+
+@functools.cache
+def redis_error() -> type[Exception]:
+    """Return the base class of the exceptions of Redis's client."""
+    # Not at the top: this import would be a tenth of each start, also without CACHE_URL.
+    from redis.exceptions import RedisError
+
+    return RedisError
 
 
 class JSON:
@@ -175,12 +182,12 @@ class FailoverCache(BaseCache):
         if self._breaker.allow():
             try:
                 result = operation(caches[self._shared])
-            except _FAILURES as error:
-                self._breaker.record_failure(error)
             except ValueError:
                 # The cache works: `incr` of a missing key raises ValueError.
                 self._breaker.record_success()
                 raise
+            except (OSError, Error, redis_error()) as error:
+                self._breaker.record_failure(error)
             else:
                 self._breaker.record_success()
                 return result

@@ -12,7 +12,6 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import dj_database_url
 import psycopg
-import redis
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
@@ -101,6 +100,9 @@ def cache(url: str) -> None:
         raise ValueError("names no host.")
     if parts.scheme == "unix" and parts.netloc.rpartition("@")[2]:
         raise ValueError("must look like unix:///run/redis/redis.sock: three slashes.")
+    # Not at the top, as in core.cache.redis_error.
+    import redis
+
     try:
         # This parses the options and does not connect.
         redis.ConnectionPool.from_url(url).make_connection()

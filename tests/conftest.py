@@ -31,7 +31,8 @@ Issue = Callable[..., tuple[APIKey, Token]]
 # The longest files of servers and browsers, which start first: otherwise one process may run one of
 # these at the end, alone.
 LONGEST = {
-    "test_backup.py", "test_coherence.py", "test_warm.py", "test_forward_auth.py",
+    "test_backup.py", "test_restore.py", "test_killed_restore.py",
+    "test_coherence.py", "test_warm.py", "test_forward_auth.py",
     "test_squashed_migrations.py", "test_faults_postgres.py", "test_at_once.py", "test_cluster.py",
     "test_runbook.py", "test_mfa.py", "test_passkeys.py", "test_accessibility.py", "test_staff.py",
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Real platform processes as `make run` starts them, and a pool that tests share.
 
-A platform costs two seconds of processor time to start. Tests that neither restart nor stop one
-use `pool`: it starts one for each set of settings, and keeps it until the test process ends.
+A platform costs more than a second of processor time to start. Tests that neither restart nor stop
+one use `pool`: it starts one for each set of settings, and keeps it until the test process ends.
 """
 
 import fcntl
@@ -85,7 +85,8 @@ def platform(folder: Path, **variables: str) -> Iterator[Platform]:
     }
     if counted := os.environ.get("COUNT_PLATFORMS"):
         with Path(counted).open("a") as lines:
-            lines.write(f"{folder}\n")
+            # pytest sets the variable: which test starts it, or a fixture of that test.
+            lines.write(f"{os.environ.get('PYTEST_CURRENT_TEST', '')} {folder}\n")
     command = [sys.executable, "manage.py", "serve"]
     with run_server(command, folder / "server.log", environment) as started:
         yield started
@@ -317,7 +318,8 @@ class Pool:
 
         Tests that share it use different accounts and keys. Its rate limits are cleared.
         """
-        settings = frozenset({"database": database, **variables}.items())
+        # Whether a test names the default or not, it is the same platform.
+        settings = frozenset({"database": database, "WORKERS": "1", **variables}.items())
         started = self._running.get(settings)
         if started is None:
             if database == "postgresql":

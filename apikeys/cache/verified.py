@@ -16,11 +16,10 @@ from cachetools import LRUCache
 from django.conf import settings
 from django.core.cache import caches
 from django.utils.connection import ConnectionProxy
-from redis.exceptions import RedisError
 
 from apikeys.cache.ages import jitter
 from apikeys.cache.shared_verified import SharedVerifiedCache, mac
-from core.cache import circuit_breaker
+from core.cache import circuit_breaker, redis_error
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +108,7 @@ def _call_redis[Result](call: Callable[[], Result]) -> Result | None:
         return None
     try:
         result = call()
-    except (OSError, RedisError) as error:
+    except (OSError, redis_error()) as error:
         breaker.record_failure(error)
         return None
     breaker.record_success()

@@ -44,6 +44,8 @@ def serve(certificate: tls.Certificate | None) -> None:
     """Serve until a signal ends the platform. No database connection may be open: workers fork."""
     server = build(certificate)
     _stop_on_signals(server)
+    # Collections in workers then neither walk what they share with this process, nor copy it.
+    gc.freeze()
     server.serve(target_loader=_load)
 
 
@@ -128,6 +130,8 @@ def _load(target: str) -> Any:
     # stop all requests of this worker for some 90 ms.
     gc.collect()
     gc.freeze()
+    # The default since Python 3.13; server.command_line sets another one for the start.
+    gc.set_threshold(2_000)
     # Seconds for which a thread that computes keeps the interpreter from others. Against Python's
     # 0.005, cached responses gain a fifth while pages are served as well; 0.001 would give them an
     # eighth more, and take 7 % from validations that are not cached.

@@ -15,28 +15,29 @@ from tests.gateways.conftest import (
     assert_no_secret_logged,
     forward_auth,
 )
-from tests.live.conftest import Folder, join, serving
+from tests.live.conftest import Folder, Pool, join, serving
 
 PROXIES = ["nginx", "caddy", "haproxy"]
 
 
 @pytest.mark.parametrize("name", PROXIES)
 def test_guesses_are_limited_and_a_valid_key_passes(
-    name: str, fresh_folder: Folder, comfyui: Backend, certificates: Certificates, tmp_path: Path
+    name: str, pool: Pool, comfyui: Backend, certificates: Certificates, tmp_path: Path
 ) -> None:
-    with serving(fresh_folder(), GUESSES_PER_MINUTE="60") as strict:
-        good = join(strict, keys=1).keys[0].token
-        keys = strict.url.removeprefix("http://")
-        with forward_auth(
-            name, tmp_path / "proxy", certificates, keys=keys, comfyui=comfyui
-        ) as reverse_proxy:
-            for _ in range(400):
-                refused = reverse_proxy.ask("/prompt", key="nonsense")
-                if refused.status != 401:
-                    break
-            assert (refused.status, refused.json()["error"]) == (429, "TOO_MANY_REQUESTS")
-            assert 1 <= int(refused.headers["retry-after"]) <= 60
-            assert reverse_proxy.ask("/prompt", key=good).status == 200
+    # All three have one client IP; the pool clears its count.
+    strict = pool(GUESSES_PER_MINUTE="60")
+    good = join(strict, keys=1).keys[0].token
+    keys = strict.url.removeprefix("http://")
+    with forward_auth(
+        name, tmp_path / "proxy", certificates, keys=keys, comfyui=comfyui
+    ) as reverse_proxy:
+        for _ in range(400):
+            refused = reverse_proxy.ask("/prompt", key="nonsense")
+            if refused.status != 401:
+                break
+        assert (refused.status, refused.json()["error"]) == (429, "TOO_MANY_REQUESTS")
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert reverse_proxy.ask("/prompt", key=good).status == 200
 
 
 def test_while_the_platform_is_down_all_requests_are_refused(

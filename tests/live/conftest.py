@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import pytest
 import requests
 
+from tests.live.place import Place, programs
 from tests.platforms import (
     ROOT,
     Folder,
@@ -31,11 +33,13 @@ from tests.platforms import (
 
 __all__ = [
     "Folder",
+    "Place",
     "Pool",
     "Store",
     "Variables",
     "migrated_database",
     "new_database",
+    "programs",
     "serving",
     "shell",
 ]
@@ -282,9 +286,41 @@ def validate(platform: Platform, key: str) -> Answer:
     return ask(platform, "POST", "/api/v1/keys/validate", key=key)
 
 
+def code(platform: Platform, key: Key) -> str:
+    body = {"key": key.token}
+    said: str = ask(platform, "POST", "/api/v1/keys/validate", body=body).json()["code"]
+    return said
+
+
+def delete(platform: Platform, key: Key) -> None:
+    answer = ask(platform, "DELETE", f"/customers/api-keys/{key.id}", key=key.token)
+    assert answer.status in {200, 204}, answer.body
+
+
 def until[T](look: Callable[[], T], *, seconds: float = 20) -> T:
     """Call `look` until it returns a true value or the time is over; return its last value."""
     deadline = time.monotonic() + seconds
     while not (seen := look()) and time.monotonic() < deadline:
         time.sleep(0.1)
     return seen
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, fresh_folder: Folder, postgresql: str) -> Place:
+    cheap = {
+        "PATH": programs(),
+        "ARGON2_MEMORY_KIB": "8",
+        "ARGON2_PASSES": "1",
+        "KEYS_MAY_CREATE_KEYS": "1",
+        "KEYS_PER_ACCOUNT": "100000",
+        # The output of a start is not tested here.
+        "LOG_LEVEL": "ERROR",
+    }
+    if request.param == "postgresql":
+        return Place(fresh_folder(), {**cheap, "DATABASE_URL": migrated_database(postgresql)})
+    return Place(fresh_folder(), cheap)
+
+
+@pytest.fixture
+def sqlite_place(fresh_folder: Folder) -> Place:
+    return Place(fresh_folder(), {"ARGON2_MEMORY_KIB": "8", "ARGON2_PASSES": "1"})

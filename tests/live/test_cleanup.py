@@ -14,8 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.live.conftest import Pool, join, shell, validate
-from tests.live.test_backup import programs
+from tests.live.conftest import Pool, join, programs, shell, validate
 from tests.platforms import ROOT, Platform
 
 ROWS = 100_000

