@@ -51,6 +51,4 @@ def test_long_urls_are_cut():
     assert len(sanitize_url.sanitize("https://a.example/" + "b" * 5000)) == 500
     host = "https://a.example/"
     assert sanitize_url.defang(host + "b" * 190) == "a[.]example/" + "b" * 190
-    cut = sanitize_url.defang(host + "b" * 191)
-    assert cut.startswith("a[.]example/" + "b" * 190)
-    assert "b" * 191 not in cut
+    assert sanitize_url.defang(host + "b" * 191) == "a[.]example/" + "b" * 190 + "..."
