@@ -48,9 +48,8 @@ def without_keys(text: str) -> str:
 def defang(url: str) -> str:
     """Return a sanitized `url` that mail programs do not link: `github[.]com/octocat/…`."""
     words = url.partition("://")[2]
-    if len(words) > _MAX_IN_MAIL:
-        words = f"{words[:_MAX_IN_MAIL]}..."
-    return words.replace(".", "[.]")
+    shown = words[:_MAX_IN_MAIL].replace(".", "[.]")
+    return f"{shown}..." if len(words) > _MAX_IN_MAIL else shown
 
 
 def _holds_key(text: str) -> bool:

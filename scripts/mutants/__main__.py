@@ -8,6 +8,7 @@ MUTANTS_SAMPLE     number of mutants of each module (0: all)
 MUTANTS_SEED       selects the sample ("1")
 MUTANTS_TESTS      tests to run instead of those of the settings
 DEFENCES           1, or words: remove the defences in defences.toml instead, all or some
+MUTANTS_SECONDS    tests of one mutant, the quickest ones, in seconds of their usual time (all)
 MUTANTS_AGAIN      1: only the mutants that survived the last run, with the current tests
 
 The modules and the tests are in pyproject.toml, `[tool.mutants]`, results in

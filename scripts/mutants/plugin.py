@@ -34,6 +34,13 @@ DEFENCE_SECONDS: Final = 900
 _SERVERS: Final = frozenset({"postgresql", "pool", "platform"})
 
 
+def module_of(file: str) -> str:
+    """Return the name under which a file of the project is imported."""
+    for folder in ("platform/", "clients/python/src/"):
+        file = file.removeprefix(folder)
+    return file.removesuffix(".py").replace("/", ".")
+
+
 class FirstFailure:
     """Keeps the id of the first test of this process that failed."""
 
@@ -86,7 +93,7 @@ class Plugin:
         connections.close_all()
         for file in self.job["files"]:
             # Django imports some of them at the first request only.
-            import_module(file.removeprefix("platform/").removesuffix(".py").replace("/", "."))
+            import_module(module_of(file))
         # tests/conftest.py freezes all objects, and gc.get_objects() leaves out frozen ones.
         gc.unfreeze()
         self.caches = swap.caches()
@@ -140,7 +147,8 @@ class Plugin:
                     self.record(**asdict(mutant), **self._run_mutant(mutant, source, tests))
 
     def _run_mutant(self, mutant: Mutant, source: Source, tests: TracedTests) -> dict[str, Any]:
-        selected = tests.executing(mutant.file, *mutant.lines)
+        limit = float(os.environ.get("MUTANTS_SECONDS") or "inf")
+        selected = tests.executing(mutant.file, *mutant.lines, seconds=limit)
         if not selected:
             return {"status": "not covered", "by": "", "tests": 0}
         new = source.mutated(mutant)

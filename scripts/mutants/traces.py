@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -53,15 +54,19 @@ class TracedTests:
             for file, lines in record["lines"].items():
                 self._lines.setdefault(file, {})[record["test"]] = set(lines)
 
-    def executing(self, file: str, first: int, last: int) -> list[pytest.Item]:
+    def executing(self, file: str, first: int, last: int, *, seconds: float) -> list[pytest.Item]:
         """Return the tests that execute one of these lines, quick ones first.
 
         In pytest-django's order: tests that empty the database come last.
+        seconds: as many of them, at least one, as took that long without a mutant.
         """
         executed = self._lines.get(file, {})
         lines = set(range(first, last + 1))
         found = [item for item in self._items if lines & executed.get(item.nodeid, set())]
-        return sorted(found, key=lambda item: (empties_database(item), self._seconds[item.nodeid]))
+        found.sort(key=lambda item: self._seconds[item.nodeid])
+        ends = accumulate(self._seconds[item.nodeid] for item in found)
+        chosen = [item for item, end in zip(found, ends, strict=True) if end <= seconds]
+        return sorted(chosen or found[:1], key=empties_database)
 
     def seconds(self, items: list[pytest.Item]) -> float:
         """Return how long these tests took without a mutant."""

@@ -69,6 +69,14 @@ def test_a_held_lock_delays_others_only_briefly(db, now, monkeypatch):
     assert limit.reserve("alice") is None
 
 
+def test_a_lock_that_is_released_meanwhile_costs_no_mail(db, now, monkeypatch):
+    limit = SlidingWindowRateLimiter("test", ((5, HOUR),))
+    monkeypatch.setattr(ratelimit, "sleep", lambda _seconds: ratelimit.cache.clear())
+    lock = f"limit:test:{ratelimit._digest('alice')}:lock"
+    assert ratelimit.cache.add(lock, True)
+    assert limit.reserve("alice") == 0
+
+
 # --- Mails requested by anonymous clients ----------------------------------------------------
 
 

@@ -51,6 +51,12 @@ def test_the_expiry_is_asked_in_the_open():
     )
 
 
+def test_the_choices_are_labelled(db):
+    labels = dict(expiry.choices())
+    assert labels["30"] == "30 days"
+    assert (labels["date"], labels["never"]) == ("On a date", "Never")
+
+
 def test_the_choices_end_at_the_maximum(settings, month):
     choices = [value for value, _label in expiry.choices()]
     assert choices == ["7", "30", "date"]

@@ -36,6 +36,23 @@ def test_json_lines_have_all_events_with_all_fields(staff, events, alice):
     assert row["at"] == events[0].at.isoformat()
 
 
+def test_csv_has_the_same_fields_with_the_detail_as_json(staff, events, alice):
+    record(Action.SIGNED_IN, account_id=alice.pk, by=Actor(), detail={"name": "スタジオ"})
+    exports = [
+        staff.get(f"{EXPORT}/{form}?action__exact=account.signed_in").getvalue().decode()
+        for form in ("csv", "jsonl")
+    ]
+    lines = [json.loads(line) for line in exports[1].splitlines()]
+    rows = list(csv.DictReader(io.StringIO(exports[0], newline="")))
+    assert [json.loads(row.pop("detail")) for row in rows] == [line.pop("detail") for line in lines]
+    assert rows == [
+        {name: "" if value is None else str(value) for name, value in line.items()}
+        for line in lines
+    ]
+    # As people write it, for a search in the file.
+    assert all("スタジオ" in export for export in exports)
+
+
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_the_name_of_the_file_is_fixed_except_for_the_date(staff, events, form):
     answer = staff.get(f"{EXPORT}/{form}?q=a%22%0D%0Ab&action__exact=key.issued")

@@ -89,6 +89,12 @@ def test_a_cleanup_can_not_change_events_or_delete_young_ones(keep_a_month):
     assert Event.objects.count() == 2
 
 
+def test_of_named_events_the_young_ones_stay(keep_a_month):
+    old, young = event_of(2 * MONTH), event_of(timedelta(days=29))
+    assert append_only.delete([old.pk, young.pk], before=timezone.now() - MONTH) == 1
+    assert Event.objects.get() == young
+
+
 def test_postgresql_refuses_events_that_are_younger_than_its_own_setting(settings, db):
     if connection.vendor != "postgresql":
         # On SQLite, the time is that of the transaction.

@@ -38,6 +38,11 @@ def test_a_trigger_rejects_changes_of_events(event, statement):
     assert Event.objects.values().get() == before
 
 
+def test_an_event_without_a_key_names_none(event):
+    event.refresh_from_db()
+    assert (event.key_id, event.public_id) == (None, "")
+
+
 def test_clearing_client_ips_keeps_those_of_staff(event, alice, sam):
     by_staff = record(
         Action.STAFF_VIEWED, account_id=alice.pk, by=Actor(sam, Via.ADMIN, "192.0.2.8")

@@ -121,6 +121,24 @@ def test_reversible_states_from_before_the_backup_are_ignored(
     assert services.validate(token.reveal()).code is VerdictCode.VALID
 
 
+def test_tombstones_that_do_not_count_hide_no_later_ones(
+    issue: Issue, made_at: datetime, tmp_path: Path
+) -> None:
+    (one, _token), (other, _token) = issue("one"), issue("other")
+    hour = timedelta(hours=1)
+    path = tmp_path / "log"
+    path.write_text(
+        # Reversible, and in the backup; then a revocation that was rolled back.
+        as_text(Tombstone(State.SUSPENDED, (one.public_id,), at=made_at - hour), happened=True)
+        + as_text(Tombstone(State.REVOKED, (one.public_id,), at=made_at + hour), happened=False)
+        + as_text(
+            Tombstone(State.REVOKED, (other.public_id,), at=made_at + 2 * hour), happened=True
+        )
+    )
+    assert replay(read([path]), made_at=made_at)["keys revoked"] == 1
+    assert APIKey.objects.get(revoked_at__isnull=False) == other
+
+
 def test_an_unresolved_restoration_is_ignored(
     alice: User, issue: Issue, make_log: MakeLog, made_at: datetime
 ) -> None:

@@ -1,6 +1,10 @@
 """Routing of reads to the replica: which, where, and never anything else."""
 
+import time
+
 import pytest
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
@@ -61,6 +65,56 @@ def test_without_a_replica_views_run_as_they_are(rf) -> None:
 
     # Not even the session is asked for, which this request lacks.
     assert view(request).status_code == 200
+
+
+@pytest.fixture
+def recent(monkeypatch) -> replica.ReplicaState:
+    """The state of a replica that has everything."""
+    monkeypatch.setitem(settings.DATABASES, ALIAS, {})
+    state = replica.ReplicaState()
+    state._recent_at = time.monotonic() + 3600
+    monkeypatch.setattr(replica, "state", state)
+    return state
+
+
+def request_of(method: str, **session: object) -> HttpRequest:
+    request = HttpRequest()
+    request.method = method
+    request.session = session  # type: ignore[assignment]
+    return request
+
+
+def test_a_request_that_changes_something_reads_the_primary(recent) -> None:
+    for method in ("GET", "HEAD", "OPTIONS"):
+        assert replica._may_read_replica(request_of(method))
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        assert not replica._may_read_replica(request_of(method))
+
+
+def test_who_changed_something_just_now_reads_the_primary(recent) -> None:
+    within = settings.REPLICA_MAX_LAG + 3
+    for ago, may_lag in ((0, False), (within - 0.5, False), (within + 0.5, True)):
+        request = request_of("GET", wrote_at=time.time() - ago)
+        assert replica._may_read_replica(request) is may_lag
+
+
+def test_a_replica_that_failed_is_left_alone(recent) -> None:
+    recent.record_failure("gone")
+    assert not replica._may_read_replica(request_of("GET"))
+
+
+def test_a_change_is_remembered_for_those_who_are_logged_in() -> None:
+    middleware = replica.remember_writes(lambda request: HttpResponse())
+    for method, session, has_written in (
+        ("POST", {SESSION_KEY: "1"}, True),
+        ("DELETE", {SESSION_KEY: "1"}, True),
+        ("POST", {}, False),
+        ("GET", {SESSION_KEY: "1"}, False),
+    ):
+        request = request_of(method, **session)
+        middleware(request)
+        assert ("wrote_at" in request.session) is has_written
+        assert not has_written or abs(request.session["wrote_at"] - time.time()) < 2
 
 
 def test_lists_of_the_staff_pages_may_lag(staff, monkeypatch) -> None:

@@ -145,6 +145,13 @@ def test_a_cookie_works_at_its_own_site_only(at_site):
     assert elsewhere.navigate().status_code == 302
 
 
+def test_a_repeated_cookie_is_no_session(at_site):
+    """Another host of the domain may have set the second one."""
+    cookie = f"{COOKIE}={at_site.cookies[COOKIE]}"
+    for header in (f"{cookie}; {COOKIE}={'a' * 43}", f"{COOKIE}={'a' * 43}; {cookie}"):
+        assert Client().get(AUTH, headers={"Cookie": header}).status_code == 401
+
+
 def test_without_the_parameter_a_session_does_not_count(at_site):
     answer = Client().get(
         "/api/v1/auth", headers={"Cookie": f"{COOKIE}={at_site.cookies[COOKIE]}", **NAVIGATION}

@@ -231,6 +231,16 @@ def test_refusals_are_not_cached(cached, at_site):
         assert cached.misses == before + 2
 
 
+def test_a_key_without_access_is_refused_by_django_each_time(cached, site, issue):
+    site.access = Access.CHOSEN
+    site.save()
+    token = issue()[1].reveal()
+    before = cached.misses
+    for _time in range(3):
+        assert cached.ask("", HTTP_X_API_KEY=token) == "403"
+    assert cached.misses == before + 3
+
+
 def test_other_cookies_make_no_difference(cached, cookie, alice):
     before = cached.misses
     for header in (f"a=b; {cookie}", f"{cookie};c=d", f" {cookie} ; __Host-comfyui_sign_in=x"):

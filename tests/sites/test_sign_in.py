@@ -4,11 +4,12 @@ from datetime import timedelta
 from urllib.parse import urlencode
 
 import pytest
+from django.db import connection
 from django.test import Client
 
 from audit.models import Action, Event, Via
 from sites import sign_in
-from sites.models import ProtectedSite, SignInCode, SiteSession
+from sites.models import Access, ProtectedSite, SignInCode, SiteSession
 from tests.factories import browser, later, log_in
 from tests.sites.conftest import (
     COOKIE,
@@ -193,6 +194,34 @@ def test_a_code_is_refused_after_the_log_out(enter, alice):
     callback = browsing.to_callback(browsing.leave_for())
     browsing.here.post("/logout")
     assert browsing.visit(callback)["Location"].startswith(f"{HERE}/sites/failed")
+
+
+def test_a_code_is_refused_when_access_has_ended(enter, site, alice):
+    browsing = enter(alice)
+    callback = browsing.to_callback(browsing.leave_for())
+    site.access = Access.CHOSEN
+    site.save()
+    assert browsing.visit(callback)["Location"].startswith(f"{HERE}/sites/failed")
+    assert not SiteSession.objects.exists()
+
+
+def test_of_two_concurrent_attempts_with_a_code_one_begins_a_session(enter, site, alice):
+    """The other one is made between reading the code and deleting it."""
+    browsing = enter(alice)
+    code = browsing.to_callback(browsing.leave_for()).partition("code=")[2]
+    nonce = browsing.cookies[NONCE]
+    faster: list[object] = []
+
+    def overtaken(execute, sql, *rest):
+        if not faster and sql.startswith('DELETE FROM "comfyui_sites_signincode"'):
+            faster.append("begun")
+            faster.append(sign_in.redeem(code, site, nonce=nonce))
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(overtaken):
+        assert sign_in.redeem(code, site, nonce=nonce) is None
+    assert faster[1] is not None
+    assert SiteSession.objects.count() == 1
 
 
 def test_the_code_is_in_no_log(enter, alice, caplog):

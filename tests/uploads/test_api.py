@@ -456,6 +456,12 @@ def test_a_page_of_comfyui_may_upload(client: Client, ask):
     assert "PUT" in preflight["Access-Control-Allow-Methods"]
 
 
+def test_stored_files_have_random_names(client, ask, folder: Path):
+    for _time in range(2):
+        put(client, ask().json()["upload_url"], b"x")
+    assert all(re.fullmatch("[0-9a-f]{32}", path.name) for path in stored_files(folder))
+
+
 def test_the_file_name_is_no_path(client, ask, folder: Path):
     for name in ("../../etc/passwd", "..\\..\\boot.ini", "/etc/cron.d/x", "C:\\x.exe"):
         put(client, ask(file_name=name).json()["upload_url"], b"x")

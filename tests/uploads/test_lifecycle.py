@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from django.core.files.storage import storages
+from django.utils import timezone
 
 from accounts import services as accounts
 from backups import contents
@@ -42,6 +43,14 @@ def test_files_are_deleted_after_a_day(client, ask, folder):
         assert services.delete_expired() == 0
     assert stored_files(folder) == []
     assert not Upload.objects.exists()
+
+
+def test_an_expired_upload_is_not_served_before_it_is_deleted(client, ask):
+    url = upload(client, ask)
+    assert get(client, url).status_code == 200
+    # Earlier than the URL says.
+    Upload.objects.update(expires_at=timezone.now())
+    assert get(client, url).status_code == 404
 
 
 def test_the_lifetime_is_a_setting(client, ask, folder, settings):

@@ -181,6 +181,12 @@ def test_a_scope_is_asked_for_wherever_it_stands(client, issue, path):
         assert response.status_code == status, scope
 
 
+@pytest.mark.parametrize("path", ["", "/"])
+def test_without_an_appended_path_a_misspelt_scope_is_refused(client, one, path):
+    response = client.get(f"{AUTH}{path}?scop=proxy:openai", headers={"X-API-Key": one})
+    assert (response.status_code, response.json()["error"]) == (400, "UNKNOWN_PARAMETER")
+
+
 @pytest.mark.parametrize("path", ["/", "/prompt"])
 def test_two_scopes_below_are_refused(client, one, path):
     response = client.get(

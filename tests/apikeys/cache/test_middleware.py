@@ -226,7 +226,8 @@ VERDICT_OF = {
 
 @pytest.mark.parametrize("known", KNOWN)
 def test_each_cached_response_counts_its_verdict(known, presented, django, own_version_table):
-    codes = [*services.VerdictCode, "RATE_LIMITED"]
+    # The first position, which other verdicts have, is of none.
+    codes = ["", *services.VerdictCode, "RATE_LIMITED"]
     counts = [0] * len(codes)
     positions = {str(code): at for at, code in enumerate(codes)}
     app = make_cache(django, own_version_table, counts=counts, positions=positions)

@@ -361,6 +361,14 @@ def test_a_service_reports_and_is_answered_in_order(client, leaked, settings):
     assert event.address == "127.0.0.1"
 
 
+def test_a_report_without_url_and_note_has_none(client, leaked, settings):
+    settings.SERVICE_SECRETS = [SERVICE_SECRET]
+    assert by_service(client, {"leaks": [{"key": leaked.reveal()}]}).status_code == 200
+    detail = Event.objects.get(action=Action.KEY_LEAKED).detail
+    assert detail["found_at"] == ""
+    assert "note" not in detail
+
+
 @pytest.mark.parametrize(("known", "status"), [([], 404), ([SERVICE_SECRET], 401)])
 def test_a_report_without_a_service_secret_is_refused(client, leaked, settings, known, status):
     settings.SERVICE_SECRETS = known
