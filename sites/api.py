@@ -202,7 +202,7 @@ class SiteAuthView(ForwardAuthView):
 
 
 def _path_after_login(request: HttpRequest) -> str:
-    """Return the path that a log-in leads to: that of the request, but not for any link."""
+    """Return the path that a login leads to: that of the request, but not for any link."""
     path = fetch_metadata.wanted_path(request)
     if fetch_metadata.is_foreign(request) and not fetch_metadata.is_linkable(path):
         return "/"

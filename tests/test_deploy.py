@@ -202,7 +202,7 @@ def test_traefik_asks_before_comfyui_and_removes_secrets_afterwards() -> None:
     # Traefik replaces these headers of the client, or removes them.
     assert {"X-Auth-User", "Comfy-User"} <= set(asked["authResponseHeaders"])
     removed = TRAEFIK["middlewares"][after]["headers"]["customRequestHeaders"]
-    # ComfyUI refuses a page that Sec-Fetch-Site calls cross-site, as after the log-in.
+    # ComfyUI refuses a page that Sec-Fetch-Site calls cross-site, as after the login.
     secrets = {"X-API-Key": "", "Authorization": "", "Cookie": ""}
     assert removed == {**secrets, "Sec-Fetch-Site": ""}
     assert set(TRAEFIK["middlewares"][before]["headers"]["customRequestHeaders"].values()) == {""}
