@@ -65,7 +65,7 @@ def shut_down(ids: Collection[int]) -> None:
 
 
 def shut_down_stalled(ids: Collection[int]) -> None:
-    """Shut down those of `ids` whose client does not read; all of them if none can be told.
+    """Shut down those of `ids` whose client does not read; all of them if there are none of these.
 
     On HTTP/2 a client may refuse the bytes of one stream, and read others.
     """

@@ -270,3 +270,16 @@ def test_a_body_in_time_is_read_while_others_are_missing(
     client.frames.send_data(number, b"a" * 16_384, end_stream=True)
     client.flush()
     assert client.statuses(1) == [401]
+
+
+def test_a_body_longer_than_stated_is_refused(running: Platform, open_client: Open) -> None:
+    """It is read whole, so the stated length has to hold."""
+    client = open_client()
+    number = client.ask("POST", VALIDATE, *NINE_BYTES, ends=False)
+    client.frames.send_data(number, b"a" * 16_384)
+    client.flush()
+    reset: list[int] = []
+    while not reset:
+        events = client.events()
+        reset = [e.error_code for e in events if isinstance(e, h2.events.StreamReset)]
+    assert reset == [h2.errors.ErrorCodes.PROTOCOL_ERROR]

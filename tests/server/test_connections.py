@@ -103,7 +103,7 @@ def test_a_client_ip_may_be_ipv4_mapped_or_have_a_zone(connect, client_ip):
 
 
 def fill(accepted: socket.socket) -> None:
-    """Send until the client, which does not read, has no room for more."""
+    """Send until the client, which does not read, takes no more."""
     accepted.setblocking(False)
     with suppress(BlockingIOError):
         while True:
