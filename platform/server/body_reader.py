@@ -73,13 +73,15 @@ class _Rest:
     """The rest of a body, which is read after the answer.
 
     answered: the two times (time.monotonic) between which the answer was sent, once it was.
-    connections: the ids of those that may have the answer, once they are known.
+    connections: the ids of those that may have the answer, once they are known, each with the time
+    until which it may have sent bytes: on HTTP/2 it may go on.
     deadline: when they are shut down (time.monotonic).
     """
 
     client_ip: str
+    is_http2: bool
     answered: tuple[float, float] | None = None
-    connections: frozenset[int] | None = None
+    connections: dict[int, float] | None = None
     deadline: float = float("inf")
 
 
@@ -140,7 +142,7 @@ class BodyReader:
             return
         number = next(self._numbers)
         rest = self._rests[number] = _Rest(
-            _peer(scope), answered=(since, now), deadline=now + LINGER
+            _peer(scope), is_http2=False, answered=(since, now), deadline=now + LINGER
         )
         self._is_active.set()
         try:
@@ -197,14 +199,17 @@ class BodyReader:
             allowed = min(limit, CROWDED_TIMEOUT) if request_body.UNBOUNDED in scope else limit
             if now - started >= allowed + received / MIN_UPLOAD_RATE:
                 self._give_up(number, responder, scope)
-        overdue: set[int] = set()
+        overdue: dict[int, float] = {}
         for rest in list(self._rests.values()):
             if rest.answered is None or now < rest.answered[1] + _SENT_AFTER:
                 continue
             if rest.connections is None:
-                rest.connections = connections.answered(rest.client_ip, rest.answered[0])
+                found = connections.answered(rest.client_ip, rest.answered[0])
+                until = float("inf") if rest.is_http2 else time.monotonic()
+                rest.connections = dict.fromkeys(found, until)
             if now >= rest.deadline:
-                overdue |= rest.connections
+                for connection, until in rest.connections.items():
+                    overdue[connection] = max(until, overdue.get(connection, 0.0))
                 # Looked for again if none of these ends the read.
                 rest.connections, rest.deadline = None, now + _CLOSE_TIMEOUT
         if overdue:
@@ -213,7 +218,7 @@ class BodyReader:
     def _give_up(self, number: int, responder: Responder, scope: Environ) -> None:
         """Answer a request whose body is late from another thread, unless it arrives just now."""
         # Before the removal: the reading thread removes it again once it finds the other gone.
-        rest = self._rests[number] = _Rest(_peer(scope))
+        rest = self._rests[number] = _Rest(_peer(scope), request_body.is_http2(scope))
         if self._reads.pop(number, None) is None:
             # The body has arrived just now.
             self._rests.pop(number, None)

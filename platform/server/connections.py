@@ -9,7 +9,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -56,11 +56,15 @@ def answered(client_ip: str, since: float) -> frozenset[int]:
     return frozenset(found)
 
 
-def shut_down(ids: Collection[int]) -> None:
-    """Shut connections down for reading: the answer may not have been sent completely."""
+def shut_down(until: Mapping[int, float]) -> None:
+    """Shut connections down for reading: the answer may not have been sent completely.
+
+    until: by id, when the last bytes may have been sent (time.monotonic). A connection of HTTP/1 on
+    which more was sent since has answered another request, and is not the one that is meant.
+    """
     for connection in _connections():
         with connection.socket:
-            if connection.id in ids:
+            if connection.sent_at <= until.get(connection.id, 0.0) + _TOLERANCE:
                 _shut_down(connection, socket.SHUT_RD)
 
 
