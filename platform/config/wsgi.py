@@ -27,7 +27,7 @@ from apikeys.key_networks import customer_network  # noqa: E402
 from core import client_ip, file_permissions, metrics, request_log, running  # noqa: E402
 from core.error_views import is_path_for_clients  # noqa: E402
 from core.metrics import requests as request_metrics  # noqa: E402
-from server import leader_follower, postgres_pool, request_body  # noqa: E402
+from server import leader_follower, long_responses, postgres_pool, request_body  # noqa: E402
 
 # Before the database is opened. Here as well as in `manage.py serve`, for other WSGI servers.
 file_permissions.restrict_to_owner()
@@ -78,3 +78,6 @@ if settings.TRUSTED_PROXIES:
 
 if settings.METRICS:
     application = request_metrics.measure(application)
+
+# Outermost: it needs the address of the connection.
+application = long_responses.bound(application)

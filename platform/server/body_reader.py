@@ -25,8 +25,7 @@ from django.conf import settings
 
 from core.exceptions import BodiesBusy
 from core.requests import BodyTooSlow
-from server import request_body
-from server.connections import shut_down
+from server import connections, request_body
 from server.request_body import Environ, Unread
 
 logger = logging.getLogger(__name__)
@@ -35,7 +34,8 @@ logger = logging.getLogger(__name__)
 # more threads (granian_server.THREADS).
 MAX_READS: Final = 64
 MAX_READS_PER_IP: Final = 48
-# Seconds that a body may take while more than half of MAX_READS are in use.
+# Seconds that a body may take while more than half of MAX_READS are in use, or if only its time
+# bounds it.
 CROWDED_TIMEOUT: Final = 3.0
 # Bytes per second. An upload that is slower on average is late, after the time of other bodies.
 MIN_UPLOAD_RATE: Final = 64 * 1024
@@ -51,6 +51,8 @@ _SHORT_LINGER: Final = 0.1
 # Seconds that a client has to close the connection after it got 408.
 _CLOSE_TIMEOUT: Final = 1.0
 _CHECK_INTERVAL: Final = 0.25
+# Seconds after which an answer has been sent: granian sends it in another thread.
+_SENT_AFTER: Final = 0.1
 
 
 class Responder(Protocol):
@@ -71,11 +73,15 @@ class _Rest:
     """The rest of a body, which is read after the answer.
 
     answered: the two times (time.monotonic) between which the answer was sent, once it was.
-    deadline: when the connection is shut down (time.monotonic).
+    connections: the ids of those that may have the answer, once they are known, each with the time
+    until which it may have sent bytes: on HTTP/2 it may go on.
+    deadline: when they are shut down (time.monotonic).
     """
 
     client_ip: str
+    is_http2: bool
     answered: tuple[float, float] | None = None
+    connections: dict[int, float] | None = None
     deadline: float = float("inf")
 
 
@@ -129,11 +135,15 @@ class BodyReader:
         body, now = scope["wsgi.input"], time.monotonic()
         if not isinstance(body, Unread) or body.stream is None:
             return
-        if not self._is_below_limits(scope):
+        # On HTTP/2 the stream alone is reset, and a read with a size may never return
+        # (server.request_body).
+        if request_body.is_http2(scope) or not self._is_below_limits(scope):
             time.sleep(_SHORT_LINGER)
             return
         number = next(self._numbers)
-        rest = self._rests[number] = _Rest(_peer(scope), (since, now), now + LINGER)
+        rest = self._rests[number] = _Rest(
+            _peer(scope), is_http2=False, answered=(since, now), deadline=now + LINGER
+        )
         self._is_active.set()
         try:
             while time.monotonic() < rest.deadline and len(body.stream.read(_CHUNK)) == _CHUNK:
@@ -186,20 +196,29 @@ class BodyReader:
             limit = min(limit, CROWDED_TIMEOUT)
         for number, (started, responder, scope) in list(self._reads.items()):
             received = scope.get(request_body.RECEIVED, 0)
-            if now - started >= limit + received / MIN_UPLOAD_RATE:
+            allowed = min(limit, CROWDED_TIMEOUT) if request_body.UNBOUNDED in scope else limit
+            if now - started >= allowed + received / MIN_UPLOAD_RATE:
                 self._give_up(number, responder, scope)
-        overdue = [
-            (rest.client_ip, *rest.answered)
-            for rest in list(self._rests.values())
-            if rest.answered and now >= rest.deadline
-        ]
+        overdue: dict[int, float] = {}
+        for rest in list(self._rests.values()):
+            if rest.answered is None or now < rest.answered[1] + _SENT_AFTER:
+                continue
+            if rest.connections is None:
+                found = connections.answered(rest.client_ip, rest.answered[0])
+                until = float("inf") if rest.is_http2 else time.monotonic()
+                rest.connections = dict.fromkeys(found, until)
+            if now >= rest.deadline:
+                for connection, until in rest.connections.items():
+                    overdue[connection] = max(until, overdue.get(connection, 0.0))
+                # Looked for again if none of these ends the read.
+                rest.connections, rest.deadline = None, now + _CLOSE_TIMEOUT
         if overdue:
-            shut_down(overdue)
+            connections.shut_down(overdue)
 
     def _give_up(self, number: int, responder: Responder, scope: Environ) -> None:
         """Answer a request whose body is late from another thread, unless it arrives just now."""
         # Before the removal: the reading thread removes it again once it finds the other gone.
-        rest = self._rests[number] = _Rest(_peer(scope))
+        rest = self._rests[number] = _Rest(_peer(scope), request_body.is_http2(scope))
         if self._reads.pop(number, None) is None:
             # The body has arrived just now.
             self._rests.pop(number, None)

@@ -20,11 +20,12 @@ from django.conf import settings
 from django.db import Error, connection
 from django.utils.module_loading import import_string
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
+from granian.http import HTTP2Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer as Granian
 
 from core.private_names import granian
-from server import parent_death, tls
+from server import connection_watch, parent_death, tls
 from server.body_reader import Runner
 from server.leader_follower import MAX_BUSY, LeaderFollowerPool
 
@@ -38,6 +39,11 @@ _KILL_AFTER: Final = 5
 # SIGHUP, sent when a terminal is closed, would make granian reload.
 _END_SIGNALS: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _YEAR: Final = 365 * 24 * 3600
+# Bytes of the headers of one request on HTTP/2, names and values, uncompressed. HPACK repeats a
+# header in one byte: with granian's 16 MiB, a client takes gigabytes for some kilobytes sent.
+MAX_HEADERS: Final = 64 * 1024
+# Requests at once on one HTTP/2 connection: the least that RFC 9113 recommends (section 6.5.2).
+MAX_STREAMS: Final = 100
 
 
 def serve(certificate: tls.Certificate | None) -> None:
@@ -56,9 +62,14 @@ def build(certificate: tls.Certificate | None) -> Granian:
         port=settings.PORT,
         interface=Interfaces.WSGI,
         http=HTTPModes.auto,
+        http2_settings=HTTP2Settings(
+            max_headers_size=MAX_HEADERS, max_concurrent_streams=MAX_STREAMS
+        ),
         websockets=False,
         workers=settings.WORKERS,
         blocking_threads=_number_of_threads(),
+        # granian's default shares 1024 between the workers, and further clients wait.
+        backpressure=_number_of_connections(),
         respawn_failed_workers=True,
         workers_kill_timeout=_KILL_AFTER,
         # Below errors, its log is about threads and process ids.
@@ -94,6 +105,14 @@ def _number_of_threads() -> int:
         MAX_BUSY,
     )
     return MAX_BUSY
+
+
+def _number_of_connections() -> int:
+    """Return how many connections a worker may have: half of its open files at most."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return connection_watch.MAX_CONNECTIONS
+    return min(connection_watch.MAX_CONNECTIONS, hard // 2)
 
 
 def _stop_on_signals(server: Granian) -> None:
@@ -176,6 +195,7 @@ def _start_threads() -> None:
         # Mail that is due since the platform was down goes out now.
         delivery.wake()
     housekeeping.start()
+    connection_watch.start()
     if settings.METRICS:
         pool_metrics.start()
     if settings.MULTI_HOST:

@@ -31,6 +31,9 @@ MAX_UPLOADS_OF_OWNER: Final = MAX_UPLOADS // 2
 # How many bytes of an upload have arrived: its time limit grows with them (server.body_reader).
 RECEIVED: Final = "server.request_body.received"
 
+# Set while a body is read that only its time bounds (server.body_reader).
+UNBOUNDED: Final = "server.request_body.unbounded"
+
 _large = BoundedSemaphore(MAX_LARGE_READS)
 _uploads = Slots(MAX_UPLOADS, of_one_owner=MAX_UPLOADS_OF_OWNER)
 
@@ -70,6 +73,10 @@ def has_length(environ: Environ) -> bool:
     return bool(environ.get("CONTENT_LENGTH")) and "HTTP_TRANSFER_ENCODING" not in environ
 
 
+def is_http2(environ: Environ) -> bool:
+    return not environ["SERVER_PROTOCOL"].startswith("HTTP/1")
+
+
 def fetch(environ: Environ) -> Body | Reason:
     """Return the whole body, or the reason why it was not read. Block until it has arrived."""
     if str(environ.get("HTTP_TRANSFER_ENCODING", "chunked")).lower() != "chunked":
@@ -77,9 +84,6 @@ def fetch(environ: Environ) -> Body | Reason:
         return UnclearLength("The only transfer coding here is chunked, once.")
     stream, limit = environ["wsgi.input"], _max_size()
     if has_length(environ):
-        # HTTP/2 ends a body with a flag, perhaps in a separate frame. A stream that is answered
-        # before that frame is reset, and the client may lose the response.
-        beyond = 0 if environ["SERVER_PROTOCOL"].startswith("HTTP/1") else 1
         stated = environ["CONTENT_LENGTH"]
         if not stated.isdecimal():
             return UnclearLength("Content-Length has to be a number.")
@@ -91,8 +95,10 @@ def fetch(environ: Environ) -> Body | Reason:
             return RequestDataTooBig("The stated length is above the limit.")
         if permission is not None:
             environ[signed_urls.PERMISSION] = permission
-            return _fetch_upload(environ, length, beyond, owner=permission.owner)
-        return _fetch_stated(stream, length, beyond)
+            return _fetch_upload(environ, length, limit, owner=permission.owner)
+        return _fetch_stated(environ, length)
+    if is_http2(environ):
+        return _fetch_unbounded(environ, limit)
     # One byte more than the limit shows that the body is too large.
     data: bytes = stream.read(SMALL + 1)
     if len(data) > SMALL:
@@ -105,9 +111,14 @@ def fetch(environ: Environ) -> Body | Reason:
     return data
 
 
-def _fetch_stated(stream: Stream, length: int, beyond: int) -> bytes | Reason:
-    size = length + beyond
-    data = stream.read(size) if length <= SMALL else _fetch_large(stream, size)
+def _fetch_stated(environ: Environ, length: int) -> bytes | Reason:
+    # On HTTP/2 up to the flag that ends a body, perhaps in a separate frame: a stream that is
+    # answered before that frame is reset, and the client may lose the response. granian's read with
+    # a size never returns after the client resets the stream, and its thread uses a whole
+    # processor. The server resets a stream whose body is longer than stated.
+    size = -1 if is_http2(environ) else length
+    stream = environ["wsgi.input"]
+    data = _read(stream, size) if length <= SMALL else _fetch_large(stream, size)
     if isinstance(data, bytes) and len(data) < length:
         # A form that is cut off can still be parsed, with other values.
         return BadRequest("The body ended before its stated length.")
@@ -118,16 +129,36 @@ def _fetch_large(stream: Stream, length: int) -> bytes | BodiesBusy:
     if not _large.acquire(blocking=False):
         return BodiesBusy("Too many large bodies are being read.")
     try:
-        return stream.read(length)
+        return _read(stream, length)
     finally:
         _large.release()
 
 
-def _fetch_upload(
-    environ: Environ, length: int, beyond: int, *, owner: str
-) -> SpooledBody | Reason:
+def _read(stream: Stream, size: int) -> bytes:
+    """Read `size` bytes, or all if it is -1, which granian does not accept as a number."""
+    return stream.read() if size < 0 else stream.read(size)
+
+
+def _fetch_unbounded(environ: Environ, limit: int) -> bytes | Reason:
+    """Read a body of HTTP/2 without a stated length: whole, as in _fetch_stated."""
+    environ[UNBOUNDED] = True
+    data = _fetch_large(environ["wsgi.input"], -1)
+    if isinstance(data, bytes) and len(data) > limit:
+        return RequestDataTooBig("The body is above the limit.")
+    return data
+
+
+def _fetch_upload(environ: Environ, length: int, limit: int, *, owner: str) -> SpooledBody | Reason:
     """Read the body into a file, of which the caller is the owner."""
     stream = environ["wsgi.input"]
+    if is_http2(environ):
+        # Not piece by piece, as in _fetch_stated.
+        if length > limit:
+            return BadRequest(f"Files above {limit} bytes have to be sent over HTTP/1.1.")
+        data = _fetch_stated(environ, length)
+        if not isinstance(data, bytes):
+            return data
+        stream = io.BytesIO(data)
     try:
         slot = _uploads.take(owner, "Too many files are being uploaded.")
     except BodiesBusy as error:
@@ -141,8 +172,6 @@ def _fetch_upload(
         return BadRequest("The body ended before its stated length.")
     finally:
         slot.release()
-    if beyond:
-        stream.read(beyond)
     return body
 
 

@@ -508,7 +508,7 @@ def site_proxy(
     site = site.replace("PORT", str(port))
     where = {"KEYS": keys, "KEYS_NAME": "127.0.0.1", "COMFYUI": f"127.0.0.1:{comfyui.port}"}
     if name == "haproxy":
-        lua = str(DEPLOY / "haproxy" / "site.lua")
+        lua = str(DEPLOY / "haproxy" / "forward-auth.lua")
         with haproxy(
             folder, certificates, port=port, config="site.cfg", LUA=lua, SITE=site, **where
         ) as reverse_proxy:

@@ -10,7 +10,7 @@ import pytest
 
 from core.exceptions import BodiesBusy
 from core.requests import BodyTooSlow
-from server import body_reader, request_body
+from server import body_reader, connections, request_body
 from server.body_reader import BodyReader
 from server.request_body import Unread
 
@@ -58,11 +58,17 @@ def run(responder: Any, scope: Any) -> None:
 
 @pytest.fixture
 def shut(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return the arguments of shut_down, which is replaced."""
+    """Return the client IPs and then the ids of connections that are looked for and shut down."""
     monkeypatch.setattr(body_reader, "_CHECK_INTERVAL", 0.01)
     monkeypatch.setattr(body_reader, "_CLOSE_TIMEOUT", 0.05)
     given: list[Any] = []
-    monkeypatch.setattr(body_reader, "shut_down", given.extend)
+
+    def answered(client_ip: str, since: float) -> frozenset[int]:
+        given.append(client_ip)
+        return frozenset({7})
+
+    monkeypatch.setattr(connections, "answered", answered)
+    monkeypatch.setattr(connections, "shut_down", given.extend)
     return given
 
 
@@ -111,8 +117,11 @@ def test_a_request_whose_body_is_late_is_answered_once_with_408(shut, read, sett
     settings.BODY_WAIT = 0.05
     responder, body, returned = read(BodyReader(run))
     assert responder.is_given.wait(20)
-    until(lambda: shut)
-    assert shut[0][0] == "192.0.2.1"
+    until(lambda: 7 in shut)
+    assert shut[0] == "192.0.2.1"
+    # While the read goes on, the connection is looked for again.
+    until(lambda: shut.count(7) == 2)
+    assert shut.count("192.0.2.1") == 2
     body.arrives.set()
     until(lambda: returned)
     assert returned == [False]
@@ -193,6 +202,6 @@ def test_a_connection_that_stalls_there_is_shut_down(shut, monkeypatch):
     request_body.put(scope, request_body.RequestDataTooBig())
     thread = Thread(target=BodyReader(run).linger, args=[scope, time.monotonic()])
     thread.start()
-    until(lambda: shut)
+    until(lambda: 7 in shut)
     body.arrives.set()
     thread.join(20)

@@ -104,19 +104,29 @@ def test_a_body_with_too_large_a_length_is_not_read():
     assert stream.taken == 0
 
 
-def test_on_http_2_the_end_of_the_body_is_read_too():
-    environ = post(b"abc", SERVER_PROTOCOL="HTTP/2")
-    sizes: list[int] = []
-    original = environ["wsgi.input"].read
+class WholeStream:
+    """granian's body on HTTP/2: a read with a size may never return."""
 
-    def counted(size: int) -> Any:
-        sizes.append(size)
-        return original(size)
+    def __init__(self, data: bytes) -> None:
+        self._data = data
 
-    environ["wsgi.input"].read = counted
-    assert read(environ).read() == b"abc"
-    # One byte more than the length: granian returns once it knows that nothing follows.
-    assert sizes == [4]
+    def read(self) -> bytes:
+        return self._data
+
+
+@pytest.mark.parametrize("size", [0, 3, SMALL + 1, LIMIT])
+@pytest.mark.parametrize("length", ["stated", None])
+def test_on_http_2_a_body_is_read_whole(size, length):
+    environ = post(b"", SERVER_PROTOCOL="HTTP/2", CONTENT_LENGTH=str(size) if length else "")
+    environ["wsgi.input"] = WholeStream(b"a" * size)
+    assert read(environ).read() == b"a" * size
+
+
+def test_on_http_2_a_body_above_the_limit_is_refused():
+    environ = post(b"", SERVER_PROTOCOL="HTTP/2", CONTENT_LENGTH="")
+    environ["wsgi.input"] = WholeStream(b"a" * (LIMIT + 1))
+    with pytest.raises(RequestDataTooBig):
+        read(environ).read()
 
 
 def test_a_body_that_ends_early_is_refused():
@@ -237,10 +247,9 @@ def left(folder: Path) -> Iterator[Path]:
     return folder.iterdir() if folder.exists() else iter(())
 
 
-@pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2"])
 @pytest.mark.parametrize("size", [1, SMALL, 2 * LIMIT])
-def test_an_upload_goes_to_a_file_piece_by_piece(folder, size, protocol):
-    environ = upload(b"a" * size, SERVER_PROTOCOL=protocol)
+def test_an_upload_goes_to_a_file_piece_by_piece(folder, size):
+    environ = upload(b"a" * size)
     sizes: list[int] = []
     original = environ["wsgi.input"].read
 
@@ -256,6 +265,22 @@ def test_an_upload_goes_to_a_file_piece_by_piece(folder, size, protocol):
     assert environ[RECEIVED] == size
     body.close()
     assert list(left(folder)) == []
+
+
+@pytest.mark.parametrize("size", [1, LIMIT])
+def test_on_http_2_a_small_upload_is_read_whole(folder, size):
+    environ = upload(b"a" * size, SERVER_PROTOCOL="HTTP/2")
+    environ["wsgi.input"] = WholeStream(b"a" * size)
+    body = read(environ)
+    assert Path(body.temporary_file_path()).read_bytes() == b"a" * size
+    body.close()
+
+
+def test_on_http_2_a_large_upload_is_refused(folder):
+    environ = upload(b"a" * (LIMIT + 1), SERVER_PROTOCOL="HTTP/2")
+    with pytest.raises(BadRequest, match=r"HTTP/1\.1"):
+        read(environ).read()
+    assert not list(left(folder))
 
 
 @pytest.mark.parametrize(
