@@ -303,7 +303,7 @@ def test_a_replaced_version_table_is_not_trusted(
         has_opened = who == "who had it open"
         if has_opened:
             # A new key does not open it.
-            process("end", "revoked", process("make", "earlier@example.org")["key"])
+            process("end", "revoked", process("make", f"earlier-{how}@example.org")["key"])
         else:
             # Started before the clients, which would slow down its start.
             process = stack.enter_context(other(running))
