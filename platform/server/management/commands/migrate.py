@@ -21,9 +21,10 @@ from django.db.migrations.state import ProjectState
 
 logger = logging.getLogger(__name__)
 
-# Seconds that a migration waits for a lock, and between two attempts. A validation waits for 4
-# seconds (lock_timeout of config.settings.database).
-_LOCK_TIMEOUT: Final = 2.0
+# How long a migration waits for a lock. A validation waits for 4 seconds (lock_timeout of
+# config.settings.database).
+_LOCK_TIMEOUT: Final = "2s"
+# Seconds between two attempts.
 _RETRY_INTERVAL: Final = 5.0
 # Sessions that a log line names, and characters of a statement in it.
 _HOLDERS: Final = 3
@@ -91,7 +92,7 @@ class AtomicExecutor(MigrationExecutor):
             if database.vendor == "postgresql":
                 # Of this transaction alone: with a pooler others use the session next.
                 with database.cursor() as cursor:
-                    cursor.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT * 1000:.0f}")
+                    cursor.execute("SELECT set_config('lock_timeout', %s, true)", [_LOCK_TIMEOUT])
             return attempt()
 
     def _blocked(self, statements: list[str]) -> str:
