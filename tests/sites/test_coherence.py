@@ -17,9 +17,10 @@ from django.utils import timezone
 from accounts import services as accounts
 from accounts.models import User
 from apikeys.cache.setup import install
-from apikeys.cache.versions import VersionTable
+from apikeys.cache.versions import VersionTable, bucket_of
 from audit.services import Actor
 from backups.contents import ephemeral_tables
+from sites import receivers
 from sites.models import Access, ComfyUIUser, ProtectedSite, SignInCode, SiteSession
 from tests.factories import PASSWORD, later
 from tests.sites.conftest import COOKIE, NAME, SiteBrowser
@@ -185,6 +186,16 @@ def test_an_own_new_password_keeps_the_session_at_the_site(cached, cookie, at_si
     )
     assert changed.status_code == 302
     assert cached.ask(cookie) == f"204 {alice.pk}"
+
+
+def test_a_session_that_begins_while_its_account_changes_is_not_cached(
+    own_version_table, site, alice
+):
+    bucket = bucket_of(digest := "ab" * 32)
+    with receivers.accounts_changing([alice.pk]):
+        SiteSession.objects.create(digest=digest, site=site, owner=alice, session_key="begun")
+        version = own_version_table.version(bucket)
+    assert own_version_table.version(bucket) != version
 
 
 def test_another_log_out_does_not_end_it(cached, cookie, enter, alice):

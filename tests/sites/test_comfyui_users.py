@@ -9,6 +9,7 @@ import pytest
 from sites import comfyui_users
 from sites.models import ComfyUIUser
 from tests.gateways.comfyui import ComfyUI, comfyui_with_users
+from tests.live.comfy_keys.conftest import fixed_server, http_answer
 from tests.platforms import free_port
 from tests.sites.conftest import COOKIE, NAVIGATION, ORIGIN
 
@@ -99,6 +100,19 @@ def test_an_odd_answer_is_503(separate, comfyui, at_site, alice, monkeypatch, an
     monkeypatch.setattr(comfyui_users, "_call", lambda *_given: json.loads(text))
     ComfyUIUser.objects.all().delete()
     assert at_site.ask().status_code == 503
+
+
+def test_a_redirect_is_not_followed(site, at_site, alice):
+    users = json.dumps({"users": {"others": str(alice.pk)}}).encode()
+    with (
+        fixed_server(http_answer("200 OK", users)) as elsewhere,
+        fixed_server(http_answer("302 Found", Location=f"{elsewhere.url}/users")) as comfyui,
+    ):
+        site.comfyui_url = comfyui.url
+        site.save()
+        assert at_site.ask().status_code == 503
+        assert comfyui.requests
+        assert elsewhere.requests == []
 
 
 def test_a_hanging_comfyui_does_not_hold_all_connections(separate, at_site, alice):
