@@ -33,7 +33,7 @@ local function for_sites()
     -- Without a ComfyUI with --multi-user there is none.
     append(caller.granted, {"comfy-user"})
     append(caller.refused, {"location", "set-cookie"})
-    -- It leads to the log-in.
+    -- It leads to the login.
     caller.refusals[302] = true
     caller.unknown = "Access can't be checked right now. Try again shortly."
     return caller
