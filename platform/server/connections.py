@@ -68,14 +68,15 @@ def shut_down(until: Mapping[int, float]) -> None:
                 _shut_down(connection, socket.SHUT_RD)
 
 
-def shut_down_stalled(ids: Collection[int]) -> None:
-    """Shut down those of `ids` whose client does not read; all of them if there are none of these.
+def shut_down_stalled(ids: Collection[int], *, or_all: bool) -> None:
+    """Shut down those of `ids` whose client does not read.
 
-    On HTTP/2 a client may refuse the bytes of one stream, and read others.
+    or_all: all of them if there are none of these. On HTTP/2 a client may refuse the bytes of one
+    stream, and read others.
     """
     found = [connection for connection in _connections() if connection.id in ids]
     stalled = [connection for connection in found if connection.has_unsent]
-    for connection in stalled or found:
+    for connection in stalled or (found if or_all else []):
         _shut_down(connection, socket.SHUT_RDWR)
     for connection in found:
         connection.socket.close()

@@ -15,8 +15,8 @@ from typing import Any, Final
 from django.conf import settings
 
 from server import connections
+from server.request_body import Environ, is_http2
 
-type Environ = dict[str, Any]
 type Application = Callable[[Environ, Any], Iterable[bytes]]
 
 # Bytes. A response of at most this size is handed to the server whole.
@@ -30,8 +30,11 @@ _SENT_AFTER: Final = 0.1
 class _LongResponse:
     """The chunks of a long response; `connections` are the ids of those that may carry it."""
 
-    def __init__(self, client_ip: str, chunks: Iterator[bytes], close: Callable[[], None]) -> None:
-        self.client_ip = client_ip
+    def __init__(
+        self, environ: Environ, chunks: Iterator[bytes], close: Callable[[], None]
+    ) -> None:
+        self.client_ip: str = environ["REMOTE_ADDR"]
+        self.is_http2 = is_http2(environ)
         self.started = time.monotonic()
         self.taken = 0
         self.connections: frozenset[int] | None = None
@@ -68,12 +71,12 @@ def bound(application: Application) -> Application:
     def answer(environ: Environ, start_response: Any) -> Iterable[bytes]:
         chunks = application(environ, start_response)
         # Cached responses are lists.
-        return chunks if isinstance(chunks, list) else _collect(chunks, environ["REMOTE_ADDR"])
+        return chunks if isinstance(chunks, list) else _collect(chunks, environ)
 
     return answer
 
 
-def _collect(chunks: Iterable[bytes], client_ip: str) -> Iterable[bytes]:
+def _collect(chunks: Iterable[bytes], environ: Environ) -> Iterable[bytes]:
     close = getattr(chunks, "close", lambda: None)
     first: list[bytes] = []
     size, rest = 0, iter(chunks)
@@ -82,7 +85,7 @@ def _collect(chunks: Iterable[bytes], client_ip: str) -> Iterable[bytes]:
             first.append(chunk)
             size += len(chunk)
             if size > SHORT:
-                return _LongResponse(client_ip, chain(first, rest), close)
+                return _LongResponse(environ, chain(first, rest), close)
     except BaseException:
         close()
         raise
@@ -98,4 +101,4 @@ def check() -> None:
             if now >= response.started + _SENT_AFTER:
                 response.connections = connections.answered(response.client_ip, response.started)
         elif response.is_late(now):
-            connections.shut_down_stalled(response.connections)
+            connections.shut_down_stalled(response.connections, or_all=response.is_http2)

@@ -77,7 +77,7 @@ def test_all_duplicated_descriptors_are_closed(connect):
     assert len(found) == 1
     shut_down_idle(3600, 3600, crowd=0)
     shut_down(dict.fromkeys(found, 0.0))
-    shut_down_stalled(found)
+    shut_down_stalled(found, or_all=True)
     assert len(list(open_files.iterdir())) == number
 
 
@@ -139,12 +139,14 @@ def test_of_the_connections_that_may_have_a_response_the_stalled_one_is_shut_dow
     reading.sendall(b"an answer")
     found = answered("127.0.0.1", since)
     assert len(found) == 2
-    shut_down_stalled(found)
+    shut_down_stalled(found, or_all=True)
     assert is_shut_down(stalled)
     assert not is_shut_down(reading)
     # A stream of HTTP/2 may be stalled on a connection that is not.
     stalled.close()
-    shut_down_stalled(found)
+    shut_down_stalled(found, or_all=False)
+    assert not is_shut_down(reading)
+    shut_down_stalled(found, or_all=True)
     assert is_shut_down(reading)
 
 

@@ -9,8 +9,6 @@ import pytest
 from server import connections, long_responses
 from server.long_responses import MIN_RATE, SHORT
 
-ENVIRON = {"REMOTE_ADDR": "192.0.2.1"}
-
 
 class Chunks:
     """A response as Django gives it to the server."""
@@ -26,8 +24,9 @@ class Chunks:
         self.is_closed = True
 
 
-def answer(response: Any) -> Any:
-    return long_responses.bound(lambda environ, start_response: response)(ENVIRON, None)
+def answer(response: Any, protocol: str = "HTTP/1.1") -> Any:
+    environ = {"REMOTE_ADDR": "192.0.2.1", "SERVER_PROTOCOL": protocol}
+    return long_responses.bound(lambda environ, start_response: response)(environ, None)
 
 
 @pytest.fixture
@@ -36,7 +35,11 @@ def shut(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     given: list[Any] = []
     monkeypatch.setattr(long_responses, "_SENT_AFTER", 0.0)
     monkeypatch.setattr(connections, "answered", lambda client_ip, since: frozenset({7}))
-    monkeypatch.setattr(connections, "shut_down_stalled", given.extend)
+
+    def shut_down(ids: Iterable[int], *, or_all: bool) -> None:
+        given.extend((id_, or_all) for id_ in ids)
+
+    monkeypatch.setattr(connections, "shut_down_stalled", shut_down)
     return given
 
 
@@ -79,9 +82,13 @@ def test_a_response_that_fails_is_closed_and_answered_by_the_server() -> None:
     assert response.is_closed
 
 
-def test_a_client_that_is_too_slow_is_shut_down(shut: list[Any], settings: Any) -> None:
+@pytest.mark.parametrize(("protocol", "is_http2"), [("HTTP/1.1", False), ("HTTP/2", True)])
+def test_a_client_that_is_too_slow_is_shut_down(
+    shut: list[Any], settings: Any, protocol: str, is_http2: bool
+) -> None:
+    """On HTTP/2, also if its connection is read: a stream may be stalled alone."""
     settings.BODY_WAIT = 0.2
-    slow = answer(Chunks([b"a" * (SHORT + 1)] * 3))
+    slow = answer(Chunks([b"a" * (SHORT + 1)] * 3), protocol)
     fast = answer(Chunks([b"a" * (SHORT + 1)] * 3))
     long_responses.check()
     long_responses.check()
@@ -90,8 +97,8 @@ def test_a_client_that_is_too_slow_is_shut_down(shut: list[Any], settings: Any) 
     assert sum(map(len, fast)) / MIN_RATE > 40
     time.sleep(0.3)
     long_responses.check()
-    assert shut == [7]
+    assert shut == [(7, is_http2)]
     slow.close()
     fast.close()
     long_responses.check()
-    assert shut == [7]
+    assert shut == [(7, is_http2)]
