@@ -133,6 +133,8 @@ def is_fresh(client: Client) -> bool:
         assert response["Location"] == f"{REAUTHENTICATE}?next=%2Faccount%2Fdata"
         return False
     assert response.status_code == 200
+    # It is streamed, and occupies a slot until it was read.
+    response.getvalue()
     return True
 
 

@@ -152,7 +152,7 @@ def test_secrets_of_factors_are_in_no_table_log_or_export(
     shown = [
         client.get("/account/factors/recovery-codes").text,
         client.get("/account/factors").text,
-        client.get("/account/data").text,
+        client.get("/account/data").getvalue().decode(),
         client.get("/account/").text,
         caplog.text,
         *all_text().values(),

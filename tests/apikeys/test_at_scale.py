@@ -82,11 +82,11 @@ def queries(client, url: str, query: Any = None) -> int:
 @pytest.mark.parametrize(
     ("url", "at_most"),
     [
-        ("/keys/", 7),
-        ("/keys/?q=render", 7),
+        ("/keys/", 8),
+        ("/keys/?q=render", 8),
         ("/keys/?q=none", 7),
-        ("/usage/?period=24h", 9),
-        ("/usage/?period=90d", 9),
+        ("/usage/?period=24h", 10),
+        ("/usage/?period=90d", 10),
         ("/customers/usage?period=90d", 9),
     ],
 )

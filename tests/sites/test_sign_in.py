@@ -205,21 +205,22 @@ def test_a_code_is_refused_when_access_has_ended(enter, site, alice):
     assert not SiteSession.objects.exists()
 
 
-def test_of_two_concurrent_attempts_with_a_code_one_begins_a_session(enter, site, alice):
+def test_of_two_concurrent_attempts_with_a_code_one_begins_a_session(enter, site, alice, rf):
     """The other one is made between reading the code and deleting it."""
     browsing = enter(alice)
     code = browsing.to_callback(browsing.leave_for()).partition("code=")[2]
     nonce = browsing.cookies[NONCE]
+    request = rf.get("/")
     faster: list[object] = []
 
     def overtaken(execute, sql, *rest):
         if not faster and sql.startswith('DELETE FROM "comfyui_sites_signincode"'):
             faster.append("begun")
-            faster.append(sign_in.redeem(code, site, nonce=nonce))
+            faster.append(sign_in.redeem(request, code, site, nonce=nonce))
         return execute(sql, *rest)
 
     with connection.execute_wrapper(overtaken):
-        assert sign_in.redeem(code, site, nonce=nonce) is None
+        assert sign_in.redeem(request, code, site, nonce=nonce) is None
     assert faster[1] is not None
     assert SiteSession.objects.count() == 1
 
