@@ -171,6 +171,8 @@ def test_a_page_of_a_sibling_domain_uses_no_session(
     sibling = f"https://sibling.{COMFYUI_HOST.partition('.')[2]}/"
     link = f'<!doctype html><title>x</title><body><a href="{origin}/">open</a></body>'
     page.route(f"{sibling}**", lambda route: route.fulfill(content_type="text/html", body=link))
+    # Chromium asks before a page of no address, as this one, sends a request to loopback.
+    page.context.grant_permissions(["local-network-access"], origin=sibling.rstrip("/"))
     page.goto(sibling)
     statuses: list[int] = []
     page.on("response", lambda one: one.url.startswith(origin) and statuses.append(one.status))
