@@ -67,8 +67,13 @@ def give(path: Path) -> None:
     """Give a file or a folder to the user of the servers, who may also enter its parents."""
     if user := server_user():
         shutil.chown(path, user, pwd.getpwnam(user).pw_gid)
-        for parent in path.parents:
-            parent.chmod(parent.stat().st_mode | 0o055)
+        _let_enter(path)
+
+
+def _let_enter(path: Path) -> None:
+    """Let all users enter the parents of a file or a folder."""
+    for parent in path.parents:
+        parent.chmod(parent.stat().st_mode | 0o055)
 
 
 @dataclass
@@ -94,6 +99,9 @@ class Part:
         self.wait_until_ready()
 
     def launch(self) -> None:
+        if self.user:
+            # Again: each start of pytest closes its folder to other users.
+            _let_enter(self.log)
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,

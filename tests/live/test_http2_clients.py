@@ -21,7 +21,7 @@ from server.long_responses import SHORT
 from tests.live.conftest import ask, join, until
 from tests.live.raw import VALIDATE, connect
 from tests.platforms import Platform, Pool
-from uploads.downloads import MAX_DOWNLOADS
+from uploads.downloads import MAX_DOWNLOADS_OF_OWNER
 
 BODY_WAIT = 2.0
 NINE_BYTES = (("content-type", "application/json"), ("content-length", "9"))
@@ -175,9 +175,9 @@ def test_a_client_that_pings_holds_no_download(running: Platform, open_client: O
     assert ask(running, "PUT", upload, body=b"a" * size).status == 200
     path = urls["download_url"].removeprefix(running.url)
     client = open_client(window=0)
-    for _ in range(MAX_DOWNLOADS):
+    for _ in range(MAX_DOWNLOADS_OF_OWNER):
         client.ask("GET", path)
-    assert client.statuses(MAX_DOWNLOADS) == [200] * MAX_DOWNLOADS
+    assert client.statuses(MAX_DOWNLOADS_OF_OWNER) == [200] * MAX_DOWNLOADS_OF_OWNER
     refused = ask(running, "GET", path).status
     assert refused == 503
     # The first MiB counts as sent, and gives more time.
