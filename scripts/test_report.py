@@ -8,7 +8,7 @@ The last line is `all`: stages may overlap. `flaky` holds tests that failed, and
 ran again.
 
 The second form prints the tests that failed according to pytest's cache folder, and fails if there
-are none or more than MAX_RETRIED.
+are none or more than MAX_RETRIED, or if tests could not be collected.
 """
 
 import json
@@ -47,11 +47,13 @@ def main(folder: Path) -> None:
 
 
 def failed(cache: Path) -> int:
-    """Print the failed tests of a stage. Return an exit code: 1 if there are none or too many."""
+    """Print the failed tests of a stage. Return an exit code: 1 if they cannot run again."""
     file = cache / "v" / "cache" / "lastfailed"
     tests = json.loads(file.read_text()) if file.exists() else {}
+    # An entry that is no test is a file or a process whose tests could not be collected.
+    are_tests = all("::" in test for test in tests)
     print(*tests)
-    return 0 if 0 < len(tests) <= MAX_RETRIED else 1
+    return 0 if are_tests and 0 < len(tests) <= MAX_RETRIED else 1
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def browser_context_args(browser_context_args: dict[str, Any]) -> dict[str, Any]
     """Return the options of every browser profile.
 
     Motion is reduced: without a graphics processor, an animation that waits for something takes a
-    third of a processor. test_first_key.py has it on.
+    quarter of a processor. test_first_key.py has it on.
     """
     return {**browser_context_args, "reduced_motion": "reduce"}
 
