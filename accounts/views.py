@@ -244,8 +244,8 @@ class _Export:
     """Yields the data of `user` as JSON, and holds a slot until it is closed. Raise BodiesBusy."""
 
     def __init__(self, user: User) -> None:
-        self._parts = json_object({"taken_at": timezone.now(), **services.personal_data(user)})
         self._slot = _exports.take(str(user.pk), "Too many exports are being downloaded.")
+        self._parts = json_object({"taken_at": timezone.now(), **services.personal_data(user)})
 
     def __iter__(self) -> Iterator[str]:
         return self._parts

@@ -24,11 +24,12 @@ _KEYS_AT_A_TIME: Final = 20
 @receiver(accounts.exporting_data)
 def export_keys(sender: type[User], *, user: User, **_: object) -> dict[str, Any]:
     """Return the keys of `user` and their use, without secrets."""
+    keys = list(APIKey.objects.filter(owner=user).values_list("pk", flat=True))
     return {
-        "keys": _keys(user),
-        "daily_uses": _of_keys(user, DailyUse, "key_id", "day", "calls", order=["key_id", "day"]),
+        "keys": _keys(keys),
+        "daily_uses": _of_keys(keys, DailyUse, "key_id", "day", "calls", order=["key_id", "day"]),
         "hourly_refusals": _of_keys(
-            user,
+            keys,
             HourlyRefusal,
             "key_id",
             "hour",
@@ -39,22 +40,18 @@ def export_keys(sender: type[User], *, user: User, **_: object) -> dict[str, Any
     }
 
 
-def _keys(user: User) -> Iterator[dict[str, Any]]:
-    for ids in batched(_ids(user), batches.BATCH):
+def _keys(keys: list[UUID]) -> Iterator[dict[str, Any]]:
+    for ids in batched(keys, batches.BATCH):
         for key in APIKey.objects.filter(pk__in=ids).prefetch_related("former_names"):
             yield _exported(key)
 
 
 def _of_keys(
-    user: User, model: type[DailyUse | HourlyRefusal], *fields: str, order: list[str]
+    keys: list[UUID], model: type[DailyUse | HourlyRefusal], *fields: str, order: list[str]
 ) -> Iterator[dict[str, Any]]:
     # A batch of keys is sorted for each read: rows of all keys at once would be sorted many times.
-    for ids in batched(_ids(user), _KEYS_AT_A_TIME):
+    for ids in batched(keys, _KEYS_AT_A_TIME):
         yield from batches.read(model._default_manager.filter(key__in=ids), *fields, order=order)
-
-
-def _ids(user: User) -> list[UUID]:
-    return list(APIKey.objects.filter(owner=user).values_list("pk", flat=True))
 
 
 def _exported(key: APIKey) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def _base_letters() -> dict[int, str]:
 _BASE_LETTERS: Final = _base_letters()
 
 
+@functools.cache
 def _translation() -> tuple[str, str]:
     """Return letters, and the single letters that they are sorted as, in the same order."""
     kana = {chr(code) for code in range(0x3041, 0x30FB)}
