@@ -51,8 +51,6 @@ _SHORT_LINGER: Final = 0.1
 # Seconds that a client has to close the connection after it got 408.
 _CLOSE_TIMEOUT: Final = 1.0
 _CHECK_INTERVAL: Final = 0.25
-# Seconds after which an answer has been sent: granian sends it in another thread.
-_SENT_AFTER: Final = 0.1
 
 
 class Responder(Protocol):
@@ -201,7 +199,7 @@ class BodyReader:
                 self._give_up(number, responder, scope)
         overdue: dict[int, float] = {}
         for rest in list(self._rests.values()):
-            if rest.answered is None or now < rest.answered[1] + _SENT_AFTER:
+            if rest.answered is None or now < rest.answered[1] + connections.SENT_AFTER:
                 continue
             if rest.connections is None:
                 found = connections.answered(rest.client_ip, rest.answered[0])

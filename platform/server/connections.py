@@ -20,6 +20,8 @@ from django.conf import settings
 
 # Seconds by which the kernel's time of the last byte sent may differ from ours.
 _TOLERANCE: Final = 0.1
+# Seconds after which an answer has been sent: granian sends it in another thread.
+SENT_AFTER: Final = 0.1
 # Bytes of struct tcp_info, up to tcpi_notsent_bytes: linux/tcp.h.
 _TCP_INFO_SIZE: Final = 148
 

@@ -23,8 +23,6 @@ type Application = Callable[[Environ, Any], Iterable[bytes]]
 SHORT: Final = 1024 * 1024
 # Bytes per second. A client that is slower on average, after BODY_WAIT, gets no more.
 MIN_RATE: Final = 64 * 1024
-# Seconds after which the first bytes have been sent: granian sends them in another thread.
-_SENT_AFTER: Final = 0.1
 
 
 class _LongResponse:
@@ -98,7 +96,7 @@ def check() -> None:
     now = time.monotonic()
     for response in list(_sent):
         if response.connections is None:
-            if now >= response.started + _SENT_AFTER:
+            if now >= response.started + connections.SENT_AFTER:
                 response.connections = connections.answered(response.client_ip, response.started)
         elif response.is_late(now):
             connections.shut_down_stalled(response.connections, or_all=response.is_http2)

@@ -33,7 +33,7 @@ def answer(response: Any, protocol: str = "HTTP/1.1") -> Any:
 def shut(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the ids of connections that are shut down: that of each long response is 7."""
     given: list[Any] = []
-    monkeypatch.setattr(long_responses, "_SENT_AFTER", 0.0)
+    monkeypatch.setattr(connections, "SENT_AFTER", 0.0)
     monkeypatch.setattr(connections, "answered", lambda client_ip, since: frozenset({7}))
 
     def shut_down(ids: Iterable[int], *, or_all: bool) -> None:
