@@ -13,28 +13,13 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import COMFYUI_HOST, Enter, Person, log_in, log_out
+from tests.browser.protected_site import admit, another, origin_of, protected
 from tests.browser.test_accessibility import violations
 from tests.gateways.comfyui import ComfyUI, comfyui_with_users
-from tests.gateways.conftest import Certificates, authority, certificates, site_proxy
-from tests.platforms import Platform, shell
+from tests.gateways.conftest import Certificates, authority, certificates
+from tests.platforms import Platform
 
-__all__ = ["authority", "certificates"]
-
-_LIST = """
-from accounts.models import User
-from sites.models import ProtectedSite
-site = ProtectedSite(origin=given["origin"], access="chosen", comfyui_url=given["url"])
-site.full_clean()
-site.save()
-answer = True
-"""
-_ADMIT = """
-from accounts.models import User
-from sites.models import ProtectedSite
-site = ProtectedSite.objects.get(origin=given["origin"])
-site.accounts.add(User.objects.get(email=given["email"]))
-answer = True
-"""
+__all__ = ["admit", "another", "authority", "certificates"]
 
 
 @pytest.fixture(scope="module")
@@ -51,33 +36,9 @@ def origin(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
     """Yield the origin of a protected site."""
-    folder = tmp_path_factory.mktemp("proxy") / "of-its-own"
-    with site_proxy(
-        "nginx",
-        folder,
-        certificates,
-        site=f"{COMFYUI_HOST}:PORT",
-        keys=site.url.removeprefix("http://"),
-        comfyui=comfyui,
-    ) as started:
-        listed = f"https://{COMFYUI_HOST}:{started.port}"
-        shell(site, _LIST, origin=listed, url=f"http://127.0.0.1:{comfyui.port}")
-        yield listed
-
-
-@pytest.fixture
-def another(_accounts: Iterator[Person]) -> Callable[[], Person]:
-    """Return a function that returns an account that no other test uses."""
-    return lambda: next(_accounts)
-
-
-@pytest.fixture
-def admit(site: Platform, origin: str) -> Callable[[Person], Person]:
-    def add(person: Person) -> Person:
-        shell(site, _ADMIT, origin=origin, email=person.email)
-        return person
-
-    return add
+    folder = tmp_path_factory.mktemp("proxy")
+    with protected(site, comfyui, certificates, folder) as started:
+        yield origin_of(started)
 
 
 def shown(page: Page) -> dict[str, str]:

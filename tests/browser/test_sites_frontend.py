@@ -12,26 +12,15 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, Request, expect
 
-from tests.browser.conftest import COMFYUI_HOST, Enter, Person, log_in, log_out
+from tests.browser.conftest import Enter, Person, log_in, log_out
+from tests.browser.protected_site import admit_to, origin_of, protected
 from tests.clients import comfyui
 from tests.clients.conftest import client
-from tests.gateways.conftest import Certificates, authority, certificates, site_proxy
-from tests.platforms import ROOT, Platform, shell
+from tests.gateways.conftest import Certificates, authority, certificates
+from tests.platforms import ROOT, Platform
 
 __all__ = ["authority", "certificates"]
 
-_LIST = """
-from sites.models import ProtectedSite
-ProtectedSite.objects.create(origin=given["origin"])
-answer = True
-"""
-_ADMIT = """
-from accounts.models import User
-from sites.models import ProtectedSite
-site = ProtectedSite.objects.get(origin=given["origin"])
-site.accounts.add(User.objects.get(email=given["email"]))
-answer = True
-"""
 # Loading takes long on a busy machine.
 _SLOW = 120_000
 
@@ -54,21 +43,14 @@ def origin(
     has_extension = request.param != "plain"
     web = ROOT / "deploy" / "comfyui" / "platform_login" / "web"
     pages = client("frontend") / "comfyui_frontend_package" / "static"
-    folder = tmp_path_factory.mktemp("proxy") / "of-its-own"
+    folder = tmp_path_factory.mktemp("proxy")
     with (
         comfyui.serving(pages, {}, {"platform_login": web} if has_extension else {}) as url,
-        site_proxy(
-            "nginx",
-            folder,
-            certificates,
-            site=f"{COMFYUI_HOST}:PORT",
-            keys=site.url.removeprefix("http://"),
-            comfyui=Server(urlsplit(url).port or 0),
+        protected(
+            site, Server(urlsplit(url).port or 0), certificates, folder, has_users=False
         ) as started,
     ):
-        listed = f"https://{COMFYUI_HOST}:{started.port}"
-        shell(site, _LIST, origin=listed)
-        yield listed, has_extension
+        yield origin_of(started), has_extension
 
 
 @pytest.fixture
@@ -77,7 +59,7 @@ def desk(
 ) -> tuple[Page, str, bool]:
     """Return ComfyUI's page, its origin, and whether it has the extension."""
     url, has_extension = origin
-    shell(site, _ADMIT, origin=url, email=alice.email)
+    admit_to(site, url, alice)
     page = enter(ignore_https_errors=True, locale="en-US")
     page.goto(url)
     expect_shown(page)

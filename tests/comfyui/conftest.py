@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,6 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 
 from tests.browser.conftest import (
-    COMFYUI_HOST,
-    Person,
     _accounts,
     _browsers,
     accounts,
@@ -28,20 +26,22 @@ from tests.browser.conftest import (
     enter,
     site,
 )
+from tests.browser.protected_site import admit, another, origin_of, protected
 from tests.gateways.conftest import (
     Certificates,
     ReverseProxy,
     authority,
     certificates,
-    site_proxy,
 )
-from tests.platforms import ROOT, Platform, free_port, shell
+from tests.platforms import ROOT, Platform, free_port
 
 __all__ = [
     "_accounts",
     "_browsers",
     "accounts",
+    "admit",
     "alice",
+    "another",
     "authority",
     "base_url",
     "browser",
@@ -53,20 +53,6 @@ __all__ = [
 
 # Seconds until ComfyUI, which loads PyTorch, serves.
 _START = 300
-_LIST = """
-from sites.models import ProtectedSite
-site = ProtectedSite(origin=given["origin"], access="chosen", comfyui_url=given["url"])
-site.full_clean()
-site.save()
-answer = True
-"""
-_ADMIT = """
-from accounts.models import User
-from sites.models import ProtectedSite
-site = ProtectedSite.objects.get(origin=given["origin"])
-site.accounts.add(User.objects.get(email=given["email"]))
-answer = True
-"""
 # Without the environment's proxies: the servers are on this machine.
 _opener = build_opener(ProxyHandler({}))
 
@@ -131,35 +117,11 @@ def proxy(
     certificates: Certificates,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ReverseProxy]:
-    folder = tmp_path_factory.mktemp("proxy") / "of-its-own"
-    with site_proxy(
-        "nginx",
-        folder,
-        certificates,
-        site=f"{COMFYUI_HOST}:PORT",
-        keys=site.url.removeprefix("http://"),
-        comfyui=comfyui,
-    ) as started:
-        url = f"http://127.0.0.1:{comfyui.port}"
-        shell(site, _LIST, origin=f"https://{COMFYUI_HOST}:{started.port}", url=url)
+    folder = tmp_path_factory.mktemp("proxy")
+    with protected(site, comfyui, certificates, folder) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def origin(proxy: ReverseProxy) -> str:
-    return f"https://{COMFYUI_HOST}:{proxy.port}"
-
-
-@pytest.fixture
-def another(_accounts: Iterator[Person]) -> Callable[[], Person]:
-    """Return a function that returns an account that no other test uses."""
-    return lambda: next(_accounts)
-
-
-@pytest.fixture
-def admit(site: Platform, origin: str) -> Callable[[Person], Person]:
-    def add(person: Person) -> Person:
-        shell(site, _ADMIT, origin=origin, email=person.email)
-        return person
-
-    return add
+    return origin_of(proxy)

@@ -69,6 +69,19 @@ class Place:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def begin_restore(self, path: Path, *, umask: int = -1) -> subprocess.Popen[str]:
+        """Start a restore in a process group of its own, whose output is read line by line."""
+        return subprocess.Popen(
+            [sys.executable, "manage.py", "restore", str(path)],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            umask=umask,
+        )
+
     def refused(self, path: Path, *options: str, **more: str) -> str:
         """Return the one-line message with which a restore is refused."""
         done = self.manage("restore", str(path), *options, **more)

@@ -34,15 +34,7 @@ def test_a_killed_restore_leaves_one_whole_database(place: Place, postgresql: st
     )
     seen = []
     for step, wait in KILLS:
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", "restore", str(path)],
-            cwd=ROOT,
-            env=place.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
+        process = place.begin_restore(path)
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(step):
@@ -95,17 +87,8 @@ def test_a_start_removes_files_of_a_killed_restore_and_blocks_another_restore(
 ) -> None:
     with place.running():
         path = place.backup()
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", "restore", str(path)],
-        cwd=ROOT,
-        env=place.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-        # As on a machine with the default umask.
-        umask=0o022,
-    )
+    # As on a machine with the default umask.
+    process = place.begin_restore(path, umask=0o022)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("Wrote"):

@@ -64,7 +64,7 @@ def test_keys_deleted_since_the_backup_stay_deleted(place: Place, postgresql: st
     before = linked.read_bytes()
     said = place.restore(path)
     assert "accounts deleted: 1" in said
-    assert linked.read_bytes() == before, "nobody is told of what happened beside the database"
+    assert linked.read_bytes() == before, "a restore changes nothing in the table that it deletes"
     with place.running() as platform:
         assert [code(platform, key) for key in [lives, dies, bob.keys[0], since]] == [
             "VALID",
