@@ -171,3 +171,31 @@ def test_back_after_log_out_shows_no_account_page(
     expect(page.get_by_role("heading", name="Log in to your account")).to_be_visible()
     assert alice.email not in remains(page)
     assert "alices-own" not in remains(page)
+
+
+# Pixels by which content is higher than each block of commands, and the distance of the ring that
+# shows the wait from the number that it is around.
+_OVERFLOW = """() => [...document.querySelectorAll("pre")].filter(shown => shown.checkVisibility())
+    .map(shown => shown.scrollHeight - shown.clientHeight)"""
+_RING = """() => {
+    const [number, ring] = ["::before", "::after"].map(
+        part => getComputedStyle(document.querySelector(".first-use"), part).insetBlockStart);
+    return [number, ring];
+}"""
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_next_steps_show_whole_commands_and_a_ring_around_the_number(
+    look: str, enter: Callable[..., Page], generate: Callable[..., str]
+) -> None:
+    page = enter(**LOOKS[look])
+    page.emulate_media(reduced_motion="no-preference")
+    # The page asks before one leaves without a copy.
+    page.on("dialog", lambda dialog: dialog.accept())
+    generate(page)
+    expect(page.locator(".reveal .first-use.is-waiting")).to_be_visible()
+    assert max(page.evaluate(_OVERFLOW)) <= 0
+    number, ring = page.evaluate(_RING)
+    assert number == ring
+    page.goto("/keys/")
+    assert max(page.evaluate(_OVERFLOW)) <= 0
